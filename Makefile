@@ -1,0 +1,43 @@
+# The commands of the template. Each makes the environment first; Python 3.10+ and make are enough.
+# VENV names another environment, PYTHON the interpreter that makes it, ARGS what pytest gets.
+
+VENV ?= .venv
+PYTHON ?= python3
+ARGS ?=
+
+PY := $(abspath $(VENV))/$(if $(filter Windows_NT,$(OS)),Scripts,bin)/python
+INSTALLED := $(VENV)/.installed
+PROJECT := {{cookiecutter.project_slug}}
+DEMO := demo/my_vision_project
+
+.PHONY: help demo test lint clean
+
+help:  ## shows this list
+	@sed -n 's/^\([a-z]*\):.*  ## /\1: /p' Makefile
+
+demo: $(INSTALLED)  ## makes a project in demo/, trains it and tests it
+	rm -rf demo
+	find '$(PROJECT)' -name '*_cache' -prune -exec rm -rf {} +
+	$(PY) -m cookiecutter --no-input --default-config --output-dir demo .
+	cd $(DEMO) && $(PY) train.py --run runs/demo
+	cd $(DEMO) && $(PY) test.py --checkpoint runs/demo/checkpoints/best.pt
+	@echo "The pictures are in $(DEMO)/runs/demo/report/"
+
+test: lint  ## runs every check and every test
+	$(PY) -m pytest $(ARGS)
+
+lint: $(INSTALLED)  ## checks style and types, of the template and of its project in place
+	$(PY) -m ruff check --config pyproject.toml .
+	$(PY) -m mypy pt_template_answers.py tests
+	cd '$(PROJECT)' && $(PY) -m mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache .
+
+clean:  ## removes the environment, the demo and the caches
+	rm -rf .venv demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	find '$(PROJECT)' -name '*_cache' -prune -exec rm -rf {} +
+
+$(INSTALLED): requirements.txt $(PROJECT)/requirements.txt $(PROJECT)/requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -r requirements.txt
+	@touch $@

@@ -1,0 +1,109 @@
+"""Rendering for the tests: `bake` makes a project, in a world without the developer's settings."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cookiecutter.main import cookiecutter
+
+ROOT = Path(__file__).parents[1]
+TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
+# What a developer's working copy has on top; cookiecutter would put it into each project.
+NOT_TEMPLATE = shutil.ignore_patterns(".git", ".venv", "demo", "*_cache", "__pycache__", "runs")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A rendered project."""
+
+    path: Path
+
+    def read(self, name: str) -> str:
+        """Returns the text of one of its files."""
+        return (self.path / name).read_text(encoding="utf-8")
+
+    def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command in its folder; "python" is the interpreter of the tests."""
+        words = [sys.executable if word == "python" else word for word in command]
+        return subprocess.run(
+            words, cwd=self.path, env={**os.environ, **env}, capture_output=True, text=True
+        )
+
+    def files(self) -> list[Path]:
+        """Returns its files, those of git excepted."""
+        found = (path for path in self.path.rglob("*") if path.is_file())
+        return sorted(path for path in found if ".git" not in path.relative_to(self.path).parts)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home folder of its own: no user's cookiecutterrc, replay files or git configuration."""
+    home = tmp_path_factory.mktemp("home")
+    config = home / "cookiecutterrc"
+    config.write_text(f"replay_dir: '{home / 'replay'}'\ncookiecutters_dir: '{home / 'cache'}'\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        patch.setenv("USERPROFILE", str(home))
+        patch.setenv("XDG_CONFIG_HOME", str(home))
+        patch.setenv("GIT_CONFIG_GLOBAL", str(home / "gitconfig"))
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        patch.setenv("COOKIECUTTER_CONFIG", str(config))
+        patch.setenv("PYTHONIOENCODING", "utf-8")
+        patch.chdir(home)
+        yield home
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template as a clone has it."""
+    return shutil.copytree(ROOT, tmp_path_factory.mktemp("clone") / "pt", ignore=NOT_TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def bake(
+    tmp_path_factory: pytest.TempPathFactory, settings: Path, template: Path
+) -> Callable[..., Project]:
+    """Returns a function that renders the template with some answers, the rest by default."""
+
+    def bake(accept_hooks: bool = True, **answers: str) -> Project:
+        path = cookiecutter(
+            str(template),
+            no_input=True,
+            extra_context=answers,
+            output_dir=str(tmp_path_factory.mktemp("bake")),
+            config_file=os.environ["COOKIECUTTER_CONFIG"],
+            accept_hooks=accept_hooks,
+        )
+        return Project(Path(path))
+
+    return bake
+
+
+@pytest.fixture(scope="session")
+def project(bake: Callable[..., Project]) -> Project:
+    """The project of the defaults; tests read it and leave it as it is."""
+    return bake(accelerator="cpu")
+
+
+@pytest.fixture
+def generate(
+    settings: Path, template: Path, tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Returns a function that runs the program cookiecutter, into `out` of the test's folder."""
+
+    def generate(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cookiecutter", "--no-input", "--output-dir"]
+        return subprocess.run(
+            [*command, str(tmp_path / "out"), str(template), *words],
+            env={**os.environ, **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+        )
+
+    return generate

@@ -1,0 +1,237 @@
+"""Every answer is used unharmed, or refused in one line with nothing written."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pt_template_answers as answers
+import pytest
+import yaml
+from conftest import Project
+from hypothesis import given
+from hypothesis import strategies as st
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Bake = Callable[..., Project]
+Generate = Callable[..., subprocess.CompletedProcess[str]]
+
+ORDINARY = [
+    'Ada\'s "Best" Net',
+    "C:\\new\\table",
+    "Zoë Müller-Ørsted",
+    "研究 プロジェクト",
+    "שלום עולם",
+    "Rockets 🚀👩‍🚀",
+    "#1: 100 % {of} [all] *cats* & <dogs> | `ticks` $HOME ~ !",
+    "#! torch>=2.6 https://download.pytorch.org/whl/cpu",
+    "import os; os.system('exit')",
+    "$(touch pwned); `touch pwned`",
+    '"]\nx'.replace("\n", " ") + ' = "toml"',
+    "'''\"\"\"",
+    "null",
+    "  kept blanks  ",
+    "x" * 300,
+]
+HOSTILE = [
+    "two\nlines",
+    "carriage\rreturn",
+    "tab\there",
+    "bell\x07",
+    "red \x1b[31m",
+    "delete\x7f",
+    "next line\x85",
+    "line\u2028separator",
+    "paragraph\u2029separator",
+    "override\u202etxt",
+    "isolate\u2066x",
+    "surrogate\udce9",
+    "no character\uffff",
+]
+BAD_SLUGS = [
+    "",
+    " ",
+    "../evil",
+    "/tmp/evil",
+    "a/b",
+    "a\\b",
+    "..",
+    ".hidden",
+    "trailing.",
+    "trailing-",
+    "trailing_",
+    "-dash",
+    "3d-net",
+    "3d net",
+    "My_Net",
+    "café",
+    "研究",
+    "a b",
+    "a'b",
+    "a;b",
+    "$(id)",
+    "a" * 101,
+    "class",
+    "match",
+    "random",
+    "json",
+    "torch",
+    "torchvision",
+    "tensorboardx",
+    "prefetch-generator",
+    "numpy",
+    "tests",
+    "test",
+    "train",
+    "data",
+    "engine",
+    "con",
+    "nul",
+    "com1",
+    "lpt9",
+]
+GOOD_SLUGS = ["a", "net", "cat_dog-2", "a" * 100, "vision3d"]
+BAD_EMAILS = ["ada", "ada@", "@example.org", "a@b@c", "a b@example.org", "a@b.org\n", '"a"@b.org']
+GOOD_EMAILS = ["", "ada@example.org", "ada+net@mail.example", "zoë@exämple.org", "o'brien@x.org"]
+FREE_TEXT = ["project_name", "description", "author_name"]
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_ordinary_text_is_used_unharmed(bake: Bake, text: str) -> None:
+    project = bake(project_name=text, description=text, author_name=text, accelerator="cpu")
+    about = tomllib.loads(project.read("pyproject.toml"))["project"]
+    assert about["description"] == text
+    assert about["authors"][0]["name"] == text
+    assert about["name"] == project.path.name
+    assert f"{text}\n" in project.read("LICENSE")
+    if (project.path / "README.md").is_file():
+        assert text in project.read("README.md")
+    assert not list(project.path.rglob("pwned"))
+
+
+@pytest.mark.parametrize("question", FREE_TEXT)
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_hostile_text_is_refused(bake: Bake, question: str, text: str, tmp_path: Path) -> None:
+    with pytest.raises(click.ClickException, match=f"^{question} .*must be one line") as refusal:
+        bake(**{question: text})
+    assert refusal.value.message.isprintable() and refusal.value.message.isascii()
+
+
+@pytest.mark.parametrize("slug", BAD_SLUGS)
+def test_bad_slug_is_refused(slug: str) -> None:
+    with pytest.raises(click.ClickException, match=r"^project_slug ") as refusal:
+        answers.check({"project_slug": slug}, "project_slug")
+    suggestion = refusal.value.message.rsplit("try ")[-1]
+    assert answers.check({"project_slug": suggestion}, "project_slug") == "ok"
+
+
+@pytest.mark.parametrize("slug", GOOD_SLUGS)
+def test_good_slug_is_accepted(slug: str) -> None:
+    assert answers.check({"project_slug": slug}, "project_slug") == "ok"
+
+
+def test_names_of_the_projects_own_files_are_taken(project: Project) -> None:
+    own = {path.stem if path.is_file() else path.name for path in project.path.glob("[a-z]*")}
+    assert own - {"pyproject", "requirements", "requirements-dev"} <= answers.RESERVED
+
+
+@pytest.mark.parametrize("email", BAD_EMAILS)
+def test_bad_email_is_refused(email: str) -> None:
+    with pytest.raises(click.ClickException, match=r"^author_email "):
+        answers.check({"author_email": email}, "author_email")
+
+
+@pytest.mark.parametrize("email", GOOD_EMAILS)
+def test_good_email_is_accepted(email: str) -> None:
+    assert answers.check({"author_email": email}, "author_email") == "ok"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "project_name= ",
+        "project_slug=../evil",
+        "project_slug=/evil",
+        "project_slug=torch",
+        "description=two\nlines",
+        "author_name=\x1b[31mred",
+        "author_email=nobody",
+    ],
+    ids=ascii,
+)
+def test_refusal_on_the_command_line(generate: Generate, tmp_path: Path, answer: str) -> None:
+    result = generate(answer)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"Error: {answer.partition('=')[0]} ")
+    assert result.stderr.count("\n") == 1 and "\x1b" not in result.stderr
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_terminal_is_asked_again(template: Path, tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty")
+    terminal, stdin = pty.openpty()
+    command = [sys.executable, "-m", "cookiecutter", "--output-dir", str(tmp_path), str(template)]
+    with subprocess.Popen(
+        command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as program:
+        # A name, then a slug that is taken and another one, then the default of all the rest.
+        os.write(terminal, b"Cats\ntorch\nmy_cats\n" + 6 * b"\n")
+        output = program.communicate(timeout=60)[0]
+    assert program.returncode == 0, output
+    assert output.count("project_slug 'torch': is taken") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["my_cats"]
+
+
+@given(st.text(min_size=1, max_size=400))
+def test_slug_of_any_name_is_accepted(name: str) -> None:
+    assert answers.fault_of_slug(answers.slug_of(name)) == ""
+
+
+@given(st.sampled_from(sorted(answers.RESERVED)))
+def test_slug_of_a_reserved_name_is_accepted(name: str) -> None:
+    assert answers.fault_of_slug(answers.slug_of(name)) == ""
+
+
+@given(st.text().filter(lambda text: not answers.fault_of_text(text)))
+def test_quoted_text_survives_every_format(text: str) -> None:
+    quoted = answers.quote(text)
+    assert ast.literal_eval(quoted) == text
+    assert json.loads(quoted) == text
+    assert tomllib.loads(f"x = {quoted}") == {"x": text}
+    assert yaml.safe_load(f"x: {quoted}") == {"x": text}
+
+
+def test_author_comes_from_git(bake: Bake, settings: Path) -> None:
+    config = settings / "gitconfig"
+    config.write_text(
+        '[user]\n\tname = "Zoë \\"Z\\" {{ 7 * 7 }}"\n\temail = zoe@example.org\n', "utf-8"
+    )
+    try:
+        about = tomllib.loads(bake(accelerator="cpu").read("pyproject.toml"))["project"]
+    finally:
+        config.unlink()
+    assert about["authors"] == [{"name": 'Zoë "Z" {{ 7 * 7 }}', "email": "zoe@example.org"}]
+
+
+def test_a_bad_git_value_is_no_default(bake: Bake, settings: Path) -> None:
+    config = settings / "gitconfig"
+    config.write_text('[user]\n\tname = "a\\tb"\n\temail = nobody\n')
+    try:
+        about = tomllib.loads(bake(accelerator="cpu").read("pyproject.toml"))["project"]
+    finally:
+        config.unlink()
+    assert "authors" not in about
+
+
+def test_no_git_is_no_author(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert answers.from_git("author_name", "user.name") == ""

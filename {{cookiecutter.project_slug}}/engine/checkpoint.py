@@ -1,0 +1,147 @@
+"""Checkpoints that are whole or not there at all.
+
+A checkpoint is a plain dict, readable by `torch.load(path, weights_only=True)`. It is written
+beside its final name, forced to the disk and then renamed, so no crash leaves half a file under a
+name that is read. Reading checks every byte first: a flipped bit would load without an error.
+"""
+
+import os
+import pickle
+import re
+import shutil
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.errors import BadInput
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run: last.pt, best.pt and the newest `keep` by step.
+
+    Args:
+        folder: Where the files are; made when the first one is saved.
+        keep: How many of the newest to keep, at least 2, so that one damaged file loses little.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = folder, max(2, keep)
+        self.last, self.best = folder / "last.pt", folder / "best.pt"
+
+    def save(self, state: dict[str, Any], best: bool) -> None:
+        """Writes the state of step `state["n_iter"]`; `best` makes it best.pt as well."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"iter-{state['n_iter']:09d}.pt"
+        write_atomically(path, lambda file: torch.save(state, file))
+        for name in [self.last] + [self.best] * best:
+            _link(path, name)
+        for old in self._numbered()[self.keep :]:
+            old.unlink(missing_ok=True)
+
+    def newest(self) -> dict[str, Any] | None:
+        """The newest checkpoint that is whole, on the CPU; None if there is no file at all.
+
+        A damaged one is passed over with a line on stderr.
+
+        Raises:
+            BadInput: There are files, and none of them is whole.
+        """
+        damaged = []
+        for path in self._candidates():
+            try:
+                return load(path)
+            except BadInput as error:
+                damaged.append(path.name)
+                print(f"warning: {error}; trying the one before", file=sys.stderr)
+        if damaged:
+            raise BadInput(f"{self.folder}: no readable checkpoint among {', '.join(damaged)}")
+        return None
+
+    def _numbered(self) -> list[Path]:
+        """The checkpoints named by step, newest first."""
+        return sorted(
+            (path for path in self.folder.glob("iter-*.pt") if re.search(r"-\d+\.pt$", path.name)),
+            key=lambda path: int(path.stem.partition("-")[2]),
+            reverse=True,
+        )
+
+    def _candidates(self) -> Iterator[Path]:
+        yield from self._numbered()
+        yield from (path for path in (self.last, self.best) if path.exists())
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint onto the CPU, after checking all of it.
+
+    Raises:
+        BadInput: The file is missing, damaged, or not a checkpoint of this program; one that
+            would run code when loaded is refused as well.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: no such checkpoint")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (member := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"damaged at {member}")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise BadInput(
+            f"{path}: holds more than tensors and plain values, and was not loaded because that "
+            "could run code; use a checkpoint written by train.py"
+        ) from None
+    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{path}: damaged or not a checkpoint ({error})") from None
+    if not isinstance(state, dict) or not {"net", "n_iter", "args"} <= state.keys():
+        raise BadInput(f"{path}: not a checkpoint written by train.py")
+    return state
+
+
+def load_weights(network: nn.Module, weights: dict[str, Any], path: Path | str) -> None:
+    """Puts the weights of a checkpoint into `network`.
+
+    Raises:
+        BadInput: They belong to another network; the first difference is named.
+    """
+    own = network.state_dict()
+    missing = [f"no {name}" for name in own if name not in weights]
+    unknown = [f"an unknown {name}" for name in weights if name not in own]
+    reshaped = [
+        f"{name} of shape {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if different := missing + unknown + reshaped:
+        raise BadInput(
+            f"{path}: a checkpoint of another network (it has {different[0]}); "
+            "use the options of its config.txt"
+        )
+    network.load_state_dict(weights)
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Calls `write(file)` so that `path` holds either what it held before or all of the new."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _link(target: Path, name: Path) -> None:
+    """Makes `name` another name of `target`, atomically; a copy where links are not supported."""
+    partial = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(target, partial)
+    except OSError:
+        shutil.copyfile(target, partial)
+    os.replace(partial, name)

@@ -1,0 +1,24 @@
+"""The test pass."""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from engine.loading import Loader
+
+Measure = Callable[..., dict[str, Tensor]]  # a batch -> metrics by name, summed over its images
+
+
+@torch.no_grad()
+def evaluate(measure: Measure, loader: Loader) -> dict[str, float]:
+    """What `measure` gives for each batch as sums over its images, as means over all images."""
+    totals: dict[str, Tensor | float] = defaultdict(float)
+    images = 0
+    with loader.batches() as batches:
+        for batch in batches:
+            images += len(batch[0])
+            for name, value in measure(*batch).items():
+                totals[name] = totals[name] + value  # on the device: nothing waits here
+    return {name: float(total) / images for name, total in totals.items()}

@@ -1,0 +1,75 @@
+"""How fast a run is, and how much of its time is the network's own."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Rates:
+    """What a stretch of training achieved; the shares are of the elapsed time, in [0, 1]."""
+
+    images_per_second: float
+    data_wait: float
+    efficiency: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.images_per_second:,.0f} images/s, data wait {self.data_wait:.0%}, "
+            f"compute efficiency {self.efficiency:.0%}"
+        )
+
+
+class Meter:
+    """Times the two parts of every step: waiting for data, then computing.
+
+    Call `loaded` when a batch has arrived and `computed` when its step has been given to the
+    device. Compute efficiency is the time that the steps themselves took over the elapsed time.
+    On CUDA, whose kernels run after the call that starts them has returned, that time is read from
+    events which the device stamps; the program never waits for them. On the CPU it is what remains
+    of the elapsed time without the wait.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets all that was measured, and starts now."""
+        self.begun = self.mark = time.perf_counter()
+        self.waited = self.computed_for = 0.0
+        self.images = 0
+        self.events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def loaded(self) -> None:
+        """The batch is here: what follows is computing."""
+        self.waited += self._lap()
+        if self.cuda:
+            self.start = torch.cuda.Event(enable_timing=True)
+            self.start.record()
+
+    def computed(self, images: int) -> None:
+        """The step on `images` images has been done, or on CUDA given to the device."""
+        lap = self._lap()
+        self.images += images
+        if self.cuda:
+            end = torch.cuda.Event(enable_timing=True)
+            end.record()
+            self.events.append((self.start, end))
+        else:
+            self.computed_for += lap
+
+    def rates(self) -> Rates:
+        """The rates since the last `restart`; on CUDA over those steps that the device has done."""
+        elapsed = max(time.perf_counter() - self.begun, 1e-9)
+        while self.events and self.events[0][1].query():
+            start, end = self.events.pop(0)
+            self.computed_for += start.elapsed_time(end) / 1000  # milliseconds
+        return Rates(
+            self.images / elapsed, self.waited / elapsed, min(1.0, self.computed_for / elapsed)
+        )
+
+    def _lap(self) -> float:
+        before, self.mark = self.mark, time.perf_counter()
+        return self.mark - before

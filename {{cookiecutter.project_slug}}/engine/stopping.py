@@ -1,0 +1,59 @@
+"""Two reasons to stop before the end: somebody says so, or the loss is no longer a number."""
+
+import signal
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+from engine.checkpoint import Checkpoints
+from engine.errors import BadInput
+
+
+class StopSignal:
+    """True once SIGINT, SIGTERM or SIGUSR1 has come; a second SIGINT interrupts at once.
+
+    A signal is only noted, so that the step under way can be finished and saved.
+    """
+
+    def __init__(self) -> None:
+        self.received = ""
+        for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+            if hasattr(signal, name):  # Windows has only some of them
+                signal.signal(getattr(signal, name), self._note)
+
+    def __bool__(self) -> bool:
+        return bool(self.received)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class FiniteGuard:
+    """Finds a loss that is not finite without making the device wait at every step.
+
+    On the CPU each loss is looked at as it comes, before it can touch the weights. Elsewhere the
+    device keeps the first bad step for itself; `check` asks for it, before anything is saved.
+    """
+
+    def __init__(self, device: torch.device, checkpoints: Checkpoints) -> None:
+        self.at_once, self.checkpoints = device.type == "cpu", checkpoints
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def watch(self, loss: Tensor, n_iter: int) -> None:
+        bad = ~torch.isfinite(loss.detach())
+        self.first_bad = torch.where(bad & (self.first_bad < 0), n_iter, self.first_bad)
+        if self.at_once:
+            self.check()
+
+    def check(self) -> None:
+        """Raises BadInput that names the first bad step and the last good checkpoint, if any."""
+        if (n_iter := int(self.first_bad.item())) >= 0:
+            last = self.checkpoints.last
+            raise BadInput(
+                f"the loss of step {n_iter} is not finite; "
+                + (f"the last good checkpoint is {last}; " if last.exists() else "")
+                + "try a lower --lr, a longer --warmup or --clip-grad 1"
+            )

@@ -1,0 +1,120 @@
+"""The building blocks of networks: small modules in one pattern of conv, norm, activation."""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+Padding = Literal["zeros", "reflect", "replicate", "circular"]  # what nn.Conv2d can do itself
+PADDINGS: tuple[Padding, ...] = get_args(Padding)
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "instance": nn.InstanceNorm2d,
+    "none": nn.Identity,
+}
+
+
+class ConvBlock(nn.Module):
+    """Convolution, norm, ReLU.
+
+    Args:
+        channels_in: C of the input.
+        channels_out: K of the output.
+        kernel_size: Odd; the padding keeps H and W for stride 1.
+        stride: 2 halves H and W, rounding up.
+        padding: How the border is continued: one of PADDINGS.
+        norm: One of NORMS.
+        bias: Whether the convolution adds a bias; superfluous before a norm that subtracts it.
+
+    Shape: (N, C, H, W) -> (N, K, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: Padding = "zeros",
+        norm: str = "batch",
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        conv = nn.Conv2d(
+            channels_in,
+            channels_out,
+            kernel_size,
+            stride,
+            padding=kernel_size // 2,
+            padding_mode=padding,
+            bias=bias,
+        )
+        block = [conv, NORMS[norm](channels_out), nn.ReLU(inplace=True)]
+        self.block = nn.Sequential(*block)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)
+
+
+class ResnetBlock(nn.Module):
+    """Two convolutions whose result is added to their input (He et al. 2016, without a last ReLU).
+
+    Args:
+        channels: C of the input and of the output.
+        padding: How the border is continued: one of PADDINGS.
+        norm: One of NORMS.
+        dropout: Probability in [0, 1) with which a value between the convolutions is dropped.
+        bias: Whether the convolutions add a bias.
+
+    Shape: (N, C, H, W) -> (N, C, H, W).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        padding: Padding = "zeros",
+        norm: str = "batch",
+        dropout: float = 0.0,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        block: list[nn.Module] = [
+            ConvBlock(channels, channels, padding=padding, norm=norm, bias=bias)
+        ]
+        if dropout:
+            block += [nn.Dropout(dropout)]
+        block += [
+            nn.Conv2d(channels, channels, 3, padding=1, padding_mode=padding, bias=bias),
+            NORMS[norm](channels),
+        ]
+        self.block = nn.Sequential(*block)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block(x)
+
+
+class Normalize(nn.Module):
+    """Turns uint8 images into the range that a network expects: (x / 255 - mean) / std.
+
+    Args:
+        mean: Per channel, of values in [0, 1].
+        std: Likewise.
+
+    Shape: (N, 3, H, W) uint8 in [0, 255] -> the same as float32.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+        super().__init__()
+        # Constants, not weights: they move with the module, and stay out of its state.
+        self.register_buffer("scale", _column(std).mul(255).reciprocal(), persistent=False)
+        self.register_buffer("shift", -_column(mean) / _column(std), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.scale + self.shift
+
+
+def _column(values: tuple[float, float, float]) -> Tensor:
+    return Tensor(values).reshape(3, 1, 1)

@@ -1,0 +1,75 @@
+"""The losses, each a module of its own."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class CrossEntropy(nn.Module):
+    """Cross entropy between scores and labels, with label smoothing and class weights.
+
+    The mean is over the images and not over their weights, so that the loss of a batch is the mean
+    of the losses of its parts: accumulated gradients and several GPUs give what one batch gives.
+
+    Args:
+        weight: Of each class, of shape (K,), or None for equal weights.
+        label_smoothing: Share in [0, 1) of the target that goes to all classes alike
+            (Szegedy et al. 2016).
+
+    Shape: scores (N, K), labels (N,) int64 in [0, K) -> scalar >= 0, in nats.
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, weight: Tensor | None = None, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight, persistent=False)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(
+            scores,
+            labels,
+            weight=self.weight,
+            label_smoothing=self.label_smoothing,
+            reduction="none",
+        ).mean()
+
+
+class FocalLoss(nn.Module):
+    """Cross entropy that turns away from images which are already classified well.
+
+    The loss of an image whose class has probability p is multiplied by (1 - p) ** gamma
+    (Lin et al. 2017, Focal Loss for Dense Object Detection, equation 4).
+
+    Args:
+        weight: Of each class, of shape (K,), or None for equal weights.
+        gamma: >= 0; 0 gives plain cross entropy.
+
+    Shape: scores (N, K), labels (N,) int64 in [0, K) -> scalar >= 0, in nats.
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, weight: Tensor | None = None, gamma: float = 2.0) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight, persistent=False)
+        self.gamma = gamma
+
+    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
+        entropy = functional.cross_entropy(scores, labels, reduction="none")
+        loss = (1 - torch.exp(-entropy)) ** self.gamma * entropy
+        return (loss if self.weight is None else loss * self.weight[labels]).mean()
+
+
+def balanced_weights(counts: list[int]) -> Tensor:
+    """Weights that let each class count alike, however many images it has; their mean is 1.
+
+    Args:
+        counts: Images of each class, > 0.
+
+    Returns:
+        Shape (K,): total / (K * count), the mean being taken over the images.
+    """
+    images = torch.tensor(counts, dtype=torch.float32)
+    return images.sum() / (len(counts) * images)

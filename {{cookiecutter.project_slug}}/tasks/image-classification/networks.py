@@ -1,0 +1,120 @@
+"""The networks: each takes a batch of images and returns a score for every class."""
+
+import difflib
+from dataclasses import dataclass
+
+import torchvision
+from torch import Tensor, nn
+
+from engine.errors import BadInput
+from layers import ConvBlock, Padding, ResnetBlock
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of values in [0, 1]
+CENTRED = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # gives [-1, 1]
+
+
+class SimpleNetwork(nn.Module):
+    """A small residual network for small images.
+
+    Three convolutions bring the image to a quarter of its size, `num_resnet_blocks` residual
+    blocks work there, and the mean over all places is classified by one linear layer.
+
+    Args:
+        num_classes: K.
+        num_resnet_blocks: Residual blocks.
+        width: Channels of the first convolution; the residual blocks have twice as many.
+        padding: How borders are continued: one of layers.PADDINGS.
+        norm: One of layers.NORMS.
+        dropout: Probability in [0, 1) inside the residual blocks.
+
+    Shape: (N, 3, H, W) in [-1, 1] -> (N, K), the scores (logits); any H and W.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_resnet_blocks: int = 2,
+        width: int = 32,
+        padding: Padding = "zeros",
+        norm: str = "batch",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [
+            ConvBlock(3, width, padding=padding, norm=norm),
+            ConvBlock(width, 2 * width, stride=2, padding=padding, norm=norm),
+            ConvBlock(2 * width, 2 * width, stride=2, padding=padding, norm=norm),
+        ]
+        for _ in range(num_resnet_blocks):
+            layers += [ResnetBlock(2 * width, padding=padding, norm=norm, dropout=dropout)]
+        layers += [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(2 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+@dataclass
+class Choice:
+    """A network, and what has to be known to use it."""
+
+    network: nn.Module
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    frozen: list[nn.Module]  # parts that are not trained, which stay in evaluation mode
+
+
+def torchvision_network(name: str, num_classes: int, pretrained: bool, frozen: bool) -> Choice:
+    """A classification network of torchvision, with a new last layer of `num_classes` scores.
+
+    Args:
+        name: As torchvision.models lists it: resnet18, efficientnet_b0, vit_b_16, ...
+        num_classes: K.
+        pretrained: Start from the ImageNet weights, which are downloaded on first use.
+        frozen: Train the last layer alone.
+
+    Raises:
+        BadInput: There is no network of that name, or its weights cannot be downloaded.
+    """
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        near = ", ".join(
+            difflib.get_close_matches(name, ["simple", *names]) or ["simple", "resnet18"]
+        )
+        raise BadInput(f"--network {name}: not known; did you mean {near}?")
+    try:
+        network = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
+    except OSError as error:  # URLError is one
+        raise BadInput(
+            f"--pretrained: the weights of {name} could not be downloaded ({error}); leave the "
+            "option out, or put the file into the folder that torch.hub.get_dir() names"
+        ) from None
+    if hasattr(network, "aux_logits"):  # googlenet and inception_v3 would return a tuple
+        for part in [part for part in ("aux1", "aux2", "AuxLogits") if hasattr(network, part)]:
+            setattr(network, part, None)
+        network.aux_logits = False
+    head = _replace_head(network, num_classes)
+    frozen_parts: list[nn.Module] = []
+    if frozen:
+        network.requires_grad_(False)
+        head.requires_grad_(True)
+        # Without parameters of the head inside, a part may stay in evaluation mode as a whole.
+        frozen_parts = [part for part in network.modules() if head not in part.modules()]
+    return Choice(network, *IMAGENET, frozen=frozen_parts)
+
+
+def _replace_head(network: nn.Module, num_classes: int) -> nn.Module:
+    """Puts a new layer in the place of the last one that returns the 1,000 scores of ImageNet."""
+    name, old = [
+        (name, part)
+        for name, part in network.named_modules()
+        if getattr(part, "out_features", getattr(part, "out_channels", None)) == 1000
+    ][-1]
+    if isinstance(old, nn.Conv2d):  # SqueezeNet
+        new: nn.Module = nn.Conv2d(old.in_channels, num_classes, kernel_size=1)
+    else:
+        new = nn.Linear(old.in_features, num_classes)
+    parent, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, new)
+    return new

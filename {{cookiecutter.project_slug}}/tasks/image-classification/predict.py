@@ -1,0 +1,59 @@
+"""Says what images show.
+
+    python predict.py --checkpoint runs/a/checkpoints/best.pt photo.jpg folder_of_photos
+
+Writes predictions.csv: file, class, probability.
+"""
+
+import csv
+import io
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import data
+from classifier import Classifier
+from engine import devices
+from engine.arguments import Parser, add_machine_options, number
+from engine.checkpoint import write_atomically
+from engine.errors import DONE, run_program
+from engine.loading import Loader
+from engine.order import TestOrder
+
+
+@torch.no_grad()
+def main() -> int:
+    parser = Parser(description="Writes the class and its probability for each image.")
+    add = parser.add_argument
+    add("paths", nargs="+", metavar="FILE_OR_DIR", help="images, and folders of images")
+    add("--checkpoint", metavar="PATH", required=True, help="a file out of checkpoints/")
+    add("--out", metavar="FILE", default="predictions.csv", help="where to write")
+    add("--batch-size", type=number(int, 1), default=128, help="images in a batch")
+    add_machine_options(parser)
+    opt = parser.parse_args()
+
+    device = devices.pick_device(opt.device)
+    model, trained_with = Classifier.from_checkpoint(opt.checkpoint)
+    model.to(device)
+    images = data.ImageFiles(opt.paths, data.transform(trained_with, training=False))
+    workers = devices.count_workers(opt.workers, device, trained_with.img_size)
+    order = TestOrder(len(images), opt.batch_size)
+
+    rows: list[tuple[str, str, str]] = []
+    with Loader(images, order, device, workers, opt.prefetch).batches() as batches:
+        for (batch,) in tqdm(batches, total=len(order), desc="predict", disable=None):
+            probabilities, labels = model.scores(batch).softmax(dim=1).max(dim=1)
+            for probability, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
+                file = str(images.files[len(rows)])
+                rows.append((file, model.classes[label], f"{probability:.6f}"))
+
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([("file", "class", "probability"), *rows])
+    write_atomically(Path(opt.out), lambda file: file.write(text.getvalue().encode()))
+    print(f"wrote {opt.out}: {len(rows)} images")
+    return DONE
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,143 @@
+"""Turns a data set of torchvision into folders of images that train.py reads.
+
+    python prepare_data.py CIFAR10                        downloads it, writes data/CIFAR10
+    python prepare_data.py FashionMNIST --root my_files   from files that are on disk already
+
+Images that torchvision keeps as files are copied unchanged; others are written as PNG.
+"""
+
+import gzip
+import inspect
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.utils.data import Dataset
+from torchvision import datasets
+from tqdm import tqdm
+
+from engine.arguments import Parser
+from engine.errors import DONE, BadInput, run_program
+
+
+Keywords = dict[str, object]
+
+
+@dataclass
+class Source:
+    """How torchvision names the two parts of a data set, and whether mirroring keeps a class."""
+
+    train: Keywords
+    test: Keywords
+    flip: bool = True
+
+
+BY_TRAIN: tuple[Keywords, Keywords] = ({"train": True}, {"train": False})
+BY_SPLIT: tuple[Keywords, Keywords] = ({"split": "train"}, {"split": "test"})
+SOURCES = {
+    "CIFAR10": Source(*BY_TRAIN),
+    "CIFAR100": Source(*BY_TRAIN),
+    "DTD": Source(*BY_SPLIT),
+    "FashionMNIST": Source(*BY_TRAIN),
+    "Flowers102": Source(*BY_SPLIT),
+    "Food101": Source(*BY_SPLIT),
+    "GTSRB": Source(*BY_SPLIT, flip=False),
+    "KMNIST": Source(*BY_TRAIN, flip=False),
+    "MNIST": Source(*BY_TRAIN, flip=False),
+    "OxfordIIITPet": Source({"split": "trainval"}, {"split": "test"}),
+    "STL10": Source(*BY_SPLIT),
+    "SVHN": Source(*BY_SPLIT, flip=False),
+    "USPS": Source(*BY_TRAIN, flip=False),
+}
+
+
+def main() -> int:
+    parser = Parser(description="Turns a data set of torchvision into folders of images.")
+    add = parser.add_argument
+    add("name", choices=sorted(SOURCES), metavar="NAME", help=", ".join(sorted(SOURCES)))
+    add("--root", metavar="DIR", default="data/downloads", help="files on disk, or the download's")
+    add("--out", metavar="DIR", help="what to write, for train.py --data (default: data/NAME)")
+    opt = parser.parse_args()
+    source, out = SOURCES[opt.name], Path(opt.out or f"data/{opt.name}")
+    if out.exists():
+        raise BadInput(f"{out}: exists already; delete it, or name another with --out")
+
+    partial = out.with_name(f".{out.name}.partial")  # renamed when it is complete
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    root = find_idx_files(Path(opt.root), opt.name, partial / ".files")
+    for part, which in (("train", source.train), ("test", source.test)):
+        write_part(open_dataset(opt.name, root, which), partial / part)
+    shutil.rmtree(partial / ".files", ignore_errors=True)
+    about = {"name": opt.name, "source": f"torchvision.datasets.{opt.name}", "flip": source.flip}
+    (partial / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    partial.rename(out)
+    print(f"wrote {out}: python train.py --data {out}")
+    return DONE
+
+
+def open_dataset(name: str, root: Path, which: Keywords) -> Dataset:
+    """The data set of torchvision, from the files in `root` or else downloaded to there.
+
+    Its samples are pairs of an image and a label; where torchvision leaves it to us how a file is
+    read, the image is the path of the file.
+
+    Raises:
+        BadInput: The files are not there and cannot be downloaded.
+    """
+    kind = getattr(datasets, name)
+    more = {"loader": Path} if "loader" in inspect.signature(kind).parameters else {}
+    try:
+        return kind(str(root), **which, **more, download=False)
+    except RuntimeError:  # torchvision's word for "not there"
+        print(f"{name}: not in {root}, downloading")
+    try:
+        return kind(str(root), **which, **more, download=True)
+    except (OSError, RuntimeError) as error:
+        raise BadInput(
+            f"{name}: neither in {root} nor to be downloaded ({error}); "
+            "name the folder of its files with --root"
+        ) from None
+
+
+def find_idx_files(root: Path, name: str, work: Path) -> Path:
+    """Where torchvision can find the files of `root`.
+
+    It expects those of the MNIST family unpacked in NAME/raw; if they lie in `root` itself, packed
+    as they are published, they are unpacked to there under `work`.
+    """
+    packed = sorted(root.glob("*-ubyte.gz"))
+    if not packed:
+        return root
+    raw = work / name / "raw"
+    raw.mkdir(parents=True)
+    for path in packed:
+        with gzip.open(path) as source, open(raw / path.stem, "wb") as target:
+            shutil.copyfileobj(source, target)
+    return work
+
+
+def write_part(dataset: Dataset, folder: Path) -> None:
+    """Writes each image into the folder of its class, with a progress bar."""
+    images = len(dataset)  # type: ignore[arg-type]
+    names = getattr(dataset, "classes", None)
+    for i in tqdm(range(images), desc=folder.name, unit="image", disable=None):
+        image, label = dataset[i]
+        directory = folder / folder_name(names[label] if names else f"{label:03d}")
+        directory.mkdir(parents=True, exist_ok=True)
+        if isinstance(image, Path):
+            shutil.copyfile(image, directory / f"{i:06d}{image.suffix.lower()}")
+        else:
+            image.save(directory / f"{i:06d}.png")
+
+
+def folder_name(name: str | tuple[str, ...]) -> str:
+    """A class name without what file systems do not allow."""
+    text = name if isinstance(name, str) else name[0]
+    return re.sub(r"[^\w .,()+&-]", "-", text).strip(" .") or "-"
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,185 @@
+"""Trains a network: one program, to be read from top to bottom.
+
+    python train.py                                      the images that come with the project
+    python train.py --data my_images --network resnet18
+    python train.py --run runs/a --resume                go on where runs/a was stopped
+    python train.py @runs/a/config.txt                   repeat runs/a
+
+`n_iter`, the number of optimizer steps done, is the only progress there is: which images come
+next, how they are augmented, dropout and the learning rate all follow from (seed, n_iter).
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+from tqdm import tqdm
+
+import data
+import options
+from classifier import Classifier
+from engine import devices
+from engine.errors import DONE, STOPPED, run_program
+from engine.evaluating import evaluate
+from engine.loading import Batch, Loader
+from engine.meter import Meter
+from engine.optimizing import (
+    clip_gradients,
+    learning_rate,
+    make_optimizer,
+    set_learning_rate,
+    trained_by,
+)
+from engine.order import TestOrder, TrainOrder
+from engine.progress import Progress, restore, snapshot
+from engine.runfolder import RunFolder
+from engine.seeding import seed_step
+from engine.stopping import FiniteGuard, StopSignal
+from engine.summary import summarize
+
+
+class Training:
+    def __init__(self) -> None:
+        # 1. Options, the device, and the seed of the weights.
+        self.opt = opt = options.parse()
+        self.device = devices.pick_device(opt.device)
+        devices.set_determinism(opt.deterministic)
+        seed_step(opt.seed, "weights")
+
+        # 2. Data: what a sample is, and in which order samples come.
+        train_set = data.train_part(opt)
+        test_set = data.test_part(opt, train_set.classes)
+        self.order = TrainOrder(len(train_set), opt.batch_size, opt.accumulate, opt.seed)
+        workers = devices.count_workers(opt.workers, self.device, opt.img_size)
+        how = (self.device, workers, opt.prefetch)
+        self.train_loader = Loader(train_set, self.order, *how)
+        self.test_loader = Loader(test_set, TestOrder(len(test_set), opt.batch_size), *how)
+        self.conditions = devices.conditions(opt, self.device, train_set.fingerprint())
+
+        # 3. The model: networks and losses, and an optimizer for each network.
+        self.model = Classifier(opt, train_set.counts).to(self.device)
+        self.networks = self.model.networks()
+        self.optimizers = {name: make_optimizer(opt, net) for name, net in self.networks.items()}
+        example = default_collate([train_set[0], train_set[0]])
+        example = tuple(part.to(self.device) for part in example)
+        print(summarize(self.model, self.networks, example))
+
+        # 4. The run: its folder, and where it stood if it is resumed.
+        self.run = RunFolder(opt)
+        self.progress = Progress()
+        self.total = opt.epochs * self.order.steps
+        if opt.resume:
+            parts = (self.networks, self.optimizers, opt, self.conditions)
+            self.progress = restore(self.run.checkpoints, *parts)
+        self.run.open_log(self.progress.n_iter, self.progress.tested)
+
+        # 5. Several GPUs, if there are any.
+        self.compute = devices.parallelize(self.model, self.networks, opt.parallel)
+
+        # 6. What is watched on the way.
+        self.meter, self.stop = Meter(self.device), StopSignal()
+        self.guard = FiniteGuard(self.device, self.run.checkpoints)
+
+    def main(self) -> int:
+        while not self.stop:
+            if self.test_is_due():
+                self.test()
+            elif self.progress.n_iter >= self.total or self.out_of_patience():
+                print(f"done: {self.run.path}, {self.model.headline} {self.progress.best:.2%}")
+                return DONE
+            else:
+                self.train_epoch()
+        self.save()
+        print(f"{self.stop.received}: saved {self.run.checkpoints.last}; --resume goes on")
+        return STOPPED
+
+    def train_epoch(self) -> None:
+        """Trains to the end of the epoch that n_iter is in, from its beginning or its middle."""
+        opt, progress = self.opt, self.progress
+        epoch, first = divmod(progress.n_iter, self.order.steps)
+        self.order.n_iter = progress.n_iter
+        self.model.train()
+        self.meter.restart()
+        title = f"epoch {epoch + 1}/{opt.epochs}"
+        bar = tqdm(total=self.order.steps, initial=first, desc=title, leave=False, disable=None)
+        with self.train_loader.batches() as batches, bar:
+            for n_iter in range(progress.n_iter + 1, (epoch + 1) * self.order.steps + 1):
+                losses, batch = self.step(batches)
+                progress.n_iter = n_iter
+                bar.update()
+                if n_iter % opt.log_every == 0:
+                    self.log(epoch, losses, bar)
+                if n_iter % opt.picture_every == 0:
+                    self.run.show(n_iter, "batch", self.model.picture(*batch))
+                if n_iter % opt.save_every == 0:
+                    self.save()
+                if self.stop:
+                    break
+
+    def step(self, batches: Iterator[Batch]) -> tuple[dict[str, Tensor], Batch]:
+        """One step of every optimizer, on as many batches as `--accumulate` says."""
+        opt, n_iter = self.opt, self.progress.n_iter
+        for optimizer in self.optimizers.values():
+            set_learning_rate(optimizer, learning_rate(opt, n_iter, self.total))
+            optimizer.zero_grad()
+        for part in range(opt.accumulate):
+            batch = next(batches)
+            self.meter.loaded()
+            seed_step(opt.seed, "step", n_iter, part)
+            losses = self.compute(*batch)
+            for name, optimizer in self.optimizers.items():
+                loss = torch.stack(list(losses[name].values())).sum()
+                self.guard.watch(loss, n_iter)
+                (loss / opt.accumulate).backward(inputs=trained_by(optimizer))
+            self.meter.computed(len(batch[0]))
+        for optimizer in self.optimizers.values():
+            clip_gradients(trained_by(optimizer), opt.clip_grad)
+            optimizer.step()
+        return {name: loss for group in losses.values() for name, loss in group.items()}, batch
+
+    def log(self, epoch: int, losses: dict[str, Tensor], bar: tqdm) -> None:
+        """Writes the losses of this step; reading them is where the program waits for the GPU."""
+        values = {name: loss.item() for name, loss in losses.items()}
+        rates = self.meter.rates()
+        bar.set_postfix_str(
+            ", ".join(f"{name} {value:.4f}" for name, value in values.items()) + f", {rates}",
+            refresh=False,
+        )
+        values["lr"] = learning_rate(self.opt, self.progress.n_iter - 1, self.total)
+        self.run.log(self.progress.n_iter, epoch, "train", {**values, **asdict(rates)})
+        self.meter.restart()
+
+    def test_is_due(self) -> bool:
+        epoch, rest = divmod(self.progress.n_iter, self.order.steps)
+        at_test = epoch % self.opt.test_every == 0 or epoch == self.opt.epochs
+        return rest == 0 and at_test and self.progress.tested < self.progress.n_iter
+
+    def test(self) -> None:
+        """The test pass; a better model than all before becomes best.pt."""
+        progress, epoch = self.progress, self.progress.n_iter // self.order.steps
+        self.model.eval()
+        metrics = evaluate(self.model.measure, self.test_loader)
+        better = metrics[self.model.headline] > progress.best
+        progress.tested = progress.n_iter
+        progress.best = max(progress.best, metrics[self.model.headline])
+        progress.waited = 0 if better else progress.waited + 1
+        text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        print(f"epoch {epoch}/{self.opt.epochs}: test {text}{' (best)' * better}", flush=True)
+        self.run.log(progress.n_iter, epoch - 1, "test", metrics)
+        self.save(best=better)
+
+    def out_of_patience(self) -> bool:
+        return 0 < self.opt.patience <= self.progress.waited
+
+    def save(self, best: bool = False) -> None:
+        self.guard.check()
+        epoch = self.progress.n_iter // self.order.steps
+        more = {"conditions": self.conditions, **self.model.about}
+        parts = (self.progress, epoch, self.networks, self.optimizers, self.opt, more)
+        self.run.checkpoints.save(snapshot(*parts), best)
+
+
+if __name__ == "__main__":
+    run_program(lambda: Training().main())
