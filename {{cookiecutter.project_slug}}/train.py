@@ -9,6 +9,9 @@
 next, how they are augmented, dropout and the learning rate all follow from (seed, n_iter).
 """
 
+import engine.interrupt  # noqa: F401  first, so that Ctrl-C ends in one line from here on
+
+# isort: split
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -21,6 +24,7 @@ import data
 import options
 from classifier import Classifier
 from engine import devices
+from engine.curves import Curves
 from engine.errors import DONE, STOPPED, run_program
 from engine.evaluating import evaluate
 from engine.loading import Batch, Loader
@@ -42,7 +46,8 @@ from engine.summary import summarize
 
 class Training:
     def __init__(self) -> None:
-        # 1. Options, the device, and the seed of the weights.
+        # 1. Options, the device, and the seed of the weights. A signal ends the run after a step.
+        self.stop = StopSignal()
         self.opt = opt = options.parse()
         self.device = devices.pick_device(opt.device)
         devices.set_determinism(opt.deterministic)
@@ -73,25 +78,27 @@ class Training:
         if opt.resume:
             parts = (self.networks, self.optimizers, opt, self.conditions)
             self.progress = restore(self.run.checkpoints, *parts)
-        self.run.open_log(self.progress.n_iter, self.progress.tested)
+        self.curves = Curves(self.run.path, self.progress.n_iter, self.progress.tested)
 
         # 5. Several GPUs, if there are any.
         self.compute = devices.parallelize(self.model, self.networks, opt.parallel)
 
         # 6. What is watched on the way.
-        self.meter, self.stop = Meter(self.device), StopSignal()
+        self.meter = Meter(self.device)
         self.guard = FiniteGuard(self.device, self.run.checkpoints)
 
     def main(self) -> int:
         while not self.stop:
-            if self.test_is_due():
+            if self.progress.test_is_due(self.opt, self.order.steps):
                 self.test()
-            elif self.progress.n_iter >= self.total or self.out_of_patience():
-                print(f"done: {self.run.path}, {self.model.headline} {self.progress.best:.2%}")
+            elif self.progress.n_iter >= self.total or self.progress.out_of_patience(self.opt):
+                self.run.checkpoints.wait()
+                print(f"done: {self.run.path}, best {self.model.headline} {self.progress.best:.4f}")
                 return DONE
             else:
                 self.train_epoch()
         self.save()
+        self.run.checkpoints.wait()
         print(f"{self.stop.received}: saved {self.run.checkpoints.last}; --resume goes on")
         return STOPPED
 
@@ -112,7 +119,7 @@ class Training:
                 if n_iter % opt.log_every == 0:
                     self.log(epoch, losses, bar)
                 if n_iter % opt.picture_every == 0:
-                    self.run.show(n_iter, "batch", self.model.picture(*batch))
+                    self.curves.show(n_iter, "batch", self.model.picture(*batch))
                 if n_iter % opt.save_every == 0:
                     self.save()
                 if self.stop:
@@ -133,14 +140,20 @@ class Training:
                 loss = torch.stack(list(losses[name].values())).sum()
                 self.guard.watch(loss, n_iter)
                 (loss / opt.accumulate).backward(inputs=trained_by(optimizer))
+            if part == opt.accumulate - 1:
+                self.update()
             self.meter.computed(len(batch[0]))
-        for optimizer in self.optimizers.values():
-            clip_gradients(trained_by(optimizer), opt.clip_grad)
-            optimizer.step()
         return {name: loss for group in losses.values() for name, loss in group.items()}, batch
+
+    def update(self) -> None:
+        for optimizer in self.optimizers.values():
+            norm = clip_gradients(trained_by(optimizer), self.opt.clip_grad)
+            self.guard.watch(norm, self.progress.n_iter)
+            optimizer.step()
 
     def log(self, epoch: int, losses: dict[str, Tensor], bar: tqdm) -> None:
         """Writes the losses of this step; reading them is where the program waits for the GPU."""
+        self.guard.check()
         values = {name: loss.item() for name, loss in losses.items()}
         rates = self.meter.rates()
         bar.set_postfix_str(
@@ -148,30 +161,21 @@ class Training:
             refresh=False,
         )
         values["lr"] = learning_rate(self.opt, self.progress.n_iter - 1, self.total)
-        self.run.log(self.progress.n_iter, epoch, "train", {**values, **asdict(rates)})
+        self.curves.add(self.progress.n_iter, epoch, "train", {**values, **asdict(rates)})
         self.meter.restart()
-
-    def test_is_due(self) -> bool:
-        epoch, rest = divmod(self.progress.n_iter, self.order.steps)
-        at_test = epoch % self.opt.test_every == 0 or epoch == self.opt.epochs
-        return rest == 0 and at_test and self.progress.tested < self.progress.n_iter
 
     def test(self) -> None:
         """The test pass; a better model than all before becomes best.pt."""
         progress, epoch = self.progress, self.progress.n_iter // self.order.steps
         self.model.eval()
-        metrics = evaluate(self.model.measure, self.test_loader)
-        better = metrics[self.model.headline] > progress.best
-        progress.tested = progress.n_iter
-        progress.best = max(progress.best, metrics[self.model.headline])
-        progress.waited = 0 if better else progress.waited + 1
+        metrics = evaluate(self.model.measure, self.test_loader, until=self.stop)
+        if self.stop:
+            return  # an incomplete pass says nothing; the resumed run repeats it
+        better = progress.note_test(metrics[self.model.headline])
         text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         print(f"epoch {epoch}/{self.opt.epochs}: test {text}{' (best)' * better}", flush=True)
-        self.run.log(progress.n_iter, epoch - 1, "test", metrics)
+        self.curves.add(progress.n_iter, epoch - 1, "test", metrics)
         self.save(best=better)
-
-    def out_of_patience(self) -> bool:
-        return 0 < self.opt.patience <= self.progress.waited
 
     def save(self, best: bool = False) -> None:
         self.guard.check()

@@ -31,6 +31,12 @@ class Parser(argparse.ArgumentParser):
         """A line of a config file is one argument, blanks and all; `#` starts a comment line."""
         return [line] if line.strip() and not line.startswith("#") else []
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        try:
+            return super().parse_args(args, namespace)
+        except (UnicodeDecodeError, RecursionError):
+            self.error("a file given by @ is not a config.txt")
+
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: error: {message} (--help lists the options)", file=sys.stderr)
         sys.exit(2)
@@ -67,8 +73,8 @@ def add_machine_options(parser: argparse.ArgumentParser) -> Any:
     return group
 
 
-def write_config(opt: argparse.Namespace, path: Path) -> None:
-    """Saves the options, one to a line, in the form that `@path` reads back."""
+def config_text(opt: argparse.Namespace, path: Path) -> str:
+    """The options, one to a line, in the form that `@path` reads back from the file `path`."""
     lines = ["# The options of this run. To repeat it: python train.py @" + path.as_posix()]
     for name, value in sorted(vars(opt).items()):
         flag = "--" + name.replace("_", "-")
@@ -78,4 +84,4 @@ def write_config(opt: argparse.Namespace, path: Path) -> None:
             lines.append(flag if value else flag.replace("--", "--no-", 1))
         else:
             lines.append(f"{flag}={value}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "\n".join(lines) + "\n"

@@ -12,13 +12,14 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from engine.errors import BadInput
+from engine.errors import BadInput, Fault
 
 
 class Checkpoints:
@@ -32,16 +33,42 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder, self.keep = folder, max(2, keep)
         self.last, self.best = folder / "last.pt", folder / "best.pt"
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
 
     def save(self, state: dict[str, Any], best: bool) -> None:
-        """Writes the state of step `state["n_iter"]`; `best` makes it best.pt as well."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Saves the state of step `state["n_iter"]`; `best` makes it best.pt as well.
+
+        The tensors are copied here and written by a thread, so that training goes on while the
+        disk works. Only one file is written at a time.
+
+        Raises:
+            Fault: The one before could not be written.
+        """
+        self.wait()
+        self._writing = self._thread.submit(self._write, _copy(state), best)
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on the disk, or raises Fault if it cannot be."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _write(self, state: dict[str, Any], best: bool) -> None:
         path = self.folder / f"iter-{state['n_iter']:09d}.pt"
-        write_atomically(path, lambda file: torch.save(state, file))
-        for name in [self.last] + [self.best] * best:
-            _link(path, name)
-        for old in self._numbered()[self.keep :]:
-            old.unlink(missing_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, lambda file: torch.save(state, file))
+            for name in [self.last] + [self.best] * best:
+                _link(path, name)
+            for old in self._numbered()[self.keep :]:
+                old.unlink(missing_ok=True)
+        except (OSError, RuntimeError) as error:  # torch.save turns a full disk into the latter
+            kept = f"the last good checkpoint is {self.last}" if self.last.exists() else "none yet"
+            raise Fault(
+                f"{path}: cannot be written ({' '.join(str(error).split())[:100]}); {kept}; make "
+                "room and go on with --resume"
+            ) from None
 
     def newest(self) -> dict[str, Any] | None:
         """The newest checkpoint that is whole, on the CPU; None if there is no file at all.
@@ -94,7 +121,7 @@ def load(path: Path) -> dict[str, Any]:
             f"{path}: holds more than tensors and plain values, and was not loaded because that "
             "could run code; use a checkpoint written by train.py"
         ) from None
-    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file makes zipfile and pickle raise almost anything
         raise BadInput(f"{path}: damaged or not a checkpoint ({error})") from None
     if not isinstance(state, dict) or not {"net", "n_iter", "args"} <= state.keys():
         raise BadInput(f"{path}: not a checkpoint written by train.py")
@@ -121,6 +148,17 @@ def load_weights(network: nn.Module, weights: dict[str, Any], path: Path | str) 
             "use the options of its config.txt"
         )
     network.load_state_dict(weights)
+
+
+def _copy(value: Any) -> Any:
+    """`value` with each tensor in it copied to the CPU, as it is at this moment."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copy(item) for item in value)
+    return value
 
 
 def write_atomically(path: Path, write: Any) -> None:

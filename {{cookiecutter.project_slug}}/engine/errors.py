@@ -1,10 +1,14 @@
 """One line for what the user can mend, a traceback for what is our own bug."""
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 DONE, FAULT, BAD_INPUT, STOPPED = 0, 1, 2, 75  # the exit statuses of every program
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 class BadInput(Exception):
@@ -15,14 +19,36 @@ class BadInput(Exception):
         super().__init__(" ".join(str(text).rsplit("BadInput: ", 1)[-1].split()))
 
 
+class Fault(Exception):
+    """Something outside went wrong, such as a full disk. The text is one line, as BadInput's."""
+
+
 def run_program(main: Callable[[], int]) -> None:
-    """Runs `main` and exits with its status; bad input and Ctrl-C end in one line."""
+    """Runs `main` and exits with its status; what is no bug of ours ends in one line."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = main()
     except BadInput as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        status = BAD_INPUT
+        status = _complain(error, BAD_INPUT)
+    except Fault as error:
+        status = _complain(error, FAULT)
+    except OSError as error:
+        status = _complain(f"{error.filename or 'a file'}: {error.strerror or error}", FAULT)
     except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
-        status = 130  # 128 + SIGINT, as shells report it
+        status = _complain("interrupted", INTERRUPTED)
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one of the latter
+        if not _is_out_of_memory(error):
+            raise
+        less = "lower --batch-size (--accumulate keeps the virtual batch as it was) or --img-size"
+        status = _complain(f"out of memory: {less}", BAD_INPUT)
     sys.exit(status)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    cpu = "can't allocate memory"  # the words of PyTorch's allocator for the CPU
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or cpu in str(error)
+
+
+def _complain(problem: object, status: int) -> int:
+    print(f"{Path(sys.argv[0]).name}: error: {problem}", file=sys.stderr)
+    return status

@@ -12,8 +12,11 @@ Measure = Callable[..., dict[str, Tensor]]  # a batch -> metrics by name, summed
 
 
 @torch.no_grad()
-def evaluate(measure: Measure, loader: Loader) -> dict[str, float]:
-    """What `measure` gives for each batch as sums over its images, as means over all images."""
+def evaluate(measure: Measure, loader: Loader, until: object = False) -> dict[str, float]:
+    """What `measure` gives for each batch as sums over its images, as means over all images.
+
+    As soon as `until` is true the pass ends with the images seen by then.
+    """
     totals: dict[str, Tensor | float] = defaultdict(float)
     images = 0
     with loader.batches() as batches:
@@ -21,4 +24,6 @@ def evaluate(measure: Measure, loader: Loader) -> dict[str, float]:
             images += len(batch[0])
             for name, value in measure(*batch).items():
                 totals[name] = totals[name] + value  # on the device: nothing waits here
+            if until:
+                break
     return {name: float(total) / images for name, total in totals.items()}

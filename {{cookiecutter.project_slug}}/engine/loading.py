@@ -1,5 +1,8 @@
 """Batches on their way to the device: worker processes, a background thread, the transfer."""
 
+import multiprocessing
+import multiprocessing.connection
+import os
 import signal
 import threading
 from collections import deque
@@ -12,6 +15,7 @@ from prefetch_generator import BackgroundGenerator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from engine.errors import Fault
 from engine.order import SeededDataset, TestOrder, TrainOrder
 
 Batch = tuple[Tensor, ...]
@@ -47,20 +51,24 @@ class Loader:
             pin_memory=device.type == "cuda",
             # Left to itself the loader draws from the global generator, which is the model's.
             generator=torch.Generator(),
-            worker_init_fn=_ignore_stop_signals,
+            worker_init_fn=_end_with_trainer,
         )
 
     @contextmanager
     def batches(self) -> Iterator[Iterator[Batch]]:
         """The batches that `order` names now; leaving the block early leaves no thread behind."""
         expected = len(self.order)
-        source = iter(self._loader)  # here, so that workers are started by the main thread
+        with _stop_signals_blocked():  # for the workers that are started here, for good
+            source = iter(self._loader)  # and not in a thread, from which forking is unsafe
         with _in_background(source, self.prefetch) as stream:
             yield self._counted(stream, expected)
 
     def _counted(self, stream: Iterator[Batch], expected: int) -> Iterator[Batch]:
         for seen in range(expected):
-            batch = next(stream, None)
+            try:
+                batch = next(stream, None)
+            except RuntimeError as error:
+                raise _explained(error) from None
             if batch is None:  # some faults end BackgroundGenerator as if the data had ended
                 raise RuntimeError(f"loading stopped after {seen} of {expected} batches")
             yield tuple(part.to(self.device, non_blocking=True) for part in batch)
@@ -83,8 +91,45 @@ def _in_background(source: Iterator[Batch], depth: int) -> Iterator[Iterator[Bat
         ahead.join()
 
 
-def _ignore_stop_signals(worker_id: int) -> None:
-    """A signal to the whole process group is for the trainer, which then ends its workers."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):  # Windows has only some of them
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+@contextmanager
+def _stop_signals_blocked() -> Iterator[None]:
+    """Processes started in the block never see the signals that ask the trainer to stop.
+
+    A signal to the whole process group is for the trainer, which finishes its step and for that
+    still needs its workers. They inherit the blocking from their first instruction on.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    stop = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_trainer(worker_id: int) -> None:
+    """Ends this worker as soon as the trainer is gone, however it went.
+
+    PyTorch's workers look at their parent process, which a fork server outlives.
+    """
+    if (trainer := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_exit_after, args=(trainer.sentinel,), daemon=True).start()
+
+
+def _exit_after(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+def _explained(error: RuntimeError) -> Exception:
+    """The error of a worker process that died as one line with the remedy; others as they are."""
+    text = " ".join(str(error).split())
+    if "DataLoader worker" not in text or "Caught" in text:  # an exception raised in a worker
+        return error
+    return Fault(
+        f"a process that loads images died ({text.partition(' (pid')[2].strip(' (')[:80]}): if "
+        "memory is short, lower --workers or --batch-size; if /dev/shm is small, as in Docker, "
+        "use --shm-size=8g or --workers 0"
+    )

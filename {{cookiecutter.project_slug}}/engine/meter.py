@@ -33,14 +33,14 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
+        self.events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self.restart()
 
     def restart(self) -> None:
-        """Forgets all that was measured, and starts now."""
+        """Forgets what was measured, and starts now; steps still on the device count from here."""
         self.begun = self.mark = time.perf_counter()
         self.waited = self.computed_for = 0.0
         self.images = 0
-        self.events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def loaded(self) -> None:
         """The batch is here: what follows is computing."""

@@ -43,7 +43,10 @@ def trained_by(optimizer: Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def clip_gradients(parameters: Iterable[Tensor], limit: float) -> None:
-    """Scales the gradients down to a total norm of `limit`; 0 leaves them as they are."""
-    if limit > 0:
-        torch.nn.utils.clip_grad_norm_(parameters, limit)
+def clip_gradients(parameters: Iterable[Tensor], limit: float) -> Tensor:
+    """Scales the gradients down to a total norm of `limit`; 0 leaves them as they are.
+
+    Returns:
+        The norm before, a scalar on the device.
+    """
+    return torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)

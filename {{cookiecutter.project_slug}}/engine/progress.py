@@ -21,6 +21,22 @@ class Progress:
     best: float = float("-inf")  # the best value so far of the model's headline metric
     waited: int = 0  # test passes since then
 
+    def test_is_due(self, opt: Namespace, steps: int) -> bool:
+        """Whether a test pass comes next; `steps` make an epoch. It is so just once each time."""
+        epoch, rest = divmod(self.n_iter, steps)
+        at_test = epoch % opt.test_every == 0 or epoch == opt.epochs
+        return rest == 0 and at_test and self.tested < self.n_iter
+
+    def note_test(self, value: float) -> bool:
+        """Notes the headline metric of a test pass; returns whether it is the best so far."""
+        better = value > self.best
+        self.tested, self.best = self.n_iter, max(self.best, value)
+        self.waited = 0 if better else self.waited + 1
+        return better
+
+    def out_of_patience(self, opt: Namespace) -> bool:
+        return 0 < opt.patience <= self.waited
+
 
 def snapshot(
     progress: Progress,

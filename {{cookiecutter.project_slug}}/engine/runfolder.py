@@ -1,6 +1,5 @@
-"""The folder of a run: its options, its surroundings, its curves."""
+"""The folder of a run: its options, its surroundings, its checkpoints."""
 
-import json
 import platform
 import subprocess
 import time
@@ -9,10 +8,8 @@ from pathlib import Path
 
 import torch
 import torchvision
-from tensorboardX import SummaryWriter
-from torch import Tensor
 
-from engine.arguments import write_config
+from engine.arguments import config_text
 from engine.checkpoint import Checkpoints, write_atomically
 from engine.errors import BadInput
 
@@ -34,39 +31,15 @@ class RunFolder:
             raise BadInput(f"--run {self.path}: holds a run already; add --resume or name another")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_config(opt, self.path / "config.txt")
-            (self.path / "environment.txt").write_text(_environment(), encoding="utf-8")
+            _write(self.path / "config.txt", config_text(opt, self.path / "config.txt"))
+            _write(self.path / "environment.txt", _environment())
         except OSError as error:
             raise BadInput(f"--run {self.path}: {error.strerror}; name another folder") from None
         self.checkpoints = Checkpoints(self.path / "checkpoints", opt.keep)
-        self.metrics = self.path / "metrics.jsonl"
 
-    def open_log(self, n_iter: int, tested: int) -> None:
-        """Starts the log at step `n_iter`, the last test pass having been after step `tested`.
 
-        What an interrupted run logged beyond that will be logged again, and is dropped.
-        """
-        if self.metrics.exists():
-            points = map(json.loads, self.metrics.read_text(encoding="utf-8").splitlines())
-            kept = [
-                p for p in points if p["n_iter"] <= (tested if p["split"] == "test" else n_iter)
-            ]
-            text = "".join(json.dumps(point) + "\n" for point in kept)
-            write_atomically(self.metrics, lambda file: file.write(text.encode()))
-        # purge_step hides the same points from TensorBoard, which cannot forget them.
-        self.writer = SummaryWriter(str(self.path), purge_step=n_iter + 1 if n_iter else None)
-
-    def log(self, n_iter: int, epoch: int, split: str, values: dict[str, float]) -> None:
-        """Adds a point to the curves: TensorBoard scalars `split/name`, a line of metrics.jsonl."""
-        point = {"n_iter": n_iter, "epoch": epoch, "split": split, "values": values}
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(point) + "\n")
-        for name, value in values.items():
-            self.writer.add_scalar(f"{split}/{name}", value, n_iter)
-
-    def show(self, n_iter: int, name: str, picture: Tensor) -> None:
-        """Adds a picture, uint8 of shape (3, H, W), to TensorBoard."""
-        self.writer.add_image(name, picture.cpu().numpy(), n_iter)
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _unused_name() -> str:

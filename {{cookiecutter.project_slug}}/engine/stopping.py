@@ -17,7 +17,7 @@ class StopSignal:
     """
 
     def __init__(self) -> None:
-        self.received = ""
+        self.received = ""  # the name of the signal
         for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
             if hasattr(signal, name):  # Windows has only some of them
                 signal.signal(getattr(signal, name), self._note)
@@ -32,18 +32,19 @@ class StopSignal:
 
 
 class FiniteGuard:
-    """Finds a loss that is not finite without making the device wait at every step.
+    """Finds a loss or gradient that is not finite without making the device wait at every step.
 
-    On the CPU each loss is looked at as it comes, before it can touch the weights. Elsewhere the
-    device keeps the first bad step for itself; `check` asks for it, before anything is saved.
+    On the CPU each is looked at as it comes, before it can touch the weights. Elsewhere the device
+    keeps the first bad step for itself; `check` asks for it, before anything is logged or saved.
     """
 
     def __init__(self, device: torch.device, checkpoints: Checkpoints) -> None:
         self.at_once, self.checkpoints = device.type == "cpu", checkpoints
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
 
-    def watch(self, loss: Tensor, n_iter: int) -> None:
-        bad = ~torch.isfinite(loss.detach())
+    def watch(self, value: Tensor, n_iter: int) -> None:
+        """Notes whether a scalar, the loss or the norm of the gradient of a step, is finite."""
+        bad = ~torch.isfinite(value.detach())
         self.first_bad = torch.where(bad & (self.first_bad < 0), n_iter, self.first_bad)
         if self.at_once:
             self.check()
@@ -51,9 +52,10 @@ class FiniteGuard:
     def check(self) -> None:
         """Raises BadInput that names the first bad step and the last good checkpoint, if any."""
         if (n_iter := int(self.first_bad.item())) >= 0:
+            self.checkpoints.wait()
             last = self.checkpoints.last
             raise BadInput(
-                f"the loss of step {n_iter} is not finite; "
+                f"the loss or the gradient of step {n_iter} is not finite; "
                 + (f"the last good checkpoint is {last}; " if last.exists() else "")
                 + "try a lower --lr, a longer --warmup or --clip-grad 1"
             )

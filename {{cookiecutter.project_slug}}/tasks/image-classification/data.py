@@ -10,6 +10,7 @@ are not what they were, as with digits.
 import json
 import os
 import shutil
+import sys
 import zlib
 from argparse import Namespace
 from collections import Counter
@@ -65,7 +66,8 @@ def transform(opt: Namespace, training: bool) -> v2.Transform:
 class ClassFolders(ImageFolder):
     """Images in one folder for each class, whose names sorted give the labels 0, 1, ...
 
-    Hidden files and folders (a name that begins with a dot) are not looked at.
+    Hidden files and folders (a name that begins with a dot) are not looked at. Other files that
+    are no images are left out, and named in a warning.
 
     Args:
         root: The folder that holds the class folders.
@@ -83,9 +85,13 @@ class ClassFolders(ImageFolder):
             raise BadInput(
                 f"{root}: no such folder; --data wants a folder that holds train/ and test/"
             )
+        self.left_out: list[str] = []
         super().__init__(
-            str(root), transform, loader=read_image, is_valid_file=_is_image, allow_empty=True
+            str(root), transform, loader=read_image, is_valid_file=self._is_wanted, allow_empty=True
         )
+        if self.left_out:
+            names = shorten(self.left_out)
+            print(f"warning: {root}: left out, as not images: {names}", file=sys.stderr)
         images: Counter[int] = Counter(self.targets)
         self.counts = {name: images[label] for name, label in self.class_to_idx.items()}
         if empty := [name for name, count in self.counts.items() if count == 0]:
@@ -100,6 +106,11 @@ class ClassFolders(ImageFolder):
         if not classes:
             raise BadInput(f"{directory}: no class folders; each class is a folder with its images")
         return classes, {name: i for i, name in enumerate(classes)}
+
+    def _is_wanted(self, path: str) -> bool:
+        if not (wanted := _is_image(path)) and not _is_hidden(path):
+            self.left_out.append(os.path.relpath(path, self.root))
+        return wanted
 
     def fingerprint(self) -> int:
         """A checksum of the list of files: what the order of training depends on."""
@@ -212,6 +223,17 @@ def unpack_digits(target: Path) -> None:
         shutil.rmtree(partial)
 
 
+def shorten(names: list[str], most: int = 5) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def _is_image(path: str | Path) -> bool:
+    return not _is_hidden(path) and str(path).lower().endswith(IMG_EXTENSIONS)
+
+
+def _is_hidden(path: str | Path) -> bool:
+    """Whether a file is what Unix hides, or what Windows puts into folders by itself."""
     name = os.path.basename(path)
-    return not name.startswith(".") and name.lower().endswith(IMG_EXTENSIONS)
+    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini")

@@ -5,6 +5,9 @@
 Writes predictions.csv: file, class, probability.
 """
 
+import engine.interrupt  # noqa: F401  first, so that Ctrl-C ends in one line from here on
+
+# isort: split
 import csv
 import io
 from pathlib import Path

@@ -21,7 +21,6 @@ from tqdm import tqdm
 from engine.arguments import Parser
 from engine.errors import DONE, BadInput, run_program
 
-
 Keywords = dict[str, object]
 
 

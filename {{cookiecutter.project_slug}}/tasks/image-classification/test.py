@@ -4,6 +4,9 @@ python test.py --checkpoint runs/a/checkpoints/best.pt
 python test.py --checkpoint best.pt --data my_images --report my_report
 """
 
+import engine.interrupt  # noqa: F401  first, so that Ctrl-C ends in one line from here on
+
+# isort: split
 import json
 from pathlib import Path
 
