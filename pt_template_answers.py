@@ -22,10 +22,10 @@ from slugify import slugify
 # project, with a distribution that it needs, or with a device of Windows.
 TAKEN = """
 torch torchvision tqdm prefetch_generator tensorboardx numpy pil pillow pytest ruff mypy pip uv
-setuptools wheel cookiecutter train test tests predict prepare_data data options classifier
-translator networks layers losses engine notebooks tasks runs report slurm docs conftest con prn aux
-nul com0 com1 com2 com3 com4 com5 com6 com7 com8 com9 lpt0 lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7
-lpt8 lpt9
+setuptools wheel cookiecutter train test tests predict prepare_data check_data data options
+classifier translator networks layers losses engine notebooks tasks runs report slurm docs
+conftest con prn aux nul com0 com1 com2 com3 com4 com5 com6 com7 com8 com9 lpt0 lpt1 lpt2 lpt3
+lpt4 lpt5 lpt6 lpt7 lpt8 lpt9
 """
 PYTHON = {*keyword.kwlist, *keyword.softkwlist, *sys.stdlib_module_names}
 RESERVED = {*TAKEN.split(), *(name.lower() for name in PYTHON)}

@@ -40,6 +40,16 @@ class Project:
         return sorted(path for path in found if ".git" not in path.relative_to(self.path).parts)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="inject as many faults as `make stress`")
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether the long form of a test is wanted."""
+    return bool(request.config.getoption("--full"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home folder of its own: no user's cookiecutterrc, replay files or git configuration."""

@@ -212,41 +212,6 @@ def test_without_git(generate: Generate, tmp_path: Path) -> None:
 
 
 @needs_posix
-def test_next_steps_can_be_run(generate: Generate, tmp_path: Path) -> None:
-    """Every line runs in a shell, one after the other; make and python only say what they got."""
-    bin_folder = tmp_path / "bin"
-    bin_folder.mkdir()
-    output = generate("accelerator=cpu").stdout
-    steps = [line.strip() for line in output.splitlines() if line.startswith("    ")]
-    folder = tmp_path / "out/my_vision_project"
-    (folder / ".venv/bin").mkdir(parents=True)
-    for name in (bin_folder / "make", bin_folder / "python3", folder / ".venv/bin/python"):
-        name.write_text(f'#!/bin/sh\necho "$(basename "$PWD"): {name.name} $*"\n')
-        name.chmod(0o755)
-    path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
-    shell = subprocess.run(
-        ["sh", "-eu"],
-        input="\n".join(steps),
-        env={**os.environ, "PATH": path},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert shell.returncode == 0, shell.stderr
-    said = [line.removeprefix("my_vision_project: ") for line in shell.stdout.splitlines()]
-    assert said == [
-        "make train",
-        "make test",
-        "python3 -m venv .venv",
-        "python -m pip install -r requirements-dev.txt",
-        "python train.py",
-        "python -m pytest",
-    ]
-    makefile = (folder / "Makefile").read_text(encoding="utf-8")
-    assert re.search("(?m)^train:", makefile) and re.search("(?m)^test:", makefile)
-
-
-@needs_posix
 def test_next_steps_are_quoted(generate: Generate, template: Path, tmp_path: Path) -> None:
     folder = tmp_path / "with blank & ünï 'quote'"
     command = [sys.executable, "-m", "cookiecutter", "--no-input", "-o", str(folder), str(template)]

@@ -28,7 +28,7 @@ from engine.curves import Curves
 from engine.errors import DONE, STOPPED, run_program
 from engine.evaluating import evaluate
 from engine.loading import Batch, Loader
-from engine.meter import Meter
+from engine.meter import Meter, make_bar
 from engine.optimizing import (
     clip_gradients,
     learning_rate,
@@ -52,6 +52,7 @@ class Training:
         self.device = devices.pick_device(opt.device)
         devices.set_determinism(opt.deterministic)
         seed_step(opt.seed, "weights")
+        self.run = RunFolder(opt)
 
         # 2. Data: what a sample is, and in which order samples come.
         train_set = data.train_part(opt)
@@ -71,13 +72,14 @@ class Training:
         example = tuple(part.to(self.device) for part in example)
         print(summarize(self.model, self.networks, example))
 
-        # 4. The run: its folder, and where it stood if it is resumed.
-        self.run = RunFolder(opt)
+        # 4. The run: where it stood if it is resumed, and its folder.
         self.progress = Progress()
         self.total = opt.epochs * self.order.steps
         if opt.resume:
             parts = (self.networks, self.optimizers, opt, self.conditions)
             self.progress = restore(self.run.checkpoints, *parts)
+        self.run.describe(opt)
+        print(f"run: {self.run.path}", flush=True)
         self.curves = Curves(self.run.path, self.progress.n_iter, self.progress.tested)
 
         # 5. Several GPUs, if there are any.
@@ -93,13 +95,15 @@ class Training:
                 self.test()
             elif self.progress.n_iter >= self.total or self.progress.out_of_patience(self.opt):
                 self.run.checkpoints.wait()
-                print(f"done: {self.run.path}, best {self.model.headline} {self.progress.best:.4f}")
+                print(f"done: best {self.model.headline} {self.progress.best:.4f}; to judge it:")
+                print(f"python test.py --checkpoint {self.run.checkpoints.best}")
                 return DONE
             else:
                 self.train_epoch()
         self.save()
         self.run.checkpoints.wait()
-        print(f"{self.stop.received}: saved {self.run.checkpoints.last}; --resume goes on")
+        last, n_iter = self.run.checkpoints.last, self.progress.n_iter
+        print(f"{self.stop.received}: saved step {n_iter} as {last}; --resume goes on")
         return STOPPED
 
     def train_epoch(self) -> None:
@@ -110,7 +114,7 @@ class Training:
         self.model.train()
         self.meter.restart()
         title = f"epoch {epoch + 1}/{opt.epochs}"
-        bar = tqdm(total=self.order.steps, initial=first, desc=title, leave=False, disable=None)
+        bar = make_bar(title, self.order.steps, first)
         with self.train_loader.batches() as batches, bar:
             for n_iter in range(progress.n_iter + 1, (epoch + 1) * self.order.steps + 1):
                 losses, batch = self.step(batches)
@@ -118,7 +122,7 @@ class Training:
                 bar.update()
                 if n_iter % opt.log_every == 0:
                     self.log(epoch, losses, bar)
-                if n_iter % opt.picture_every == 0:
+                if (n_iter - 1) % opt.picture_every == 0:
                     self.curves.show(n_iter, "batch", self.model.picture(*batch))
                 if n_iter % opt.save_every == 0:
                     self.save()
@@ -185,5 +189,9 @@ class Training:
         self.run.checkpoints.save(snapshot(*parts), best)
 
 
+def main() -> int:
+    return Training().main()
+
+
 if __name__ == "__main__":
-    run_program(lambda: Training().main())
+    run_program(main)

@@ -5,16 +5,17 @@ beside its final name, forced to the disk and then renamed, so no crash leaves h
 name that is read. Reading checks every byte first: a flipped bit would load without an error.
 """
 
+import hashlib
 import os
 import pickle
 import re
 import shutil
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder, self.keep = folder, max(2, keep)
         self.last, self.best = folder / "last.pt", folder / "best.pt"
+        for partial in folder.glob(".*.tmp"):  # left by a run that was killed while it wrote
+            partial.unlink(missing_ok=True)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
 
@@ -58,7 +61,7 @@ class Checkpoints:
         path = self.folder / f"iter-{state['n_iter']:09d}.pt"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda file: torch.save(state, file))
+            write_atomically(path, lambda file: _save_sealed(state, file))
             for name in [self.last] + [self.best] * best:
                 _link(path, name)
             for old in self._numbered()[self.keep :]:
@@ -112,9 +115,7 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BadInput(f"{path}: no such checkpoint")
     try:
-        with zipfile.ZipFile(path) as archive:
-            if (member := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"damaged at {member}")
+        _verify(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise BadInput(
@@ -161,11 +162,43 @@ def _copy(value: Any) -> Any:
     return value
 
 
-def write_atomically(path: Path, write: Any) -> None:
+def _save_sealed(state: dict[str, Any], file: BinaryIO) -> None:
+    """Saves, with a digest of every byte as the comment that a zip archive may end with.
+
+    The checksums inside the archive cover the tensors and not the directory that finds them.
+    """
+    torch.save(state, file)
+    end = file.seek(-2, os.SEEK_END)  # the last two bytes are the length of the comment, yet 0
+    seal = _digest(file, end)
+    file.seek(end)
+    file.write(len(seal).to_bytes(2, "little") + seal)
+
+
+def _verify(path: Path) -> None:
+    """Raises BadZipFile unless a checkpoint is whole; one saved by others has no seal to check."""
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        if archive.comment:
+            if archive.comment != _digest(file, path.stat().st_size - len(archive.comment) - 2):
+                raise zipfile.BadZipFile("its bytes are not those that were written")
+        elif (member := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"damaged at {member}")
+
+
+def _digest(file: BinaryIO, length: int) -> bytes:
+    """A digest of the first `length` bytes."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while length > 0 and (block := file.read(min(length, 1 << 20))):
+        digest.update(block)
+        length -= len(block)
+    return b"sha256:" + digest.hexdigest().encode()
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Calls `write(file)` so that `path` holds either what it held before or all of the new."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "w+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

@@ -18,7 +18,10 @@ def pick_device(name: str) -> torch.device:
     have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next((kind for kind in have if have[kind]), "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BadInput(f"--device {name}: must be auto, cpu, cuda, cuda:N or mps") from None
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if not have.get(device.type, True) or (device.index or 0) >= count:
         found = [f"cuda:{i}" for i in range(torch.cuda.device_count())]

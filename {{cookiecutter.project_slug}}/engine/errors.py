@@ -36,17 +36,28 @@ def run_program(main: Callable[[], int]) -> None:
         status = _complain(f"{error.filename or 'a file'}: {error.strerror or error}", FAULT)
     except KeyboardInterrupt:
         status = _complain("interrupted", INTERRUPTED)
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one of the latter
-        if not _is_out_of_memory(error):
+    except (MemoryError, RuntimeError) as error:
+        if not (remedy := _remedy(error)):
             raise
-        less = "lower --batch-size (--accumulate keeps the virtual batch as it was) or --img-size"
-        status = _complain(f"out of memory: {less}", BAD_INPUT)
+        status = _complain(remedy, FAULT)
     sys.exit(status)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    cpu = "can't allocate memory"  # the words of PyTorch's allocator for the CPU
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or cpu in str(error)
+def _remedy(error: Exception) -> str:
+    """What to do about an error that PyTorch raises for want of memory, "" for any other."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return (
+            "out of memory: lower --batch-size (--accumulate keeps the virtual batch as it was) "
+            "or --img-size"
+        )
+    # Raised wherever the program is when a worker dies; "Caught" begins an error within a worker.
+    if text.startswith("DataLoader worker") and "Caught" not in text:
+        return (
+            f"{text.partition('. ')[0].rstrip('.')}: if memory is short, lower --workers or "
+            "--batch-size; if /dev/shm is small, as in Docker, use --shm-size=8g or --workers 0"
+        )
+    return ""
 
 
 def _complain(problem: object, status: int) -> int:

@@ -1,5 +1,6 @@
 """Batches on their way to the device: worker processes, a background thread, the transfer."""
 
+import atexit
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -15,7 +16,6 @@ from prefetch_generator import BackgroundGenerator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from engine.errors import Fault
 from engine.order import SeededDataset, TestOrder, TrainOrder
 
 Batch = tuple[Tensor, ...]
@@ -42,6 +42,8 @@ class Loader:
         prefetch: int,
     ) -> None:
         self.order, self.device = order, device
+        if workers:
+            atexit.register(_kill_workers)  # after multiprocessing's own, so it is called before
         self.prefetch = prefetch if workers else 0
         self._loader = DataLoader(
             SeededDataset(dataset),
@@ -65,10 +67,7 @@ class Loader:
 
     def _counted(self, stream: Iterator[Batch], expected: int) -> Iterator[Batch]:
         for seen in range(expected):
-            try:
-                batch = next(stream, None)
-            except RuntimeError as error:
-                raise _explained(error) from None
+            batch = next(stream, None)
             if batch is None:  # some faults end BackgroundGenerator as if the data had ended
                 raise RuntimeError(f"loading stopped after {seen} of {expected} batches")
             yield tuple(part.to(self.device, non_blocking=True) for part in batch)
@@ -109,6 +108,18 @@ def _stop_signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _kill_workers() -> None:
+    """At exit, ends the workers that are still there because an error left their loader behind.
+
+    multiprocessing would ask them by SIGTERM, for which they are deaf, and wait for ever.
+    """
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler takes it for a fault
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
 def _end_with_trainer(worker_id: int) -> None:
     """Ends this worker as soon as the trainer is gone, however it went.
 
@@ -121,15 +132,3 @@ def _end_with_trainer(worker_id: int) -> None:
 def _exit_after(sentinel: int) -> None:
     multiprocessing.connection.wait([sentinel])
     os._exit(1)
-
-
-def _explained(error: RuntimeError) -> Exception:
-    """The error of a worker process that died as one line with the remedy; others as they are."""
-    text = " ".join(str(error).split())
-    if "DataLoader worker" not in text or "Caught" in text:  # an exception raised in a worker
-        return error
-    return Fault(
-        f"a process that loads images died ({text.partition(' (pid')[2].strip(' (')[:80]}): if "
-        "memory is short, lower --workers or --batch-size; if /dev/shm is small, as in Docker, "
-        "use --shm-size=8g or --workers 0"
-    )

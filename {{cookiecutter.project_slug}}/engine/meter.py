@@ -4,6 +4,15 @@ import time
 from dataclasses import dataclass
 
 import torch
+from tqdm import tqdm
+
+
+def make_bar(title: str, total: int, done: int) -> tqdm:
+    """A progress bar that leaves room for what is written behind it; none if nobody looks."""
+    layout = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt} {remaining}{postfix}"
+    return tqdm(
+        total=total, initial=done, desc=title, bar_format=layout, leave=False, disable=None
+    )
 
 
 @dataclass
@@ -16,8 +25,8 @@ class Rates:
 
     def __str__(self) -> str:
         return (
-            f"{self.images_per_second:,.0f} images/s, data wait {self.data_wait:.0%}, "
-            f"compute efficiency {self.efficiency:.0%}"
+            f"efficiency {self.efficiency:.0%}, data wait {self.data_wait:.0%}, "
+            f"{self.images_per_second:,.0f} images/s"
         )
 
 

@@ -15,27 +15,33 @@ from engine.errors import BadInput
 
 
 class RunFolder:
-    """Makes the run folder and writes config.txt and environment.txt into it.
+    """The folder of a run: runs/ and the time, unless it is named.
 
     Args:
-        opt: The options; `run` is the folder (default: runs/ and the time), `resume` allows it
-            to hold a run already.
+        opt: The options; `run` is the folder, and `resume` allows it to hold a run already.
 
     Raises:
-        BadInput: The folder holds a run and `--resume` was not given, or cannot be made.
+        BadInput: The folder holds a run and `--resume` was not given.
     """
 
     def __init__(self, opt: Namespace) -> None:
         self.path = Path(opt.run or _unused_name())
-        if (self.path / "config.txt").exists() and not opt.resume:
+        self.checkpoints = Checkpoints(self.path / "checkpoints", opt.keep)
+        if self.checkpoints.last.exists() and not opt.resume:
             raise BadInput(f"--run {self.path}: holds a run already; add --resume or name another")
+
+    def describe(self, opt: Namespace) -> None:
+        """Makes the folder, with config.txt, which repeats the run, and environment.txt.
+
+        Raises:
+            BadInput: The folder cannot be made.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _write(self.path / "config.txt", config_text(opt, self.path / "config.txt"))
-            _write(self.path / "environment.txt", _environment())
         except OSError as error:
             raise BadInput(f"--run {self.path}: {error.strerror}; name another folder") from None
-        self.checkpoints = Checkpoints(self.path / "checkpoints", opt.keep)
+        _write(self.path / "config.txt", config_text(opt, self.path / "config.txt"))
+        _write(self.path / "environment.txt", _environment())
 
 
 def _write(path: Path, text: str) -> None:

@@ -36,24 +36,10 @@ class Classifier(nn.Module):
         super().__init__()
         self.classes = list(class_counts)
         self.about = {"classes": class_counts}  # kept in checkpoints, to build the model again
-        if opt.network == "simple":
-            network = networks.SimpleNetwork(
-                len(self.classes), opt.blocks, opt.width, opt.padding, opt.norm, opt.dropout
-            )
-            choice = networks.Choice(network, *networks.CENTRED, frozen=[])
-        else:
-            choice = networks.torchvision_network(
-                opt.network, len(self.classes), opt.pretrained, opt.freeze
-            )
+        choice = networks.make_network(opt, len(self.classes))
         self.net, self.frozen = choice.network, choice.frozen
         self.normalize = Normalize(choice.mean, choice.std)
-        counts = list(class_counts.values())
-        weight = losses.balanced_weights(counts) if opt.balance else None
-        self.criterion: nn.Module = (
-            losses.FocalLoss(weight)
-            if opt.loss == "focal"
-            else losses.CrossEntropy(weight, opt.label_smoothing)
-        )
+        self.criterion = losses.make_loss(opt, list(class_counts.values()))
         self.loss_name = opt.loss.replace("-", "_")
 
     @classmethod

@@ -108,7 +108,7 @@ class ClassFolders(ImageFolder):
         return classes, {name: i for i, name in enumerate(classes)}
 
     def _is_wanted(self, path: str) -> bool:
-        if not (wanted := _is_image(path)) and not _is_hidden(path):
+        if not (wanted := is_image(path)) and not is_hidden(path):
             self.left_out.append(os.path.relpath(path, self.root))
         return wanted
 
@@ -163,7 +163,7 @@ class ImageFiles(Dataset):
         for path in map(Path, paths):
             if not path.exists():
                 raise BadInput(f"{path}: no such file or folder")
-            found = [path] if path.is_file() else sorted(f for f in path.rglob("*") if _is_image(f))
+            found = [path] if path.is_file() else sorted(f for f in path.rglob("*") if is_image(f))
             if not found:
                 raise BadInput(f"{path}: no image in this folder")
             self.files += found
@@ -229,11 +229,12 @@ def shorten(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _is_image(path: str | Path) -> bool:
-    return not _is_hidden(path) and str(path).lower().endswith(IMG_EXTENSIONS)
+def is_image(path: str | Path) -> bool:
+    """Whether a file counts as an image, by its name."""
+    return not is_hidden(path) and str(path).lower().endswith(IMG_EXTENSIONS)
 
 
-def _is_hidden(path: str | Path) -> bool:
+def is_hidden(path: str | Path) -> bool:
     """Whether a file is what Unix hides, or what Windows puts into folders by itself."""
     name = os.path.basename(path)
     return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini")

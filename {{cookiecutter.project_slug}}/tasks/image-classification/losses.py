@@ -1,8 +1,25 @@
 """The losses, each a module of its own."""
 
+from argparse import Namespace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+LOSSES = ("cross-entropy", "focal")  # what --loss may name
+
+
+def make_loss(opt: Namespace, counts: list[int]) -> nn.Module:
+    """The loss that `--loss` names: a new one is another name above and another `if` here.
+
+    Args:
+        opt: The options.
+        counts: Training images of each class, for `--balance`.
+    """
+    weight = balanced_weights(counts) if opt.balance else None
+    if opt.loss == "focal":
+        return FocalLoss(weight)
+    return CrossEntropy(weight, opt.label_smoothing)
 
 
 class CrossEntropy(nn.Module):

@@ -1,7 +1,8 @@
 """The networks: each takes a batch of images and returns a score for every class."""
 
 import difflib
-from dataclasses import dataclass
+from argparse import Namespace
+from dataclasses import dataclass, field
 
 import torchvision
 from torch import Tensor, nn
@@ -11,6 +12,35 @@ from layers import ConvBlock, Padding, ResnetBlock
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of values in [0, 1]
 CENTRED = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # gives [-1, 1]
+
+
+@dataclass
+class Choice:
+    """A network, and what has to be known to use it."""
+
+    network: nn.Module
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    frozen: list[nn.Module] = field(default_factory=list)  # parts that stay in evaluation mode
+
+
+def make_network(opt: Namespace, num_classes: int) -> Choice:
+    """The network that `--network` names: a new one is another `if` here.
+
+    Raises:
+        BadInput: There is none of that name.
+    """
+    if opt.network == "simple":
+        network = SimpleNetwork(
+            num_classes, opt.blocks, opt.width, opt.padding, opt.norm, opt.dropout
+        )
+        return Choice(network, *CENTRED)
+    return torchvision_network(opt.network, num_classes, opt.pretrained, opt.freeze)
+
+
+def usual_size(name: str) -> int:
+    """The image size that a network is made for, in pixels."""
+    return 224 if name in torchvision.models.list_models(module=torchvision.models) else 32
 
 
 class SimpleNetwork(nn.Module):
@@ -55,16 +85,6 @@ class SimpleNetwork(nn.Module):
         return self.head(self.features(x))
 
 
-@dataclass
-class Choice:
-    """A network, and what has to be known to use it."""
-
-    network: nn.Module
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    frozen: list[nn.Module]  # parts that are not trained, which stay in evaluation mode
-
-
 def torchvision_network(name: str, num_classes: int, pretrained: bool, frozen: bool) -> Choice:
     """A classification network of torchvision, with a new last layer of `num_classes` scores.
 
@@ -101,7 +121,7 @@ def torchvision_network(name: str, num_classes: int, pretrained: bool, frozen: b
         head.requires_grad_(True)
         # Without parameters of the head inside, a part may stay in evaluation mode as a whole.
         frozen_parts = [part for part in network.modules() if head not in part.modules()]
-    return Choice(network, *IMAGENET, frozen=frozen_parts)
+    return Choice(network, *IMAGENET, frozen_parts)
 
 
 def _replace_head(network: nn.Module, num_classes: int) -> nn.Module:

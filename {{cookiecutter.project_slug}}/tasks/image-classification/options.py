@@ -7,8 +7,8 @@ from pathlib import Path
 import data
 from engine.arguments import Parser, add_machine_options, number
 from layers import NORMS, PADDINGS
-
-SMALL, USUAL = 32, 224  # image sizes that SimpleNetwork and torchvision's networks are made for
+from losses import LOSSES
+from networks import usual_size
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
@@ -26,7 +26,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     if opt.flip is None:
         opt.flip = data.facts(opt.data).get("flip", True)
     if opt.img_size is None:
-        opt.img_size = SMALL if opt.network == "simple" else USUAL
+        opt.img_size = usual_size(opt.network)
     return opt
 
 
@@ -44,7 +44,7 @@ def make_parser() -> Parser:
         help="stop after so many test passes without a better one; 0 never stops early")
     add("--log-every", type=number(int, 1), default=20, help="steps between two points of a curve")
     add("--picture-every", type=number(int, 1), default=500,
-        help="steps between two pictures of a batch in TensorBoard")
+        help="steps between two pictures of a batch in TensorBoard, from the first step on")
     add("--save-every", type=number(int, 1), default=500, help="steps between two checkpoints")
     add("--keep", type=number(int, 2), default=3, help="newest checkpoints that are kept")
 
@@ -52,7 +52,7 @@ def make_parser() -> Parser:
     add = group.add_argument
     add("--data", metavar="DIR", default=data.BUILT_IN, help="folder with train/ and test/")
     add("--img-size", type=number(int, 1), metavar="S",
-        help=f"images are resized to S x S (default: {SMALL} for simple, else {USUAL})")
+        help="images are resized to S x S (default: what the network is made for)")
     add("--flip", action=BooleanOptionalAction,
         help="mirror training images at random (default: what the data set says, else yes)")
 
@@ -68,7 +68,7 @@ def make_parser() -> Parser:
         help="start torchvision's network from its ImageNet weights (downloaded once)")
     add("--freeze", action=BooleanOptionalAction, default=False,
         help="train only the last layer of torchvision's network")
-    add("--loss", choices=["cross-entropy", "focal"], default="cross-entropy", help="the criterion")
+    add("--loss", choices=LOSSES, default="cross-entropy", help="the criterion")
     add("--label-smoothing", type=number(float, 0, 0.99), default=0.0, help="for cross-entropy")
     add("--balance", action=BooleanOptionalAction, default=False,
         help="weight the classes so that rare ones count as much as common ones")

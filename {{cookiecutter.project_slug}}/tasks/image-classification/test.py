@@ -49,7 +49,7 @@ def main() -> int:
 
     # 3. What they say.
     matrix = confusion_matrix(scores.argmax(dim=1), labels, len(model.classes))
-    metrics = summarize(scores, labels, matrix, model.classes)
+    metrics = summarize(scores, labels, matrix, model)
     report = Path(opt.report or run_of(Path(opt.checkpoint)) / "report")
     report.mkdir(parents=True, exist_ok=True)
     text = json.dumps(metrics, indent=2, ensure_ascii=False)
@@ -88,8 +88,8 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, k: int) -> Tensor:
     return torch.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
 
 
-def summarize(scores: Tensor, labels: Tensor, matrix: Tensor, classes: list[str]) -> dict:
-    """All metrics, in [0, 1] but for the loss, in nats.
+def summarize(scores: Tensor, labels: Tensor, matrix: Tensor, model: Classifier) -> dict:
+    """All metrics, in [0, 1] but for the loss.
 
     The precision of a class that was never predicted, and the recall of one without images, is 0.
     """
@@ -99,7 +99,7 @@ def summarize(scores: Tensor, labels: Tensor, matrix: Tensor, classes: list[str]
     return {
         "images": len(labels),
         "accuracy": float(right.sum() / len(labels)),
-        "loss": float(torch.nn.functional.cross_entropy(scores, labels)),
+        "loss": float(model.cpu().criterion(scores, labels)),
         "macro_precision": float(precision.mean()),
         "macro_recall": float(recall.mean()),
         "classes": {
@@ -108,7 +108,7 @@ def summarize(scores: Tensor, labels: Tensor, matrix: Tensor, classes: list[str]
                 "precision": float(precision[i]),
                 "recall": float(recall[i]),
             }
-            for i, name in enumerate(classes)
+            for i, name in enumerate(model.classes)
         },
         "confusion": matrix.tolist(),
     }
