@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 PROJECT := {{cookiecutter.project_slug}}
 DEMO := demo/my_vision_project
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test stress lint clean
 
 help:  ## shows this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1: /p' Makefile
@@ -25,6 +25,9 @@ demo: $(INSTALLED)  ## makes a project in demo/, trains it and tests it
 
 test: lint  ## runs every check and every test
 	$(PY) -m pytest $(ARGS)
+
+stress: $(INSTALLED)  ## injects many more faults than `make test`, and trains three seeds
+	$(PY) -m pytest --full tests/test_faults.py tests/test_accuracy.py $(ARGS)
 
 lint: $(INSTALLED)  ## checks style and types, of the template and of its project in place
 	$(PY) -m ruff check --config pyproject.toml .
