@@ -1,6 +1,7 @@
 """argparse with one-line errors, checked numbers, and a config.txt that can be read back."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +51,7 @@ def number(kind: type, least: float, most: float = float("inf")) -> Callable[[st
             value = kind(text)
         except ValueError:
             value = None
-        if value is None or not least <= value <= most:  # NaN is in no range
+        if value is None or not (least <= value <= most and math.isfinite(value)):
             what = "a whole number" if kind is int else "a number"
             limits = (
                 f"from {least:g} to {most:g}" if most < float("inf") else f"of {least:g} or more"

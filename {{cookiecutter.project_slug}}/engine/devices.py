@@ -21,7 +21,9 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise BadInput(f"--device {name}: must be auto, cpu, cuda, cuda:N or mps") from None
+        device = torch.device("meta")
+    if device.type not in ("cpu", *have):
+        raise BadInput(f"--device {name}: must be auto, cpu, cuda, cuda:N or mps")
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if not have.get(device.type, True) or (device.index or 0) >= count:
         found = [f"cuda:{i}" for i in range(torch.cuda.device_count())]

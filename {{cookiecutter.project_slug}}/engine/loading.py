@@ -62,8 +62,22 @@ class Loader:
         expected = len(self.order)
         with _stop_signals_blocked():  # for the workers that are started here, for good
             source = iter(self._loader)  # and not in a thread, from which forking is unsafe
-        with _in_background(source, self.prefetch) as stream:
-            yield self._counted(stream, expected)
+        try:
+            with _in_background(source, self.prefetch) as stream:
+                yield self._counted(stream, expected)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends the worker processes; the next batches start new ones.
+
+        Left to the garbage collector, workers outlive an error, whose traceback refers to them.
+        PyTorch has no public way to end them.
+        """
+        workers, self._loader._iterator = self._loader._iterator, None
+        if workers is not None:
+            workers._shutdown_workers()  # type: ignore[attr-defined]
 
     def _counted(self, stream: Iterator[Batch], expected: int) -> Iterator[Batch]:
         for seen in range(expected):

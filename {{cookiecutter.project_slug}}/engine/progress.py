@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from engine.arguments import NOT_IN_CONFIG
 from engine.checkpoint import Checkpoints, load_weights
 from engine.errors import BadInput
 
@@ -81,13 +82,17 @@ def restore(
         return Progress()
     for name, network in networks.items():
         load_weights(network, state.get(name, {}), checkpoints.folder)
-    if state["args"]["optimizer"] != opt.optimizer:
-        raise BadInput(
-            f"{checkpoints.folder}: written with --optimizer {state['args']['optimizer']}, whose "
-            f"state --optimizer {opt.optimizer} cannot take over; name the same one"
-        )
     for name, optimizer in optimizers.items():
-        optimizer.load_state_dict(state["optim"][name])
+        if not _load_optimizer(optimizer, state["optim"][name]):
+            differ = [
+                f"--{key.replace('_', '-')} {state['args'].get(key)} is now {value}"
+                for key, value in vars(opt).items()
+                if state["args"].get(key) != value and key not in NOT_IN_CONFIG
+            ]
+            raise BadInput(
+                f"{checkpoints.folder}: its optimizer does not fit these options; take those of "
+                f"its config.txt ({', '.join(differ)})"
+            )
     before = state["conditions"]
     if changed := [key for key in conditions if conditions[key] != before.get(key)]:
         values = ", ".join(f"{key} {before.get(key)} -> {conditions[key]}" for key in changed)
@@ -95,3 +100,22 @@ def restore(
     progress = Progress(**{field.name: state[field.name] for field in fields(Progress)})
     print(f"resumed after step {progress.n_iter} (epoch {state['epoch']} done)")
     return progress
+
+
+def _load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> bool:
+    """Takes over what `optimizer` remembers of each weight; its options stay those given now.
+
+    Returns:
+        False, with nothing changed, if the state is one of another method or of other weights.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    theirs = state["param_groups"]
+    if [(len(group["params"]), *sorted(group)) for group in own] != [
+        (len(group["params"]), *sorted(group)) for group in theirs
+    ]:
+        return False
+    groups = [
+        {**group, "params": loaded["params"]} for group, loaded in zip(own, theirs, strict=True)
+    ]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    return True

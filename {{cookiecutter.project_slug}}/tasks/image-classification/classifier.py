@@ -9,6 +9,7 @@ from torchvision.utils import make_grid
 
 import losses
 import networks
+import options
 from engine.checkpoint import load, load_weights
 from engine.errors import BadInput
 from layers import Normalize
@@ -53,7 +54,8 @@ class Classifier(nn.Module):
         if "classes" not in state:
             raise BadInput(f"{path}: a checkpoint without classes, of another kind of model")
         # Its weights are in the checkpoint: ImageNet's need not be downloaded for it.
-        opt = Namespace(**{**state["args"], "pretrained": False})
+        defaults = vars(options.make_parser().parse_args([]))  # for options added since
+        opt = Namespace(**{**defaults, **state["args"], "pretrained": False})
         model = cls(opt, state["classes"])
         load_weights(model.net, state["net"], path)
         return model.eval(), opt

@@ -108,14 +108,17 @@ class ClassFolders(ImageFolder):
         return classes, {name: i for i, name in enumerate(classes)}
 
     def _is_wanted(self, path: str) -> bool:
-        if not (wanted := is_image(path)) and not is_hidden(path):
-            self.left_out.append(os.path.relpath(path, self.root))
-        return wanted
+        relative = Path(path).relative_to(self.root)
+        if any(is_hidden(part) for part in relative.parts):
+            return False
+        if not is_image(path):
+            self.left_out.append(str(relative))
+        return is_image(path)
 
     def fingerprint(self) -> int:
         """A checksum of the list of files: what the order of training depends on."""
         names = "\n".join(Path(path).relative_to(self.root).as_posix() for path, _ in self.samples)
-        return zlib.crc32(names.encode())
+        return zlib.crc32(os.fsencode(names))
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, label = super().__getitem__(index)
@@ -163,7 +166,7 @@ class ImageFiles(Dataset):
         for path in map(Path, paths):
             if not path.exists():
                 raise BadInput(f"{path}: no such file or folder")
-            found = [path] if path.is_file() else sorted(f for f in path.rglob("*") if is_image(f))
+            found = [path] if path.is_file() else images_below(path)
             if not found:
                 raise BadInput(f"{path}: no image in this folder")
             self.files += found
@@ -187,11 +190,14 @@ def facts(name: str) -> dict:
     """What the dataset.json of `--data` says, if there is one."""
     path = folder(name) / "dataset.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: not readable as JSON ({error}); mend or delete it") from None
+    if not isinstance(content, dict) or not isinstance(content.get("flip", True), bool):
+        raise BadInput(f'{path}: must be like {{"flip": false}}; mend or delete it')
+    return content
 
 
 def unpack_digits(target: Path) -> None:
@@ -227,6 +233,15 @@ def shorten(names: list[str], most: int = 5) -> str:
     """The first names of a list, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The images in a folder and in its subfolders, sorted; none that are hidden."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if is_image(path) and not any(map(is_hidden, path.relative_to(folder).parts))
+    )
 
 
 def is_image(path: str | Path) -> bool:

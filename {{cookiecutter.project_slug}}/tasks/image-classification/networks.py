@@ -4,6 +4,7 @@ import difflib
 from argparse import Namespace
 from dataclasses import dataclass, field
 
+import torch
 import torchvision
 from torch import Tensor, nn
 
@@ -28,14 +29,27 @@ def make_network(opt: Namespace, num_classes: int) -> Choice:
     """The network that `--network` names: a new one is another `if` here.
 
     Raises:
-        BadInput: There is none of that name.
+        BadInput: There is none of that name, or it cannot take images of `--img-size`.
     """
     if opt.network == "simple":
+        if opt.img_size < 5 and (opt.padding == "reflect" or opt.norm == "instance"):
+            raise BadInput(
+                f"--img-size {opt.img_size}: at least 5 for --padding reflect or --norm instance"
+            )
         network = SimpleNetwork(
             num_classes, opt.blocks, opt.width, opt.padding, opt.norm, opt.dropout
         )
         return Choice(network, *CENTRED)
-    return torchvision_network(opt.network, num_classes, opt.pretrained, opt.freeze)
+    choice = torchvision_network(opt.network, num_classes, opt.pretrained, opt.freeze)
+    try:
+        with torch.no_grad():
+            choice.network.eval()(torch.zeros(1, 3, opt.img_size, opt.img_size))
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(
+            f"--img-size {opt.img_size}: not for {opt.network} ({error}); leave the option out for "
+            f"{usual_size(opt.network)}"
+        ) from None
+    return choice
 
 
 def usual_size(name: str) -> int:

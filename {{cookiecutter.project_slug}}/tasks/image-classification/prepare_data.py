@@ -11,6 +11,7 @@ import inspect
 import json
 import re
 import shutil
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,22 +60,30 @@ def main() -> int:
     add("--root", metavar="DIR", default="data/downloads", help="files on disk, or the download's")
     add("--out", metavar="DIR", help="what to write, for train.py --data (default: data/NAME)")
     opt = parser.parse_args()
-    source, out = SOURCES[opt.name], Path(opt.out or f"data/{opt.name}")
+    out = Path(opt.out or f"data/{opt.name}")
     if out.exists():
         raise BadInput(f"{out}: exists already; delete it, or name another with --out")
 
-    partial = out.with_name(f".{out.name}.partial")  # renamed when it is complete
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    root = find_idx_files(Path(opt.root), opt.name, partial / ".files")
-    for part, which in (("train", source.train), ("test", source.test)):
-        write_part(open_dataset(opt.name, root, which), partial / part)
-    shutil.rmtree(partial / ".files", ignore_errors=True)
-    about = {"name": opt.name, "source": f"torchvision.datasets.{opt.name}", "flip": source.flip}
-    (partial / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    partial.rename(out)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # what a killed call has left
+    try:
+        write_folders(opt.name, SOURCES[opt.name], Path(opt.root), partial)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     print(f"wrote {out}: python train.py --data {out}")
     return DONE
+
+
+def write_folders(name: str, source: Source, root: Path, folder: Path) -> None:
+    """Writes both parts and dataset.json into `folder`."""
+    folder.mkdir(parents=True)
+    root = find_idx_files(root, name, folder / ".files")
+    for part, which in (("train", source.train), ("test", source.test)):
+        write_part(open_dataset(name, root, which), folder / part)
+    shutil.rmtree(folder / ".files", ignore_errors=True)
+    about = {"name": name, "source": f"torchvision.datasets.{name}", "flip": source.flip}
+    (folder / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def open_dataset(name: str, root: Path, which: Keywords) -> Dataset:
@@ -89,11 +98,13 @@ def open_dataset(name: str, root: Path, which: Keywords) -> Dataset:
     kind = getattr(datasets, name)
     more = {"loader": Path} if "loader" in inspect.signature(kind).parameters else {}
     try:
-        return kind(str(root), **which, **more, download=False)
-    except RuntimeError:  # torchvision's word for "not there"
-        print(f"{name}: not in {root}, downloading")
-    try:
+        try:
+            return kind(str(root), **which, **more, download=False)
+        except RuntimeError:  # torchvision's word for "not there"
+            print(f"{name}: not in {root}, downloading")
         return kind(str(root), **which, **more, download=True)
+    except ModuleNotFoundError as error:  # some are published in formats that others read
+        raise BadInput(f"{name}: needs {error.name}; python -m pip install {error.name}") from None
     except (OSError, RuntimeError) as error:
         raise BadInput(
             f"{name}: neither in {root} nor to be downloaded ({error}); "
@@ -113,8 +124,11 @@ def find_idx_files(root: Path, name: str, work: Path) -> Path:
     raw = work / name / "raw"
     raw.mkdir(parents=True)
     for path in packed:
-        with gzip.open(path) as source, open(raw / path.stem, "wb") as target:
-            shutil.copyfileobj(source, target)
+        try:
+            with gzip.open(path) as source, open(raw / path.stem, "wb") as target:
+                shutil.copyfileobj(source, target)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise BadInput(f"{path}: damaged ({error}); download it again") from None
     return work
 
 

@@ -1,0 +1,279 @@
+"""Whatever is wrong with what a user gives, one line says so and nothing is written."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from programs import last, refusal, resume, status
+
+import predict
+import prepare_data
+import test
+from train import Training
+
+Spoil = Callable[[Path], object]
+
+
+@pytest.fixture
+def spoiled(images: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny data set, to be spoiled."""
+    return shutil.copytree(images, tmp_path / "spoiled")
+
+
+@pytest.fixture
+def checkpoint(finished: Path, tmp_path: Path) -> Path:
+    """A copy of a checkpoint, to be spoiled."""
+    return Path(shutil.copy(finished / "checkpoints" / "last.pt", tmp_path / "copy.pt"))
+
+
+def train_refuses(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    return refusal(capsys, lambda: Training().main(), "train.py", *words)
+
+
+def empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def make_a_file(data: Path) -> None:
+    shutil.rmtree(data)
+    data.write_text("x")
+
+
+def remove_classes(part: Path) -> None:
+    for folder in part.iterdir():
+        shutil.rmtree(folder)
+
+
+def hide_images(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.rename(path.with_name("._" + path.name))
+
+
+SPOILED: dict[str, tuple[Spoil, str]] = {
+    "no data": (shutil.rmtree, "spoiled"),
+    "no train": (lambda data: shutil.rmtree(data / "train"), "spoiled/train: no such folder"),
+    "no test": (lambda data: shutil.rmtree(data / "test"), "spoiled/test: no such folder"),
+    "a file": (make_a_file, "spoiled/train"),
+    "no classes": (lambda data: remove_classes(data / "train"), "train: "),
+    "no images": (lambda data: empty(data / "train" / "disc"), "train: no image in the class"),
+    "hidden images": (lambda data: hide_images(data / "test" / "disc"), "disc"),
+    "a class too few": (lambda data: shutil.rmtree(data / "test" / "rows"), "missing: rows"),
+    "a class too many": (
+        lambda data: shutil.copytree(data / "test" / "rows", data / "test" / "stars"),
+        "unknown: stars",
+    ),
+    "no JSON": (lambda data: (data / "dataset.json").write_text("{flip: no"), "dataset.json"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_data_that_cannot_be_used(
+    spoiled: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    spoil, culprit = SPOILED[case]
+    spoil(spoiled)
+    assert culprit in train_refuses(capsys, f"--data={spoiled}", "--device=cpu")
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '"digits"', '{"flip": "no"}'])
+def test_a_dataset_json_of_another_kind(
+    spoiled: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    (spoiled / "dataset.json").write_text(content)
+    assert "dataset.json" in train_refuses(capsys, f"--data={spoiled}", "--device=cpu")
+
+
+@pytest.mark.parametrize(
+    ("words", "culprit"),
+    [
+        (["--batch-size=25"], "--batch-size 25"),
+        (["--batch-size=8", "--accumulate=4"], "--accumulate 4"),
+        (["--network=resnet81"], "resnet18"),
+        (["--network=simpel"], "simple"),
+        (["--network=zzz"], "--network zzz"),
+        (["--batch-size=0"], "--batch-size"),
+        (["--epochs=many"], "--epochs"),
+        (["--epochs=1.5"], "--epochs"),
+        (["--lr=-1"], "--lr"),
+        (["--lr=nan"], "--lr"),
+        (["--lr=inf"], "--lr"),
+        (["--dropout=1"], "--dropout"),
+        (["--warmup=1.1"], "--warmup"),
+        (["--keep=1"], "--keep"),
+        (["--seed=-1"], "--seed"),
+        (["--norm=layer"], "--norm"),
+        (["--padding=mirror"], "--padding"),
+        (["--optimizer=lion"], "--optimizer"),
+        (["--schedule=step"], "--schedule"),
+        (["--loss=mse"], "--loss"),
+        (["--device=tpu"], "--device tpu"),
+        (["--device=cuda:99"], "--device cuda:99"),
+        (["--device=meta"], "--device meta"),
+        (["--paralel=none"], "--paralel"),
+        (["--epoch=3"], "--epoch"),
+        (["stray"], "stray"),
+        (["--resume"], "--run"),
+        (["@nowhere.txt"], "nowhere.txt"),
+        (["--run=a_file"], "a_file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_that_cannot_be_used(
+    small: list[str], capsys: pytest.CaptureFixture[str], words: list[str], culprit: str
+) -> None:
+    Path("a_file").write_text("in the way")
+    run = [] if "--resume" in words else ["--run=run"]
+    assert culprit in train_refuses(capsys, *small, *run, *words)
+
+
+@pytest.mark.parametrize("workers", ["--workers=0", "--workers=1"])
+def test_a_damaged_image_is_named(
+    spoiled: Path, small: list[str], capsys: pytest.CaptureFixture[str], workers: str
+) -> None:
+    path = spoiled / "train" / "disc" / "3.png"
+    image = Image.open(path).resize((64, 64))
+    path.unlink()
+    path = path.with_suffix(".jpg")
+    image.save(path)
+    path.write_bytes(path.read_bytes()[:-300])
+    words = [*small, f"--data={spoiled}", "--run=run", workers]
+    assert status(lambda: Training().main(), "train.py", *words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(path) in error
+
+
+@pytest.mark.parametrize("program", ["test.py", "predict.py"])
+@pytest.mark.parametrize(
+    ("spoil", "culprit"),
+    [
+        (lambda path: path.unlink(), "no such checkpoint"),
+        (lambda path: path.write_text("weights"), "not a checkpoint"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-99]), "damaged"),
+        (lambda path: torch.save({"net": {}}, path), "not a checkpoint"),
+    ],
+    ids=["missing", "a text", "truncated", "no checkpoint"],
+)
+def test_a_checkpoint_that_cannot_be_used(
+    checkpoint: Path,
+    images: Path,
+    capsys: pytest.CaptureFixture[str],
+    program: str,
+    spoil: Spoil,
+    culprit: str,
+) -> None:
+    spoil(checkpoint)
+    main = {"test.py": test.main, "predict.py": predict.main}[program]
+    more = [] if program == "test.py" else [str(images)]
+    error = refusal(capsys, main, program, f"--checkpoint={checkpoint}", "--device=cpu", *more)
+    assert str(checkpoint) in error
+    assert culprit in error
+
+
+def test_a_checkpoint_of_another_network(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    name = next(iter(state["net"]))
+    state["net"]["elsewhere"] = state["net"].pop(name)
+    torch.save(state, checkpoint)
+    error = refusal(capsys, test.main, "test.py", f"--checkpoint={checkpoint}", "--device=cpu")
+    assert "another network" in error
+    assert name in error
+
+
+def test_an_older_checkpoint_without_a_newer_option(
+    checkpoint: Path,
+) -> None:
+    """An option added to options.py later has its default for the checkpoints of before."""
+    state = torch.load(checkpoint, weights_only=True)
+    del state["args"]["balance"]
+    torch.save(state, checkpoint)
+    assert status(test.main, "test.py", f"--checkpoint={checkpoint}", "--device=cpu") == 0
+
+
+@pytest.mark.parametrize("options", [["--freeze"], ["--weight-decay=0.5"]], ids=" ".join)
+def test_a_resume_never_ignores_an_option(
+    small: list[str], capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    """What the optimizer cannot take over is refused, all else takes effect."""
+    words = [*small, "--run=run", "--network=squeezenet1_1", "--img-size=32", "--epochs=1"]
+    assert status(lambda: Training().main(), "train.py", *words) == 0
+    capsys.readouterr()
+    code = resume(Path("run"), *options, "--epochs=2")
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    if code == 0:
+        groups = last(Path("run"))["optim"]["net"]["param_groups"]
+        assert groups[0]["weight_decay"] == 0.5
+    else:
+        assert code == 2
+        assert error.count("\n") == 1
+        assert options[0].split("=")[0] in error
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "inception_v3"])
+def test_an_image_size_that_the_network_cannot_take(
+    images: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    words = [f"--data={images}", "--device=cpu", "--batch-size=4", f"--network={name}"]
+    assert "--img-size" in train_refuses(capsys, *words, "--img-size=32", "--run=run")
+
+
+def test_images_too_small_for_a_reflected_border(
+    small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*small, "--padding=reflect", "--img-size=4", "--run=run"]
+    assert "--img-size" in train_refuses(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "culprit"),
+    [
+        (["nowhere.jpg"], "nowhere.jpg"),
+        (["an_empty_folder"], "an_empty_folder"),
+        (["a_text.txt"], "a_text.txt"),
+        ([], "FILE_OR_DIR"),
+        (["a_text.txt", "--batch-size=0"], "--batch-size"),
+    ],
+)
+def test_images_that_cannot_be_predicted(
+    finished: Path, capsys: pytest.CaptureFixture[str], words: list[str], culprit: str
+) -> None:
+    Path("an_empty_folder").mkdir()
+    Path("a_text.txt").write_text("no image")
+    words = [f"--checkpoint={finished / 'checkpoints' / 'best.pt'}", "--device=cpu", *words]
+    assert culprit in refusal(capsys, predict.main, "predict.py", *words)
+
+
+def test_outputs_that_cannot_be_written(
+    finished: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("a_file").write_text("in the way")
+    checkpoint = [f"--checkpoint={finished / 'checkpoints' / 'best.pt'}", "--device=cpu"]
+    report = [*checkpoint, "--report=a_file"]
+    out = [*checkpoint, str(images), "--out=no/such/folder/predictions.csv"]
+    for main, program, words in (
+        (test.main, "test.py", report),
+        (predict.main, "predict.py", out),
+    ):
+        capsys.readouterr()
+        assert status(main, program, *words) in (1, 2)
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert words[-1].split("=")[1].split("/")[-1] in error
+
+
+@pytest.mark.parametrize(
+    ("words", "culprit"),
+    [(["ImageNet"], "ImageNet"), ([], "NAME"), (["MNIST", "--out=taken"], "taken")],
+)
+def test_data_sets_that_cannot_be_prepared(
+    capsys: pytest.CaptureFixture[str], words: list[str], culprit: str
+) -> None:
+    Path("taken").mkdir()
+    assert culprit in refusal(capsys, prepare_data.main, "prepare_data.py", *words)

@@ -1,0 +1,90 @@
+"""What all tests share: one thread, a tiny data set, one short trained run."""
+
+import gc
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start
+
+import example
+import programs
+import pytest
+import torch
+
+from train import Training
+
+torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C is for pytest again
+
+Train = Callable[..., int]
+Prepare = Callable[..., Training]
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for `--data`; tests read it and leave it as it is."""
+    folder = tmp_path_factory.mktemp("images")
+    example.make_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(images: Path) -> list[str]:
+    """The options of a run that takes a fraction of a second."""
+    return [f"--data={images}", "--device=cpu", "--workers=0", *example.SMALL]
+
+
+@pytest.fixture(scope="session")
+def train(small: list[str]) -> Train:
+    """Runs train.py in the folder `run`, with more options, and returns its exit status."""
+
+    def train(run: Path | str, *options: str) -> int:
+        words = [*small, f"--run={run}", *options]
+        return programs.status(lambda: Training().main(), "train.py", *words)
+
+    return train
+
+
+@pytest.fixture
+def prepare(small: list[str], tmp_path: Path) -> Prepare:
+    """Makes the `Training` of a run of its own, ready for its first step."""
+
+    def prepare(*options: str) -> Training:
+        number = len(list(tmp_path.glob("prepared-*")))
+        run = tmp_path / f"prepared-{number}"
+        with programs.command_line("train.py", *small, f"--run={run}", *options):
+            return Training()
+
+    return prepare
+
+
+@pytest.fixture(scope="session")
+def finished(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that came to its end; tests read it and leave it as it is."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    assert train(run) == 0
+    return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def last_resort() -> Iterator[None]:
+    """Lets pytest end, whatever a failed test has left behind."""
+    yield
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder for each test, in which it may write; signals are handled again as before."""
+    monkeypatch.chdir(tmp_path)
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    yield
+    for name, handler in before.items():
+        signal.signal(getattr(signal, name), handler)
+    if multiprocessing.active_children():
+        gc.collect()  # ends the worker processes of loaders that are no longer used

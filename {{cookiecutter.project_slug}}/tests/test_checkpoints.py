@@ -1,0 +1,190 @@
+"""Nothing that was saved is lost, and nothing that is damaged is used."""
+
+import shutil
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import example
+import pytest
+import torch
+from conftest import Prepare, Train
+from programs import last, resume, same_weights, saved_steps, tensors
+
+from engine.checkpoint import Checkpoints, load, write_atomically
+from engine.errors import BadInput
+
+
+class Evil:
+    """Writes a file when it is unpickled without care."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (Path("evil.txt"), "gotcha")
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be spoiled."""
+    return shutil.copytree(finished, tmp_path / "spoiled")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_bit_of_a_weight(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    largest = max(tensors(load(path)).values(), key=torch.numel)
+    content[content.index(largest.numpy().tobytes()) + 5] ^= 1
+    path.write_bytes(content)
+
+
+def newest_file(run: Path) -> Path:
+    return run / "checkpoints" / f"iter-{saved_steps(run)[-1]:09d}.pt"
+
+
+def test_a_checkpoint_is_tensors_and_plain_values(finished: Path, prepare: Prepare) -> None:
+    state = last(finished)  # reads with weights_only=True
+    assert {"optim", "epoch", "n_iter", "args"} <= state.keys()
+    for name, network in prepare().networks.items():
+        assert list(state[name]) == list(network.state_dict())
+        network.load_state_dict(state[name])
+
+
+def test_weights_are_saved_without_the_prefix_of_a_wrapper(train: Train, finished: Path) -> None:
+    assert train("run", "--parallel=split") == 0
+    names = list(tensors(last(Path("run"))))
+    assert not [name for name in names if "module." in name or "_orig_mod." in name]
+    assert same_weights(Path("run"), finished)
+
+
+def test_a_round_trip_changes_no_bit(finished: Path) -> None:
+    state = last(finished)
+    first, again = Checkpoints(Path("a")), Checkpoints(Path("b"))
+    first.save(state, best=False)
+    first.wait()
+    again.save(load(first.last), best=False)
+    again.wait()
+    before, after = tensors(state), tensors(load(again.last))
+    assert before.keys() == after.keys()
+    assert all(before[name].equal(after[name]) for name in before)
+
+
+def test_last_and_best_are_checkpoints_of_their_own(finished: Path) -> None:
+    folder = finished / "checkpoints"
+    assert load(folder / "last.pt")["n_iter"] == saved_steps(finished)[-1]
+    best = load(folder / "best.pt")
+    assert best["best"] == last(finished)["best"]
+    assert best["n_iter"] == best["tested"]
+
+
+@pytest.mark.parametrize("keep", [2, 4])
+def test_the_newest_are_kept(train: Train, keep: int) -> None:
+    assert train("run", "--save-every=1", f"--keep={keep}") == 0
+    n_iter = last(Path("run"))["n_iter"]
+    assert saved_steps(Path("run")) == list(range(n_iter - keep + 1, n_iter + 1))
+    assert load(Path("run/checkpoints/best.pt"))
+
+
+def test_what_is_saved_is_the_state_at_that_moment() -> None:
+    checkpoints, weight = Checkpoints(Path("a")), torch.zeros(1000)
+    state = {"net": {"weight": weight}, "optim": {}, "n_iter": 1, "args": {}}
+    checkpoints.save(state, best=True)
+    weight += 1  # training goes on while the disk works
+    checkpoints.wait()
+    assert load(checkpoints.best)["net"]["weight"].equal(torch.zeros(1000))
+
+
+def test_no_other_files_are_left(finished: Path) -> None:
+    names = {path.name for path in (finished / "checkpoints").iterdir()}
+    numbered = {f"iter-{n:09d}.pt" for n in saved_steps(finished)}
+    assert names == {"last.pt", "best.pt"} | numbered
+
+
+@pytest.mark.parametrize("spoil", [truncate, flip_a_bit_of_a_weight])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    train: Train, finished: Path, capsys: pytest.CaptureFixture[str], spoil: Any
+) -> None:
+    run = Path("run")
+    assert train(run, "--save-every=5") == 0
+    damaged = newest_file(run)
+    spoil(damaged)
+    capsys.readouterr()
+    assert resume(run) == 0
+    streams = capsys.readouterr()
+    assert streams.err.count("\n") == 1
+    assert str(damaged) in streams.err
+    assert f"resumed after step {saved_steps(run)[-2]} " in streams.out
+    assert same_weights(run, finished)
+
+
+def test_without_a_whole_checkpoint_there_is_no_silent_fresh_start(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (run / "checkpoints").iterdir():
+        truncate(path)
+    assert resume(run) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "no readable checkpoint" in line
+    assert str(run / "checkpoints") in line
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(run: Path) -> None:
+    path = run / "checkpoints" / "evil.pt"
+    torch.save({**last(run), "more": Evil()}, path)
+    with pytest.raises(BadInput, match=r"evil\.pt"):
+        load(path)
+    assert not Path("evil.txt").exists()
+    torch.load(path, weights_only=False)  # without care it does run
+    assert Path("evil.txt").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"a text", b"PK\x03\x04 half a zip"])
+def test_a_file_of_another_kind_is_refused_by_name(content: bytes) -> None:
+    Path("x.pt").write_bytes(content)
+    with pytest.raises(BadInput, match=r"x\.pt"):
+        load(Path("x.pt"))
+
+
+@pytest.mark.parametrize("state", [torch.zeros(3), {"net": {}}, [1, 2]])
+def test_tensors_that_are_no_checkpoint_are_refused(state: Any) -> None:
+    torch.save(state, "x.pt")
+    with pytest.raises(BadInput, match=r"x\.pt: not a checkpoint"):
+        load(Path("x.pt"))
+
+
+def test_a_write_that_fails_leaves_the_old_file_alone() -> None:
+    path = Path("file")
+    path.write_bytes(b"old")
+
+    def fail(file: BinaryIO) -> None:
+        file.write(b"half of the n")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    assert list(Path().iterdir()) == [path]
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert resume(run, *example.OTHER_NETWORK) == 2
+    streams = capsys.readouterr()
+    assert streams.err.count("\n") == 1
+    assert "another network" in streams.err
+    # Nothing is spoiled: the run can still be resumed as it was.
+    for path, content in before.items():
+        if path.name != "environment.txt":
+            assert path.read_bytes() == content, path.name
+    assert resume(run) == 0
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert resume(run, "--optimizer=sgd") == 2
+    streams = capsys.readouterr()
+    assert streams.err.count("\n") == 1
+    assert "--optimizer" in streams.err

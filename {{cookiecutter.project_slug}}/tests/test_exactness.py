@@ -1,0 +1,144 @@
+"""The same options give the same bits, whatever happens on the way."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import Train
+from programs import (
+    last,
+    points,
+    resume,
+    same_weights,
+    saved_steps,
+    start,
+    tensors,
+    wait_for_step,
+)
+
+LONG = ["--epochs=20", "--batch-size=2", "--save-every=5", "--test-every=3"]  # 240 steps
+
+
+@pytest.fixture(scope="module")
+def undisturbed(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert train(run, *LONG) == 0
+    return run
+
+
+def curves(run: Path) -> list[tuple]:
+    """The points of metrics.jsonl without what a clock says."""
+    clock = ("images_per_second", "data_wait", "efficiency")
+    return [
+        (
+            p["n_iter"],
+            p["epoch"],
+            p["split"],
+            {k: v for k, v in p["values"].items() if k not in clock},
+        )
+        for p in points(run)
+    ]
+
+
+@pytest.mark.parametrize(("workers", "prefetch"), [(1, 0), (1, 2), (2, 2)])
+def test_workers_and_prefetch_change_nothing(
+    train: Train, finished: Path, workers: int, prefetch: int
+) -> None:
+    assert train("run", f"--workers={workers}", f"--prefetch={prefetch}") == 0
+    assert same_weights(Path("run"), finished)
+
+
+@pytest.mark.parametrize("option", ["--seed=1", "--no-flip", "--dropout=0.3"])
+def test_all_that_is_random_counts(train: Train, finished: Path, option: str) -> None:
+    assert train("run", option) == 0
+    assert not same_weights(Path("run"), finished)
+
+
+def test_config_repeats_the_run(train: Train, finished: Path) -> None:
+    assert train("first", "--seed=3", "--warmup=0.3", "--no-flip", "--clip-grad=0.5") == 0
+    assert train("second", "@first/config.txt") == 0
+    assert same_weights(Path("first"), Path("second"))
+    assert not same_weights(Path("first"), finished)
+
+
+def test_two_kills_in_mid_epoch_change_nothing(
+    train: Train, small: list[str], undisturbed: Path
+) -> None:
+    run = Path("run")
+    first, second = [*small, *LONG, "--workers=1"], ["--resume", "--workers=2"]
+    for kill_at, options in ((5, first), (45, second)):
+        process = start("train.py", f"--run={run}", *options)
+        wait_for_step(process, run, kill_at)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -9, "the run was over before it could be killed"
+    killed_at = saved_steps(run)[-1]
+    assert 45 <= killed_at < last(undisturbed)["n_iter"]
+
+    assert resume(run, "--workers=0") == 0
+    assert same_weights(run, undisturbed)
+    assert curves(run) == curves(undisturbed)  # neither gaps nor points twice
+    before, after = last(undisturbed), last(run)
+    assert {key: after[key] for key in ("best", "waited", "tested")} == {
+        key: before[key] for key in ("best", "waited", "tested")
+    }
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to a process group")
+def test_sigterm_saves_and_resume_goes_on(
+    train: Train, small: list[str], undisturbed: Path
+) -> None:
+    run = Path("run")
+    process = start("train.py", *small, *LONG, f"--run={run}", "--workers=1")
+    wait_for_step(process, run, 5)
+    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does it: to the workers too
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert err == ""
+    assert out.splitlines()[-1].startswith("SIGTERM: saved ")
+    stopped_at = last(run)["n_iter"]
+    assert stopped_at == saved_steps(run)[-1] < last(undisturbed)["n_iter"]
+
+    assert resume(run, "--workers=0") == 0
+    assert same_weights(run, undisturbed)
+
+
+def test_resuming_a_finished_run_changes_nothing(train: Train) -> None:
+    run = Path("run")
+    assert train(run) == 0
+    before, lines = tensors(last(run)), points(run)
+    assert resume(run) == 0
+    after = tensors(last(run))
+    assert all(before[name].equal(after[name]) for name in before)
+    assert points(run) == lines
+
+
+def test_resume_without_a_checkpoint_starts_from_the_beginning(
+    train: Train, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("run", "--resume") == 0
+    assert "starting from the beginning" in capsys.readouterr().out
+    assert same_weights(Path("run"), finished)
+
+
+def test_resume_takes_the_options_of_the_run(train: Train) -> None:
+    run = Path("run")
+    assert train(run, "--seed=4", "--epochs=1") == 0
+    steps = last(run)["n_iter"]
+    assert resume(run, "--epochs=2") == 0
+    state = last(run)
+    assert (state["args"]["seed"], state["args"]["epochs"]) == (4, 2)
+    assert state["n_iter"] == 2 * steps
+
+
+def test_a_resume_under_other_conditions_says_so(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("run", "--epochs=1") == 0
+    capsys.readouterr()
+    assert resume(Path("run"), "--seed=9") == 0
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1
+    assert "not an exact continuation" in warning
+    assert "seed 0 -> 9" in warning

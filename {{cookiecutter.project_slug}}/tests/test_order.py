@@ -1,0 +1,84 @@
+"""Which samples make up which batch is a pure function of (seed, n_iter)."""
+
+import pytest
+
+from engine.errors import BadInput
+from engine.order import TestOrder, TrainOrder
+from engine.seeding import mix
+
+SIZES = [(1, 1, 1), (7, 3, 1), (12, 4, 1), (25, 4, 3), (64, 64, 1), (100, 7, 2)]
+
+
+def batches_from(n_iter: int, size: int, batch: int, accumulate: int, seed: int = 0) -> list:
+    order = TrainOrder(size, batch, accumulate, seed)
+    order.n_iter = n_iter
+    batches = list(order)
+    assert len(order) == len(batches)
+    return batches
+
+
+@pytest.mark.parametrize(("size", "batch", "accumulate"), SIZES)
+def test_a_resumed_order_is_the_rest_of_the_whole_one(
+    size: int, batch: int, accumulate: int
+) -> None:
+    steps = TrainOrder(size, batch, accumulate, 0).steps
+    assert steps == size // (batch * accumulate)
+    for epoch in (0, 1, 5):
+        whole = batches_from(epoch * steps, size, batch, accumulate)
+        assert len(whole) == steps * accumulate
+        for step in range(steps):
+            rest = batches_from(epoch * steps + step, size, batch, accumulate)
+            assert rest == whole[step * accumulate :]
+
+
+@pytest.mark.parametrize(("size", "batch", "accumulate"), SIZES)
+def test_no_sample_comes_twice_in_an_epoch(size: int, batch: int, accumulate: int) -> None:
+    batches = batches_from(0, size, batch, accumulate)
+    assert {len(keys) for keys in batches} == {batch}
+    indices = [index for keys in batches for index, _ in keys]
+    assert len(set(indices)) == len(indices)
+    assert set(indices) <= set(range(size))
+
+
+def test_epochs_and_seeds_have_orders_and_augmentations_of_their_own() -> None:
+    # Seed 0 in epoch 1 and seed 1 in epoch 0 are the pair that `seed + epoch` mixes up.
+    runs = [
+        [key for keys in batches_from(25 * epoch, 100, 4, 1, seed) for key in keys]
+        for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))
+    ]
+    orders = {tuple(index for index, _ in run) for run in runs}
+    seeds = {seed for run in runs for _, seed in run}
+    assert len(orders) == 4
+    assert len(seeds) == 400
+
+
+def test_accumulated_batches_are_the_samples_of_one_big_batch() -> None:
+    big = batches_from(0, 50, 12, 1)
+    small = batches_from(0, 50, 3, 4)
+    assert [key for keys in small for key in keys] == [key for keys in big for key in keys]
+
+
+def test_all_samples_get_their_turn() -> None:
+    seen = {i for epoch in range(10) for keys in batches_from(epoch, 7, 5, 1) for i, _ in keys}
+    assert seen == set(range(7))
+
+
+@pytest.mark.parametrize(("batch", "accumulate"), [(11, 1), (4, 3)])
+def test_too_few_samples_for_one_step_are_refused(batch: int, accumulate: int) -> None:
+    with pytest.raises(BadInput, match="10 training images"):
+        TrainOrder(10, batch, accumulate, 0)
+
+
+@pytest.mark.parametrize(("size", "batch"), [(1, 1), (10, 5), (10, 4), (3, 100)])
+def test_the_test_pass_sees_every_sample_once_in_order(size: int, batch: int) -> None:
+    order = TestOrder(size, batch)
+    batches = list(order)
+    assert len(batches) == len(order)
+    assert [index for keys in batches for index, _ in keys] == list(range(size))
+
+
+def test_seeds_are_the_same_in_every_process_and_fit_torch() -> None:
+    assert mix(0, "order", 1) == 3049318691
+    seeds = {mix(seed, "step", n_iter) for seed in range(30) for n_iter in range(300)}
+    assert len(seeds) > 8990  # of 9,000: they hardly ever meet
+    assert all(0 <= seed < 2**32 for seed in seeds)
