@@ -143,6 +143,7 @@ CASES: dict[str, tuple[Damage, str, list[str]]] = {
     "broken dataset.json": (write("images/dataset.json", b"{"), TRAIN, ["dataset.json", "delete"]),
     "batch too large": (nothing, TRAIN + " --batch-size=99", ["--batch-size 99", "at most 16"]),
     "virtual batch too large": (nothing, TRAIN + " --accumulate=9", ["--accumulate 9", "at most"]),
+    "nothing to normalise": (nothing, TRAIN + " --batch-size=1 --img-size=2", ["--batch-size 1"]),
     "not a whole number": (nothing, TRAIN + " --epochs=many", ["--epochs", "'many'", "1 or more"]),
     "zero epochs": (nothing, TRAIN + " --epochs=0", ["--epochs", "'0'", "1 or more"]),
     "half a batch": (nothing, TRAIN + " --batch-size=2.5", ["--batch-size", "'2.5'", "whole"]),

@@ -3,7 +3,9 @@
 import os
 from argparse import Namespace
 
+import PIL
 import torch
+import torchvision
 from torch import nn
 
 from engine.errors import BadInput
@@ -81,6 +83,8 @@ def conditions(opt: Namespace, device: torch.device, data: int) -> dict[str, str
         "device": device.type,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "pillow": str(PIL.__version__),
     }
 
 

@@ -36,28 +36,29 @@ def run_program(main: Callable[[], int]) -> None:
         status = _complain(f"{error.filename or 'a file'}: {error.strerror or error}", FAULT)
     except KeyboardInterrupt:
         status = _complain("interrupted", INTERRUPTED)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ValueError) as error:
         if not (remedy := _remedy(error)):
             raise
-        status = _complain(remedy, FAULT)
+        status = _complain(*remedy)
     sys.exit(status)
 
 
-def _remedy(error: Exception) -> str:
-    """What to do about an error that PyTorch raises for want of memory, "" for any other."""
+def _remedy(error: Exception) -> tuple[str, int] | None:
+    """What to do about an error of PyTorch that is not the program's, and the exit status."""
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
-        return (
-            "out of memory: lower --batch-size (--accumulate keeps the virtual batch as it was) "
-            "or --img-size"
-        )
+        less = "lower --batch-size (--accumulate keeps the virtual batch as it was) or --img-size"
+        return f"out of memory: {less}", FAULT
     # Raised wherever the program is when a worker dies; "Caught" begins an error within a worker.
     if text.startswith("DataLoader worker") and "Caught" not in text:
+        what = text.partition(". ")[0].rstrip(".")
         return (
-            f"{text.partition('. ')[0].rstrip('.')}: if memory is short, lower --workers or "
-            "--batch-size; if /dev/shm is small, as in Docker, use --shm-size=8g or --workers 0"
-        )
-    return ""
+            f"{what}: if memory is short, lower --workers or --batch-size; if /dev/shm is small, "
+            "as in Docker, use --shm-size=8g or --workers 0"
+        ), FAULT
+    if text.startswith("Expected more than 1 value per channel when training"):
+        return "--batch-size 1: batch norm needs more images, or larger ones", BAD_INPUT
+    return None
 
 
 def _complain(problem: object, status: int) -> int:

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import Train
+from conftest import Prepare, Train
 from programs import (
     last,
     points,
@@ -13,9 +13,11 @@ from programs import (
     same_weights,
     saved_steps,
     start,
+    status,
     tensors,
     wait_for_step,
 )
+from torch import Tensor
 
 LONG = ["--epochs=20", "--batch-size=2", "--save-every=5", "--test-every=3"]  # 240 steps
 
@@ -102,6 +104,26 @@ def test_sigterm_saves_and_resume_goes_on(
 
     assert resume(run, "--workers=0") == 0
     assert same_weights(run, undisturbed)
+
+
+def test_a_signal_ends_the_run_after_the_step_under_way(
+    prepare: Prepare, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = prepare()
+    compute = training.compute
+
+    def interrupted(*batch: Tensor) -> dict:
+        if training.progress.n_iter == 7:
+            signal.raise_signal(signal.SIGTERM)
+        return compute(*batch)
+
+    training.compute = interrupted  # type: ignore[assignment]
+    assert status(training.main, "train.py") == 75
+    run = training.run.path
+    assert last(run)["n_iter"] == 8
+    assert str(run / "checkpoints" / "last.pt") in capsys.readouterr().out
+    assert resume(run) == 0
+    assert same_weights(run, finished)
 
 
 def test_resuming_a_finished_run_changes_nothing(train: Train) -> None:

@@ -2,9 +2,11 @@
 
 import gc
 import multiprocessing
+import os
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -38,6 +40,17 @@ class ShortOrder(TestOrder):
 
     def __len__(self) -> int:
         return super().__len__() + 1
+
+
+class CountingOrder(TestOrder):
+    """Counts the batches that were asked for."""
+
+    given = 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in super().__iter__():
+            self.given += 1
+            yield [(index % 20, seed) for index, seed in batch]
 
 
 def loader(
@@ -104,6 +117,28 @@ def test_leaving_early_leaves_no_thread_and_no_more_workers(prefetch: int) -> No
     gc.collect()
     wait_until(lambda: len(multiprocessing.active_children()) == children)
     wait_until(lambda: threading.active_count() == threads)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_leaving_early_does_not_load_the_rest(prefetch: int) -> None:
+    order = CountingOrder(3000, 3)
+    with loader(workers=1, prefetch=prefetch, order=order).batches() as batches:
+        next(batches)
+    assert order.given < 20
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_workers_go_on_when_the_whole_process_group_is_asked_to_stop() -> None:
+    """The trainer still needs them for the step that it finishes."""
+    before = set(multiprocessing.active_children())
+    with loader(workers=2, prefetch=0).batches() as batches:
+        seen = next(batches)[0].tolist()
+        for child in set(multiprocessing.active_children()) - before:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                os.kill(child.pid or 0, number)
+        for batch in batches:
+            seen += batch[0].tolist()
+    assert seen == list(range(20))
 
 
 @pytest.mark.parametrize(("workers", "prefetch"), HOW)

@@ -32,6 +32,13 @@ def test_every_parameter_that_wants_a_gradient_gets_one(prepare: Prepare) -> Non
     assert all(p.grad is not None and p.grad.isfinite().all() for p in wanted.values())
 
 
+def test_the_first_weights_follow_from_the_seed(prepare: Prepare) -> None:
+    torch.manual_seed(99)
+    states = [prepare(f"--seed={seed}").model.state_dict() for seed in (0, 0, 1)]
+    assert all(value.equal(states[1][name]) for name, value in states[0].items())
+    assert not all(value.equal(states[2][name]) for name, value in states[0].items())
+
+
 def test_every_parameter_that_wants_a_gradient_has_one_optimizer(prepare: Prepare) -> None:
     training = prepare()
     wanted = [p for p in training.model.parameters() if p.requires_grad]

@@ -196,7 +196,7 @@ def facts(name: str) -> dict:
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: not readable as JSON ({error}); mend or delete it") from None
     if not isinstance(content, dict) or not isinstance(content.get("flip", True), bool):
-        raise BadInput(f'{path}: must be like {{"flip": false}}; mend or delete it')
+        raise BadInput(f"{path}: must be an object whose flip is true or false; mend or delete it")
     return content
 
 
