@@ -169,7 +169,11 @@ CASES: dict[str, tuple[Damage, str, list[str]]] = {
     ),
     "resume what": (nothing, "train --resume", ["--resume", "--run DIR"]),
     "resume another network": (nothing, RESUME + " --width=8", ["another network", "config.txt"]),
-    "resume another optimizer": (nothing, RESUME + " --optimizer=sgd", ["--optimizer sgd", "same"]),
+    "resume another optimizer": (
+        nothing,
+        RESUME + " --optimizer=sgd",
+        ["--optimizer adamw is now sgd", "config.txt"],
+    ),
     "all checkpoints damaged": (damage_all_checkpoints, RESUME, ["runs/done/checkpoints", "last"]),
     "loss is not finite": (nothing, TRAIN + " --lr=1e30", ["of step", "not finite", "--lr"]),
     "no checkpoint": (nothing, "test --checkpoint=no.pt", ["no.pt", "no such"]),
