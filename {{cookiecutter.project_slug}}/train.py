@@ -17,7 +17,6 @@ from dataclasses import asdict
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 from tqdm import tqdm
 
 import data
@@ -46,12 +45,11 @@ from engine.summary import summarize
 
 class Training:
     def __init__(self) -> None:
-        # 1. Options, the device, and the seed of the weights. A signal ends the run after a step.
+        # 1. Options and the device. A signal ends the run after a step.
         self.stop = StopSignal()
         self.opt = opt = options.parse()
         self.device = devices.pick_device(opt.device)
         devices.set_determinism(opt.deterministic)
-        seed_step(opt.seed, "weights")
         self.run = RunFolder(opt)
 
         # 2. Data: what a sample is, and in which order samples come.
@@ -65,19 +63,16 @@ class Training:
         self.conditions = devices.conditions(opt, self.device, train_set.fingerprint())
 
         # 3. The model: networks and losses, and an optimizer for each network.
+        seed_step(opt.seed, "weights")
         self.model = Classifier(opt, train_set.counts).to(self.device)
         self.networks = self.model.networks()
         self.optimizers = {name: make_optimizer(opt, net) for name, net in self.networks.items()}
-        example = default_collate([train_set[0], train_set[0]])
-        example = tuple(part.to(self.device) for part in example)
-        print(summarize(self.model, self.networks, example))
+        print(summarize(self.model, self.networks, train_set[0]))
 
         # 4. The run: where it stood if it is resumed, and its folder.
-        self.progress = Progress()
+        parts = (self.networks, self.optimizers, opt, self.conditions)
+        self.progress = restore(self.run.checkpoints, *parts) if opt.resume else Progress()
         self.total = opt.epochs * self.order.steps
-        if opt.resume:
-            parts = (self.networks, self.optimizers, opt, self.conditions)
-            self.progress = restore(self.run.checkpoints, *parts)
         self.run.describe(opt)
         print(f"run: {self.run.path}", flush=True)
         self.curves = Curves(self.run.path, self.progress.n_iter, self.progress.tested)

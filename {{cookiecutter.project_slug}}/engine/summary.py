@@ -4,16 +4,17 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 
 @torch.no_grad()
-def summarize(model: nn.Module, networks: dict[str, nn.Module], batch: tuple[Tensor, ...]) -> str:
+def summarize(model: nn.Module, networks: dict[str, nn.Module], sample: tuple[Tensor, ...]) -> str:
     """A line for each part of each network: name, type, output shape, parameters.
 
     Args:
-        model: The finished model; it is run once on `batch`, in evaluation mode.
+        model: The finished model; it is run once, in evaluation mode.
         networks: Those of its parts that are to be described.
-        batch: What the model takes.
+        sample: One of what the model takes batches of.
     """
     parts = {
         f"{name}.{part}": child
@@ -22,8 +23,9 @@ def summarize(model: nn.Module, networks: dict[str, nn.Module], batch: tuple[Ten
     }
     shapes: dict[str, str] = {}
     hooks = [child.register_forward_hook(_note(shapes, name)) for name, child in parts.items()]
+    device = next(model.parameters()).device
     model.eval()
-    model(*batch)
+    model(*(part.to(device) for part in default_collate([sample, sample])))
     for hook in hooks:
         hook.remove()
     rows = [("part", "type", "output", "parameters")]

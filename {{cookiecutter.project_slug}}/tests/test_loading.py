@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from prefetch_generator import BackgroundGenerator
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -60,6 +61,10 @@ def loader(
     return Loader(Numbers(broken), order, torch.device("cpu"), workers, prefetch)
 
 
+def reading_ahead() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if isinstance(thread, BackgroundGenerator)]
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
@@ -105,18 +110,17 @@ def test_loading_leaves_the_generator_of_the_model_alone() -> None:
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_leaving_early_leaves_no_thread_and_no_more_workers(prefetch: int) -> None:
-    threads, children = threading.active_count(), len(multiprocessing.active_children())
+    children = len(multiprocessing.active_children())
     source = loader(workers=2, prefetch=prefetch)
     for _ in range(3):
         with source.batches() as batches:
             assert next(batches)[0].tolist() == [0, 1, 2]
-        after = [thread.name for thread in threading.enumerate()]
-        assert not [name for name in after if "Background" in name]
+        assert not reading_ahead()
         assert len(multiprocessing.active_children()) == children + 2
     del source, batches
     gc.collect()
     wait_until(lambda: len(multiprocessing.active_children()) == children)
-    wait_until(lambda: threading.active_count() == threads)
+    assert not reading_ahead()
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
@@ -154,7 +158,7 @@ def test_an_error_in_loading_reaches_the_main_thread(workers: int, prefetch: int
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_an_error_in_loading_leaves_nothing_behind(prefetch: int) -> None:
-    threads, children = threading.active_count(), len(multiprocessing.active_children())
+    children = len(multiprocessing.active_children())
     source = loader(workers=1, prefetch=prefetch, broken=7)
     with pytest.raises(BadInput), source.batches() as batches:
         for _ in batches:
@@ -162,7 +166,7 @@ def test_an_error_in_loading_leaves_nothing_behind(prefetch: int) -> None:
     del source, batches
     gc.collect()
     wait_until(lambda: len(multiprocessing.active_children()) == children)
-    wait_until(lambda: threading.active_count() == threads)
+    assert not reading_ahead()
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])

@@ -10,7 +10,13 @@ from programs import command_line, last, points, resume, start, status, tensors
 from torch import Tensor, nn
 
 import options
-from engine.optimizing import clip_gradients, learning_rate, make_optimizer, set_learning_rate
+from engine.optimizing import (
+    clip_gradients,
+    learning_rate,
+    make_optimizer,
+    set_learning_rate,
+    trained_by,
+)
 from train import Training
 
 TOTAL = 200
@@ -57,6 +63,7 @@ def test_optimizers_lower_a_loss_and_skip_frozen_parameters(name: str) -> None:
     opt = options.parse([f"--optimizer={name}", "--lr=0.05", "--momentum=0.5", "--flip"])
     optimizer = make_optimizer(opt, network)
     assert type(optimizer).__name__.lower() == name
+    assert {id(p) for p in trained_by(optimizer)} == {id(p) for p in network[1].parameters()}
     x, losses = torch.randn(16, 4), []
     for _ in range(20):
         optimizer.zero_grad()
@@ -126,10 +133,8 @@ def test_tests_come_every_so_many_epochs_and_at_the_end(train: Train) -> None:
     assert [p["epoch"] for p in points(Path("run")) if p["split"] == "test"] == [1, 3, 4]
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(
-    prepare: Prepare, capsys: pytest.CaptureFixture[str]
-) -> None:
-    training = prepare("--save-every=1")
+def break_the_loss(training: Training) -> None:
+    """Makes the loss of step 7 not a number."""
     compute = training.compute
 
     def broken(*batch: Tensor) -> dict:
@@ -141,8 +146,23 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(
         }
 
     training.compute = broken  # type: ignore[assignment]
-    capsys.readouterr()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(
+    prepare: Prepare, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = prepare("--save-every=1")
+    break_the_loss(training)
     check_last_good_checkpoint(training, capsys)
+
+
+def test_on_the_cpu_a_loss_that_is_not_finite_never_reaches_the_weights(prepare: Prepare) -> None:
+    training = prepare("--save-every=500")
+    break_the_loss(training)
+    assert status(training.main, "train.py") == 2
+    assert training.progress.n_iter == 7
+    weights = [w for w in training.model.state_dict().values() if w.is_floating_point()]
+    assert all(weight.isfinite().all() for weight in weights)
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(
@@ -155,12 +175,12 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(
         return gradient * (float("inf") if training.progress.n_iter == 7 else 1)
 
     parameter.register_hook(spoil)
-    capsys.readouterr()
     check_last_good_checkpoint(training, capsys)
 
 
 def check_last_good_checkpoint(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
     """Runs to the bad step 7, whose error names a checkpoint that is good."""
+    capsys.readouterr()
     assert status(training.main, "train.py") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -193,6 +193,24 @@ def test_damage_of_any_kind_is_told_by_the_name_of_the_file(name: str) -> None:
             assert name in str(error)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_notes_of_a_camera_are_told_by_the_name_of_the_file() -> None:
+    random = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a camera"
+    Image.new("RGB", (8, 8), RED).save("x.jpg", exif=exif)
+    whole = Path("x.jpg").read_bytes()
+    for _ in range(800):
+        content = bytearray(whole)
+        for place in random.integers(0, 100, 3):
+            content[place] = random.integers(256)
+        Path("x.jpg").write_bytes(content)
+        try:
+            data.read_image("x.jpg")
+        except BadInput as error:
+            assert "x.jpg" in str(error)
+
+
 def samples(part: data.ClassFolders) -> list[Tensor]:
     """Each sample of `part` for eight seeds, as a loader asks for it."""
     seeded = SeededDataset(part)

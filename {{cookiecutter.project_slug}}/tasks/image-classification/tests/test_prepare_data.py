@@ -73,7 +73,8 @@ def test_files_are_copied_unchanged() -> None:
             (root / "images" / kind).mkdir(parents=True, exist_ok=True)
             for name in names:
                 path = root / "images" / kind / f"{kind}_{name}.jpg"
-                Image.new("RGB", (9, 7), (int(name) * 50, 0, 0)).save(path, comment=b"kept")
+                Image.new("RGB", (9, 7), (int(name) * 50, 0, 0)).save(path)
+                path.write_bytes(path.read_bytes() + b"what another program would drop")
                 lines.append(f"{kind}/{path.name}\n")
         (root / "labels" / f"{part}1.txt").write_text("".join(lines))
     folder = prepared("DTD")
