@@ -76,20 +76,26 @@ class Checkpoints:
     def newest(self) -> dict[str, Any] | None:
         """The newest checkpoint that is whole, on the CPU; None if there is no file at all.
 
-        A damaged one is passed over with a line on stderr.
+        A damaged one is passed over with a line on stderr. If an older one is whole, the damaged
+        are renamed, so that they don't count among the newest that are kept.
 
         Raises:
             BadInput: There are files, and none of them is whole.
         """
-        damaged = []
+        damaged: list[Path] = []
         for path in self._candidates():
             try:
-                return load(path)
+                state = load(path)
             except BadInput as error:
-                damaged.append(path.name)
+                damaged.append(path)
                 print(f"warning: {error}; trying the one before", file=sys.stderr)
+                continue
+            for bad in damaged:
+                bad.replace(bad.with_name(f"{bad.name}.damaged"))
+            return state
         if damaged:
-            raise BadInput(f"{self.folder}: no readable checkpoint among {', '.join(damaged)}")
+            names = ", ".join(path.name for path in damaged)
+            raise BadInput(f"{self.folder}: no readable checkpoint among {names}")
         return None
 
     def _numbered(self) -> list[Path]:

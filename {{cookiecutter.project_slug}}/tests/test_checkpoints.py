@@ -188,3 +188,19 @@ def test_a_checkpoint_of_another_optimizer_is_refused(
     streams = capsys.readouterr()
     assert streams.err.count("\n") == 1
     assert "--optimizer" in streams.err
+
+
+def test_damaged_checkpoints_do_not_count_as_the_newest(tmp_path: Path) -> None:
+    """What is saved after falling back is kept, though its numbers are lower."""
+    saved = Checkpoints(tmp_path, keep=3)
+    for n_iter in (10, 20, 30):
+        saved.save({"net": {}, "n_iter": n_iter, "args": {}}, best=False)
+    saved.wait()
+    for n_iter in (20, 30):
+        (tmp_path / f"iter-{n_iter:09d}.pt").write_bytes(b"damaged")
+    state = saved.newest()
+    assert state is not None and state["n_iter"] == 10
+    for n_iter in (11, 12):
+        saved.save({"net": {}, "n_iter": n_iter, "args": {}}, best=False)
+    saved.wait()
+    assert [int(path.stem[5:]) for path in sorted(tmp_path.glob("iter-*.pt"))] == [10, 11, 12]
