@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 import data
@@ -25,7 +24,7 @@ from classifier import Classifier
 from engine import devices
 from engine.curves import Curves
 from engine.errors import DONE, STOPPED, run_program
-from engine.evaluating import evaluate
+from engine.evaluating import Losses, evaluate, mean_losses
 from engine.loading import Batch, Loader
 from engine.meter import Meter, make_bar
 from engine.optimizing import (
@@ -78,7 +77,8 @@ class Training:
         self.curves = Curves(self.run.path, self.progress.n_iter, self.progress.tested)
 
         # 5. Several GPUs, if there are any.
-        self.compute = devices.parallelize(self.model, self.networks, opt.parallel)
+        parallel = (opt.parallel, self.device)
+        self.compute = devices.parallelize(self.model, self.networks, *parallel)
 
         # 6. What is watched on the way.
         self.meter = Meter(self.device)
@@ -124,17 +124,23 @@ class Training:
                 if self.stop:
                     break
 
-    def step(self, batches: Iterator[Batch]) -> tuple[dict[str, Tensor], Batch]:
-        """One step of every optimizer, on as many batches as `--accumulate` says."""
+    def step(self, batches: Iterator[Batch]) -> tuple[list[Losses], Batch]:
+        """One step of every optimizer, on as many batches as `--accumulate` says.
+
+        Returns:
+            The losses of each batch, still on the device, and the last batch.
+        """
         opt, n_iter = self.opt, self.progress.n_iter
         for optimizer in self.optimizers.values():
             set_learning_rate(optimizer, learning_rate(opt, n_iter, self.total))
             optimizer.zero_grad()
+        parts: list[Losses] = []
         for part in range(opt.accumulate):
             batch = next(batches)
             self.meter.loaded()
             seed_step(opt.seed, "step", n_iter, part)
             losses = self.compute(*batch)
+            parts.append(losses)
             for name, optimizer in self.optimizers.items():
                 loss = torch.stack(list(losses[name].values())).sum()
                 self.guard.watch(loss, n_iter)
@@ -142,7 +148,7 @@ class Training:
             if part == opt.accumulate - 1:
                 self.update()
             self.meter.computed(len(batch[0]))
-        return {name: loss for group in losses.values() for name, loss in group.items()}, batch
+        return parts, batch
 
     def update(self) -> None:
         for optimizer in self.optimizers.values():
@@ -150,10 +156,10 @@ class Training:
             self.guard.watch(norm, self.progress.n_iter)
             optimizer.step()
 
-    def log(self, epoch: int, losses: dict[str, Tensor], bar: tqdm) -> None:
+    def log(self, epoch: int, losses: list[Losses], bar: tqdm) -> None:
         """Writes the losses of this step; reading them is where the program waits for the GPU."""
         self.guard.check()
-        values = {name: loss.item() for name, loss in losses.items()}
+        values = mean_losses(losses)
         rates = self.meter.rates()
         bar.set_postfix_str(
             ", ".join(f"{name} {value:.4f}" for name, value in values.items()) + f", {rates}",

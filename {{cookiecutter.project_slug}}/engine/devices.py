@@ -88,22 +88,34 @@ def conditions(opt: Namespace, device: torch.device, data: int) -> dict[str, str
     }
 
 
-def parallelize(model: nn.Module, networks: dict[str, nn.Module], how: str) -> nn.Module:
+def parallelize(
+    model: nn.Module, networks: dict[str, nn.Module], how: str, device: torch.device
+) -> nn.Module:
     """Spreads the work over the GPUs of this machine, in place.
 
-    `split` (and `auto` where there are several GPUs) divides the batch of each network with
-    `nn.DataParallel`. The modules in `networks` stay the bare ones, so what is saved from them
-    carries no `module.` prefix.
+    `split` (and `auto` where there are several GPUs and none was named) divides the batch of each
+    network with `nn.DataParallel`. The modules in `networks` stay the bare ones, so what is saved
+    from them carries no `module.` prefix.
 
     Args:
         model: The finished model; its attributes that are networks are wrapped.
         networks: The bare networks by the name of the attribute.
         how: auto, none or split.
+        device: Where the model is; on the CPU the wrapper hands batches through.
 
     Returns:
         What a batch is to be given to for its losses.
+
+    Raises:
+        BadInput: `split`, with one GPU named.
     """
-    if how == "split" or (how == "auto" and torch.cuda.device_count() > 1):
+    if how == "split" and device.index is not None:
+        raise BadInput(f"--parallel split uses all GPUs; use --device cuda instead of {device}")
+    several = device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1
+    if how == "split" or (how == "auto" and several):
         for name, network in networks.items():
-            setattr(model, name, nn.DataParallel(network))
+            wrapped = nn.DataParallel(network)
+            if device.type != "cuda":
+                wrapped.device_ids = []
+            setattr(model, name, wrapped)
     return model

@@ -1,4 +1,4 @@
-"""The test pass."""
+"""The test pass, and the means of losses and metrics."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from engine.loading import Loader
 
+Losses = dict[str, dict[str, Tensor]]  # scalars by name, by the name of their optimizer
 Measure = Callable[..., dict[str, Tensor]]  # a batch -> metrics by name, summed over its images
 
 
@@ -27,3 +28,12 @@ def evaluate(measure: Measure, loader: Loader, until: object = False) -> dict[st
             if until:
                 break
     return {name: float(total) / images for name, total in totals.items()}
+
+
+def mean_losses(parts: list[Losses]) -> dict[str, float]:
+    """The losses of the batches that made up one step, averaged, by their own names."""
+    return {
+        name: sum(part[optimizer][name].item() for part in parts) / len(parts)
+        for optimizer, losses in parts[0].items()
+        for name in losses
+    }

@@ -14,5 +14,10 @@ def _end(number: int, frame: FrameType | None) -> None:
     os._exit(130)  # at once: an exception in the middle of an import can come out as another
 
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+program = getattr(sys.modules["__main__"], "__file__", None) or ""
+beside_engine = os.path.dirname(os.path.abspath(program)) == os.path.dirname(
+    os.path.dirname(os.path.abspath(__file__))
+)
+# A test or a notebook that imports a program keeps its own way with Ctrl-C.
+if beside_engine and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _end)

@@ -212,6 +212,16 @@ def test_runs_without_a_name_get_folders_of_their_own(
     assert len(list(Path("runs").iterdir())) == 2
 
 
+def test_gpus_are_left_alone_when_the_cpu_was_asked_for(
+    prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")
+    training = prepare("--parallel=auto", "--device=cpu")
+    wrapped = [m for m in training.model.modules() if isinstance(m, nn.DataParallel)]
+    assert not wrapped  # it would want the weights on the first GPU
+
+
 def test_bad_input_ends_a_process_in_one_line_with_status_2() -> None:
     process = start("train.py", "--data=nowhere", "--device=cpu")
     _, err = process.communicate(timeout=60)

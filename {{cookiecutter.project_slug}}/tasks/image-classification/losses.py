@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.errors import BadInput
+
 LOSSES = ("cross-entropy", "focal")  # what --loss may name
 
 
@@ -15,9 +17,14 @@ def make_loss(opt: Namespace, counts: list[int]) -> nn.Module:
     Args:
         opt: The options.
         counts: Training images of each class, for `--balance`.
+
+    Raises:
+        BadInput: An option is not for this loss.
     """
     weight = balanced_weights(counts) if opt.balance else None
     if opt.loss == "focal":
+        if opt.label_smoothing:
+            raise BadInput("--label-smoothing: is for --loss cross-entropy alone; leave it out")
         return FocalLoss(weight)
     return CrossEntropy(weight, opt.label_smoothing)
 

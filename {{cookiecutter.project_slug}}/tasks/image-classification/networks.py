@@ -32,6 +32,9 @@ def make_network(opt: Namespace, num_classes: int) -> Choice:
         BadInput: There is none of that name, or it cannot take images of `--img-size`.
     """
     if opt.network == "simple":
+        if opt.pretrained or opt.freeze:
+            flag = "--pretrained" if opt.pretrained else "--freeze"
+            raise BadInput(f"{flag}: simple has no ImageNet weights; use --network resnet18, say")
         if opt.img_size < 5 and (opt.padding == "reflect" or opt.norm == "instance"):
             raise BadInput(
                 f"--img-size {opt.img_size}: at least 5 for --padding reflect or --norm instance"
