@@ -6,9 +6,8 @@ import torch
 from conftest import Prepare
 from torch import Tensor, nn
 
-from engine.evaluating import evaluate
+from engine.evaluating import evaluate, mean_losses
 from engine.loading import Batch
-from engine.evaluating import mean_losses
 from engine.optimizing import trained_by
 from train import Training
 
