@@ -121,6 +121,11 @@ def test_killed_runs_end_with_the_same_bits(
             assert left_over(pid, patience=10) == []
         run_to_the_end([*flags, f"--workers={moments.choice([0, 1])}"])
         assert bits(run / "checkpoints/last.pt") == wanted
+        last, best = (
+            torch.load(run / f"checkpoints/{name}.pt", weights_only=True)
+            for name in ("last", "best")
+        )
+        assert best["best"] == last["best"], "best.pt is not the best"
         shutil.rmtree(run)
     with capsys.disabled():
         print(f"\n{runs} of {runs} runs equal after {kills} kills, {in_write} of them within a")

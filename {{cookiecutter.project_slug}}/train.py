@@ -59,7 +59,7 @@ class Training:
         how = (self.device, workers, opt.prefetch)
         self.train_loader = Loader(train_set, self.order, *how)
         self.test_loader = Loader(test_set, TestOrder(len(test_set), opt.batch_size), *how)
-        self.conditions = devices.conditions(opt, self.device, train_set.fingerprint())
+        conditions = devices.conditions(self.device, train_set.fingerprint())
 
         # 3. The model: networks and losses, and an optimizer for each network.
         seed_step(opt.seed, "weights")
@@ -69,7 +69,8 @@ class Training:
         print(summarize(self.model, self.networks, train_set[0]))
 
         # 4. The run: where it stood if it is resumed, and its folder.
-        parts = (self.networks, self.optimizers, opt, self.conditions)
+        self.more = {"conditions": conditions, **self.model.about}
+        parts = (self.networks, self.optimizers, opt, self.more)
         self.progress = restore(self.run.checkpoints, *parts) if opt.resume else Progress()
         self.total = opt.epochs * self.order.steps
         self.run.describe(opt)
@@ -77,8 +78,7 @@ class Training:
         self.curves = Curves(self.run.path, self.progress.n_iter, self.progress.tested)
 
         # 5. Several GPUs, if there are any.
-        parallel = (opt.parallel, self.device)
-        self.compute = devices.parallelize(self.model, self.networks, *parallel)
+        self.compute = devices.parallelize(self.model, self.networks, opt.parallel, self.device)
 
         # 6. What is watched on the way.
         self.meter = Meter(self.device)
@@ -90,7 +90,9 @@ class Training:
                 self.test()
             elif self.progress.n_iter >= self.total or self.progress.out_of_patience(self.opt):
                 self.run.checkpoints.wait()
-                print(f"done: best {self.model.headline} {self.progress.best:.4f}; to judge it:")
+                early = " early (--patience)" * (self.progress.n_iter < self.total)
+                best = f"{self.model.headline} {self.progress.best:.4f}"
+                print(f"done{early}: best {best}; to judge it:")
                 print(f"python test.py --checkpoint {self.run.checkpoints.best}")
                 return DONE
             else:
@@ -136,6 +138,7 @@ class Training:
             optimizer.zero_grad()
         parts: list[Losses] = []
         for part in range(opt.accumulate):
+            self.meter.waiting()
             batch = next(batches)
             self.meter.loaded()
             seed_step(opt.seed, "step", n_iter, part)
@@ -185,8 +188,7 @@ class Training:
     def save(self, best: bool = False) -> None:
         self.guard.check()
         epoch = self.progress.n_iter // self.order.steps
-        more = {"conditions": self.conditions, **self.model.about}
-        parts = (self.progress, epoch, self.networks, self.optimizers, self.opt, more)
+        parts = (self.progress, epoch, self.networks, self.optimizers, self.opt, self.more)
         self.run.checkpoints.save(snapshot(*parts), best)
 
 

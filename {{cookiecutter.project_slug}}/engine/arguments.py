@@ -1,12 +1,12 @@
 """argparse with one-line errors, checked numbers, and a config.txt that can be read back."""
 
 import argparse
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+HUGE = 1e38  # as large as a float32 can be
 NOT_IN_CONFIG = ("run", "resume")  # a repeated run gets a folder of its own
 
 
@@ -51,7 +51,7 @@ def number(kind: type, least: float, most: float = float("inf")) -> Callable[[st
             value = kind(text)
         except ValueError:
             value = None
-        if value is None or not (least <= value <= most and math.isfinite(value)):
+        if value is None or not least <= value <= min(most, HUGE):  # NaN is in no range
             what = "a whole number" if kind is int else "a number"
             limits = (
                 f"from {least:g} to {most:g}" if most < float("inf") else f"of {least:g} or more"

@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -61,9 +61,10 @@ class Checkpoints:
         path = self.folder / f"iter-{state['n_iter']:09d}.pt"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda file: _save_sealed(state, file))
-            for name in [self.last] + [self.best] * best:
-                _link(path, name)
+            # best.pt first: a kill in between repeats the test pass, and cannot lose its result.
+            first = [self.best] * best
+            write_atomically(path, lambda file: _save_sealed(state, file), first)
+            _link(path, self.last)
             for old in self._numbered()[self.keep :]:
                 old.unlink(missing_ok=True)
         except (OSError, RuntimeError) as error:  # torch.save turns a full disk into the latter
@@ -100,11 +101,9 @@ class Checkpoints:
 
     def _numbered(self) -> list[Path]:
         """The checkpoints named by step, newest first."""
-        return sorted(
-            (path for path in self.folder.glob("iter-*.pt") if re.search(r"-\d+\.pt$", path.name)),
-            key=lambda path: int(path.stem.partition("-")[2]),
-            reverse=True,
-        )
+        files = self.folder.glob("iter-*.pt")
+        ours = (path for path in files if re.fullmatch(r"iter-\d+", path.stem))
+        return sorted(ours, key=lambda path: int(path.stem[5:]), reverse=True)
 
     def _candidates(self) -> Iterator[Path]:
         yield from self._numbered()
@@ -200,14 +199,21 @@ def _digest(file: BinaryIO, length: int) -> bytes:
     return b"sha256:" + digest.hexdigest().encode()
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Calls `write(file)` so that `path` holds either what it held before or all of the new."""
+def write_atomically(
+    path: Path, write: Callable[[BinaryIO], object], first: Iterable[Path] = ()
+) -> None:
+    """Calls `write(file)` so that `path` holds either what it held before or all of the new.
+
+    The names in `first` get the same content, just before `path` does.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(partial, "w+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        for name in first:
+            _link(partial, name)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -66,11 +66,11 @@ class Curves:
 
 
 def _read_lines(path: Path) -> list[dict]:
-    """The objects of a .jsonl file, up to a line that a kill or a full disk has cut off."""
+    """The objects of a .jsonl file, without lines that a kill or a full disk has cut off."""
     points = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             points.append(json.loads(line))
         except ValueError:
-            break
+            continue
     return points

@@ -1,7 +1,6 @@
 """Where to compute: the device, how exact, and how many of them."""
 
 import os
-from argparse import Namespace
 
 import PIL
 import torch
@@ -66,20 +65,15 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def conditions(opt: Namespace, device: torch.device, data: int) -> dict[str, str | int]:
-    """All that the bits of a run depend on besides its options of network and training.
+def conditions(device: torch.device, data: int) -> dict[str, str | int]:
+    """All that the bits of a run depend on besides its options.
 
     Args:
-        data: A checksum of the training data.
+        device: Where it computes.
+        data: A checksum of the list of training files.
     """
     return {
-        "data": data,
-        "batch_size": opt.batch_size,
-        "accumulate": opt.accumulate,
-        "img_size": opt.img_size,
-        "epochs": opt.epochs,
-        "seed": opt.seed,
-        "lr": opt.lr,
+        "list of training files": data,
         "device": device.type,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),

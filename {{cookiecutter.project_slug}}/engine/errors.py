@@ -1,5 +1,7 @@
 """One line for what the user can mend, a traceback for what is our own bug."""
 
+import io
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -25,16 +27,24 @@ class Fault(Exception):
 
 def run_program(main: Callable[[], int]) -> None:
     """Runs `main` and exits with its status; what is no bug of ours ends in one line."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as for a job in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that cannot be shown is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = main()
     except BadInput as error:
         status = _complain(error, BAD_INPUT)
     except Fault as error:
         status = _complain(error, FAULT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try again at exit
+        status = _complain("nobody reads the output any more", FAULT)
     except OSError as error:
         status = _complain(f"{error.filename or 'a file'}: {error.strerror or error}", FAULT)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is being written is finished
         status = _complain("interrupted", INTERRUPTED)
     except (MemoryError, RuntimeError, ValueError) as error:
         if not (remedy := _remedy(error)):
@@ -49,6 +59,8 @@ def _remedy(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         less = "lower --batch-size (--accumulate keeps the virtual batch as it was) or --img-size"
         return f"out of memory: {less}", FAULT
+    if "shared memory(shm)" in text:
+        text = "DataLoader worker found no room in /dev/shm"
     # Raised wherever the program is when a worker dies; "Caught" begins an error within a worker.
     if text.startswith("DataLoader worker") and "Caught" not in text:
         what = text.partition(". ")[0].rstrip(".")

@@ -3,6 +3,7 @@
 Once everything is imported, engine.errors.run_program takes over.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ def _end(number: int, frame: FrameType | None) -> None:
     os._exit(130)  # at once: an exception in the middle of an import can come out as another
 
 
+if multiprocessing.parent_process() is not None:  # Ctrl-C is for the trainer, not its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 program = getattr(sys.modules["__main__"], "__file__", None) or ""
 beside_engine = os.path.dirname(os.path.abspath(program)) == os.path.dirname(
     os.path.dirname(os.path.abspath(__file__))

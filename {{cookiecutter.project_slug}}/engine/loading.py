@@ -139,6 +139,7 @@ def _end_with_trainer(worker_id: int) -> None:
 
     PyTorch's workers look at their parent process, which a fork server outlives.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for Windows, which blocks no signals
     if (trainer := multiprocessing.parent_process()) is not None:
         threading.Thread(target=_exit_after, args=(trainer.sentinel,), daemon=True).start()
 

@@ -33,11 +33,11 @@ class Rates:
 class Meter:
     """Times the two parts of every step: waiting for data, then computing.
 
-    Call `loaded` when a batch has arrived and `computed` when its step has been given to the
-    device. Compute efficiency is the time that the steps themselves took over the elapsed time.
-    On CUDA, whose kernels run after the call that starts them has returned, that time is read from
-    events which the device stamps; the program never waits for them. On the CPU it is what remains
-    of the elapsed time without the wait.
+    Call `waiting` before a batch is asked for, `loaded` when it has arrived, and `computed` when
+    its step has been given to the device. Compute efficiency is the time that the steps themselves
+    took over the elapsed time. On CUDA, whose kernels run after the call that starts them has
+    returned, that time is read from events which the device stamps; the program never waits for
+    them. On the CPU it is the time from `loaded` to `computed`.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -50,6 +50,10 @@ class Meter:
         self.begun = self.mark = time.perf_counter()
         self.waited = self.computed_for = 0.0
         self.images = 0
+
+    def waiting(self) -> None:
+        """The batch is asked for: what was done since the last step is neither wait nor step."""
+        self._lap()
 
     def loaded(self) -> None:
         """The batch is here: what follows is computing."""

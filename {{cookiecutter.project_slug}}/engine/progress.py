@@ -2,15 +2,21 @@
 
 import sys
 from argparse import Namespace
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from engine.arguments import NOT_IN_CONFIG
 from engine.checkpoint import Checkpoints, load_weights
 from engine.errors import BadInput
+
+# Options that change how a run is carried out and watched, and not its weights.
+WITHOUT_EFFECT = (
+    *("run", "resume", "workers", "prefetch", "parallel", "device", "keep", "patience"),
+    *("log_every", "picture_every", "save_every", "test_every"),
+)
 
 
 @dataclass
@@ -67,52 +73,70 @@ def restore(
     networks: dict[str, nn.Module],
     optimizers: dict[str, Optimizer],
     opt: Namespace,
-    conditions: dict[str, str | int],
+    more: dict[str, Any],
 ) -> Progress:
     """Brings networks and optimizers to the newest good checkpoint; without one nothing changes.
 
-    What differs from the conditions under which the run was made is said in one line.
+    What differs from the options and the conditions of the run so far is said in one line.
+
+    Args:
+        more: As given to `snapshot`. The names in a dict, such as those of the classes, must be
+            the same in the same order; under `conditions` their values are compared.
 
     Raises:
-        BadInput: The checkpoint is one of another network or another optimizer.
+        BadInput: The checkpoint is one of another network, optimizer or set of classes.
     """
     state = checkpoints.newest()
     if state is None:
         print(f"nothing to resume in {checkpoints.folder}: starting from the beginning")
         return Progress()
+    for key in more.keys() - {"conditions"}:
+        if list(state.get(key, [])) != list(more[key]):
+            raise BadInput(
+                f"{checkpoints.folder}: written for the {key} {_shown(state.get(key, []))}, and "
+                f"now they are {_shown(more[key])}; give it the data it was trained on"
+            )
     for name, network in networks.items():
         load_weights(network, state.get(name, {}), checkpoints.folder)
+    options = _changes(state["args"], vars(opt), WITHOUT_EFFECT, "--")
     for name, optimizer in optimizers.items():
-        if not _load_optimizer(optimizer, state["optim"][name]):
-            differ = [
-                f"--{key.replace('_', '-')} {state['args'].get(key)} is now {value}"
-                for key, value in vars(opt).items()
-                if state["args"].get(key) != value and key not in NOT_IN_CONFIG
-            ]
+        theirs = state.get("optim", {}).get(name)
+        same = theirs and state["args"].get("optimizer") == opt.optimizer
+        if not same or not _load_optimizer(optimizer, theirs):
             raise BadInput(
                 f"{checkpoints.folder}: its optimizer does not fit these options; take those of "
-                f"its config.txt ({', '.join(differ)})"
+                f"its config.txt ({options or 'it has no optimizer'})"
             )
-    before = state["conditions"]
-    if changed := [key for key in conditions if conditions[key] != before.get(key)]:
-        values = ", ".join(f"{key} {before.get(key)} -> {conditions[key]}" for key in changed)
-        print(f"warning: not an exact continuation: {values}", file=sys.stderr)
+    conditions = _changes(state.get("conditions", {}), more["conditions"], (), "")
+    if changes := ", ".join(filter(None, (options, conditions))):
+        print(f"warning: not an exact continuation: {changes}", file=sys.stderr)
     progress = Progress(**{field.name: state[field.name] for field in fields(Progress)})
     print(f"resumed after step {progress.n_iter} (epoch {state['epoch']} done)")
     return progress
+
+
+def _changes(before: dict, now: dict, but: tuple[str, ...], prefix: str) -> str:
+    """What has another value now, as one line."""
+    return ", ".join(
+        f"{prefix}{key.replace('_', '-')} {before.get(key)} is now {value}"
+        for key, value in now.items()
+        if before.get(key) != value and key not in but
+    )
+
+
+def _shown(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)
 
 
 def _load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> bool:
     """Takes over what `optimizer` remembers of each weight; its options stay those given now.
 
     Returns:
-        False, with nothing changed, if the state is one of another method or of other weights.
+        False, with nothing changed, if the state is one of other weights.
     """
-    own = optimizer.state_dict()["param_groups"]
-    theirs = state["param_groups"]
-    if [(len(group["params"]), *sorted(group)) for group in own] != [
-        (len(group["params"]), *sorted(group)) for group in theirs
-    ]:
+    own, theirs = optimizer.state_dict()["param_groups"], state["param_groups"]
+    if [len(group["params"]) for group in own] != [len(group["params"]) for group in theirs]:
         return False
     groups = [
         {**group, "params": loaded["params"]} for group, loaded in zip(own, theirs, strict=True)

@@ -1,5 +1,6 @@
 """The folder of a run: its options, its surroundings, its checkpoints."""
 
+import os
 import platform
 import subprocess
 import time
@@ -25,10 +26,14 @@ class RunFolder:
     """
 
     def __init__(self, opt: Namespace) -> None:
-        self.path = Path(opt.run or _unused_name())
-        self.checkpoints = Checkpoints(self.path / "checkpoints", opt.keep)
-        if self.checkpoints.last.exists() and not opt.resume:
+        self.keep = opt.keep
+        self._use(opt.run or _unused_name())
+        if any(self.checkpoints.folder.glob("*.pt")) and not opt.resume:
             raise BadInput(f"--run {self.path}: holds a run already; add --resume or name another")
+
+    def _use(self, name: str) -> None:
+        self.path = Path(name)
+        self.checkpoints = Checkpoints(self.path / "checkpoints", self.keep)
 
     def describe(self, opt: Namespace) -> None:
         """Makes the folder, with config.txt, which repeats the run, and environment.txt.
@@ -37,15 +42,26 @@ class RunFolder:
             BadInput: The folder cannot be made.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            if opt.run:
+                self.path.mkdir(parents=True, exist_ok=True)
+            else:
+                self._claim()
         except OSError as error:
             raise BadInput(f"--run {self.path}: {error.strerror}; name another folder") from None
         _write(self.path / "config.txt", config_text(opt, self.path / "config.txt"))
         _write(self.path / "environment.txt", _environment())
 
+    def _claim(self) -> None:
+        """Makes the folder of a run without a name; one begun in the same second gets another."""
+        while True:
+            try:
+                return self.path.mkdir(parents=True)
+            except FileExistsError:
+                self._use(_unused_name())
+
 
 def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(os.fsencode(text)))
 
 
 def _unused_name() -> str:

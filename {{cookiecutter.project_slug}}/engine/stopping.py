@@ -19,8 +19,9 @@ class StopSignal:
     def __init__(self) -> None:
         self.received = ""  # the name of the signal
         for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-            if hasattr(signal, name):  # Windows has only some of them
-                signal.signal(getattr(signal, name), self._note)
+            number = getattr(signal, name, None)  # Windows has only some of them
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._note)
 
     def __bool__(self) -> bool:
         return bool(self.received)

@@ -163,4 +163,4 @@ def test_a_resume_under_other_conditions_says_so(
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1
     assert "not an exact continuation" in warning
-    assert "seed 0 -> 9" in warning
+    assert "--seed 0 is now 9" in warning

@@ -43,6 +43,10 @@ def main() -> int:
     folder = data.folder(parser.parse_args().data)
     train, test = (check_part(folder / name) for name in ("train", "test"))
     faults = [*train.faults, *test.faults]
+    try:
+        data.facts(str(folder))
+    except BadInput as error:
+        faults.append(str(error))
     notes = [*train.notes, *test.notes]
     if train.counts and test.counts:
         faults += compare_classes(train, test)
@@ -66,11 +70,12 @@ def check_part(root: Path) -> Part:
         if folder.is_file():
             part.notes.append(f"{folder}: not in a class folder, left out; move or delete it")
             continue
-        inside = sorted(path for path in folder.rglob("*") if path.is_file())
+        inside = data.files_below(folder)
         images = [path for path in inside if data.is_image(path)]
-        others = [path for path in inside if path not in set(images) and not data.is_hidden(path)]
         part.notes += [
-            f"{path}: not an image by its name, left out; convert or delete it" for path in others
+            f"{path}: not an image by its name, left out; convert or delete it"
+            for path in inside
+            if not data.is_image(path)
         ]
         part.counts[folder.name] = len(images)
         files += [(folder.name, path) for path in images]

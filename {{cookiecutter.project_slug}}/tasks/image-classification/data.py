@@ -237,11 +237,16 @@ def shorten(names: list[str], most: int = 5) -> str:
 
 def images_below(folder: Path) -> list[Path]:
     """The images in a folder and in its subfolders, sorted; none that are hidden."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if is_image(path) and not any(map(is_hidden, path.relative_to(folder).parts))
-    )
+    return [path for path in files_below(folder) if is_image(path)]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files in a folder and its subfolders, also linked ones, sorted; none that are hidden."""
+    found = []
+    for root, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [Path(root, name) for name in files if not is_hidden(name)]
+    return sorted(found)
 
 
 def is_image(path: str | Path) -> bool:

@@ -131,6 +131,8 @@ def torchvision_network(name: str, num_classes: int, pretrained: bool, frozen: b
         for part in [part for part in ("aux1", "aux2", "AuxLogits") if hasattr(network, part)]:
             setattr(network, part, None)
         network.aux_logits = False
+    if hasattr(network, "transform_input"):  # else it would depend on who loads the weights
+        network.transform_input = True
     head = _replace_head(network, num_classes)
     frozen_parts: list[nn.Module] = []
     if frozen:

@@ -10,6 +10,7 @@ import engine.interrupt  # noqa: F401  first, so that Ctrl-C ends in one line fr
 # isort: split
 import csv
 import io
+import os
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from classifier import Classifier
 from engine import devices
 from engine.arguments import Parser, add_machine_options, number
 from engine.checkpoint import write_atomically
-from engine.errors import DONE, run_program
+from engine.errors import DONE, BadInput, run_program
 from engine.loading import Loader
 from engine.order import TestOrder
 
@@ -36,6 +37,9 @@ def main() -> int:
     add_machine_options(parser)
     opt = parser.parse_args()
 
+    out = Path(opt.out).resolve()
+    if not out.parent.is_dir() or (out.exists() and not out.is_file()):
+        raise BadInput(f"--out {opt.out}: not a file in a folder that exists; name another")
     device = devices.pick_device(opt.device)
     model, trained_with = Classifier.from_checkpoint(opt.checkpoint)
     model.to(device)
@@ -53,7 +57,7 @@ def main() -> int:
 
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([("file", "class", "probability"), *rows])
-    write_atomically(Path(opt.out), lambda file: file.write(text.getvalue().encode()))
+    write_atomically(out, lambda file: file.write(os.fsencode(text.getvalue())))
     print(f"wrote {opt.out}: {len(rows)} images")
     return DONE
 

@@ -6,6 +6,9 @@
 Images that torchvision keeps as files are copied unchanged; others are written as PNG.
 """
 
+import engine.interrupt  # noqa: F401  first, so that Ctrl-C ends in one line from here on
+
+# isort: split
 import gzip
 import inspect
 import json

@@ -44,15 +44,16 @@ def main() -> int:
     order = TestOrder(len(test_set), opt.batch_size)
     loader = Loader(test_set, order, device, workers, opt.prefetch)
 
+    report = Path(opt.report or run_of(Path(opt.checkpoint).absolute()) / "report")
+    report.mkdir(parents=True, exist_ok=True)
+
     # 2. The scores of all images.
     scores, labels = score(model.to(device), loader)
 
     # 3. What they say.
     matrix = confusion_matrix(scores.argmax(dim=1), labels, len(model.classes))
     metrics = summarize(scores, labels, matrix, model)
-    report = Path(opt.report or run_of(Path(opt.checkpoint)) / "report")
-    report.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(metrics, indent=2, ensure_ascii=False)
+    text = json.dumps(metrics, indent=2)
     (report / "metrics.json").write_text(text + "\n", encoding="utf-8")
     save_confusion(matrix, model.classes, report / "confusion.png")
     mistakes = worst_mistakes(scores, labels)[: opt.worst]
