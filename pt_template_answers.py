@@ -9,8 +9,9 @@ import keyword
 import re
 import subprocess
 import sys
-import unicodedata
-from collections.abc import Callable, MutableMapping
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import click
 from jinja2 import Environment
@@ -21,60 +22,43 @@ from slugify import slugify
 # A folder of such a name hides a module that the project imports, or clashes with a part of the
 # project, with a distribution that it needs, or with a device of Windows.
 TAKEN = """
-torch torchvision tqdm prefetch_generator tensorboardx numpy pil pillow pytest ruff mypy pip uv
-setuptools wheel cookiecutter train test tests predict prepare_data check_data data options
-classifier translator networks layers losses engine notebooks tasks runs report slurm docs
-conftest con prn aux nul com0 com1 com2 com3 com4 com5 com6 com7 com8 com9 lpt0 lpt1 lpt2 lpt3
-lpt4 lpt5 lpt6 lpt7 lpt8 lpt9
+torch torchvision tqdm prefetch_generator tensorboardx numpy pil pillow pytest ruff mypy types_tqdm
+filelock fsspec jinja2 markupsafe mpmath networkx sympy triton typing_extensions setuptools
+packaging protobuf pathspec librt ast_serialize pluggy iniconfig pygments colorama exceptiongroup
+tomli mypy_extensions pip uv wheel cookiecutter train test tests predict prepare_data check_data
+data options classifier translator networks layers losses engine notebooks tasks runs report slurm
+docs conftest con prn aux nul
 """
 PYTHON = {*keyword.kwlist, *keyword.softkwlist, *sys.stdlib_module_names}
 RESERVED = {*TAKEN.split(), *(name.lower() for name in PYTHON)}
-# Embeddings, overrides and isolates make a line show something else than it says.
-BIDI_CONTROLS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+RESERVED |= {f"{port}{number}" for port in ("com", "lpt") for number in range(10)}
+# What breaks a line, acts on a terminal, shows a line as something else, or is no character.
+UNSAFE = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+SLUG, EMAIL = r"[a-z]([a-z0-9_-]{0,98}[a-z0-9])?", r"[^@\s\"<>,;]+@[^@\s\"<>,;]+|"
 
 
-def is_unsafe(char: str) -> bool:
-    """Whether a character breaks a line, acts on a terminal, or has no place in UTF-8 or YAML."""
-    code = ord(char)
-    breaks = unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"}
-    return breaks or code in BIDI_CONTROLS or code & 0xFFFE == 0xFFFE
+class Refusal(click.ClickException):
+    exit_code = 2
 
 
-def fault_of_text(text: str) -> str:
-    """Returns what is wrong with one line of free text, "" if nothing is."""
-    unsafe = next((char for char in text if is_unsafe(char)), "")
-    return f"must be one line of plain text, without U+{ord(unsafe):04X}" if unsafe else ""
-
-
-def fault_of_name(name: str) -> str:  # like fault_of_text, and not blank
-    return fault_of_text(name) if name.strip() else "must not be empty"
-
-
-def fault_of_slug(slug: str) -> str:
-    """As fault_of_text, for the name of the folder and of the distribution."""
-    if not re.fullmatch(r"[a-z]([a-z0-9_-]{0,98}[a-z0-9])?", slug):
-        reason = "must be 1 to 100 of a-z, 0-9, _ and -, from a letter to a letter or digit"
-    elif slug.replace("-", "_") in RESERVED:
-        reason = "is taken by Python, a dependency, a part of the project or a Windows device"
-    else:
-        return ""
-    return f"{reason}; try {slug_of(slug)}"
-
-
-def fault_of_email(email: str) -> str:
-    """As fault_of_text, for an address or nothing."""
-    if email and not re.fullmatch(r"[^@\s\"<>,;]+@[^@\s\"<>,;]+", email):
+def fault_of(question: str, answer: object, choices: object = None) -> str:
+    """Returns what is wrong with an answer, "" if nothing is."""
+    if isinstance(choices, list):
+        return "" if answer in choices else f"must be one of {', '.join(choices)}"
+    if not isinstance(answer, str):  # a configuration file may give anything
+        return "must be text"
+    if unsafe := re.search(UNSAFE, answer):
+        return f"must be one line of plain text, without U+{ord(unsafe[0]):04X}"
+    if question == "project_name" and not answer.strip():
+        return "must not be empty"
+    if question == "author_email" and not re.fullmatch(EMAIL, answer):
         return "must be empty or an address such as name@example.org"
-    return fault_of_text(email)
-
-
-FAULTS: dict[str, Callable[[str], str]] = {
-    "project_name": fault_of_name,
-    "project_slug": fault_of_slug,
-    "description": fault_of_text,
-    "author_name": fault_of_text,
-    "author_email": fault_of_email,
-}
+    fault = ""
+    if question == "project_slug" and not re.fullmatch(SLUG, answer):
+        fault = "must be 1 to 100 of a-z, 0-9, _ and -, from a letter to a letter or digit"
+    elif question == "project_slug" and answer.replace("-", "_") in RESERVED:
+        fault = "is taken by Python, a dependency, a part of the project or a Windows device"
+    return fault and f"{fault}; try {slug_of(answer)}"
 
 
 def slug_of(name: str) -> str:
@@ -84,17 +68,17 @@ def slug_of(name: str) -> str:
     return f"{slug}_project" if slug in RESERVED else slug
 
 
-def check(answers: MutableMapping[str, str], question: str) -> str:
-    """Returns "ok"; asks again for a bad answer, or raises a one-line error if nobody is there."""
-    while fault := FAULTS[question](answers[question]):
+def check(answers: dict[str, Any], question: str, choices: object = None) -> str:
+    """Returns ""; asks again for a bad answer, or refuses it in one line if nobody is there."""
+    while fault := fault_of(question, answers.get(question), choices):
         # !a: what is wrong with an answer must not act on the terminal that shows it.
-        message = f"{question} {answers[question][:80]!a}: {fault}"
+        error = Refusal(f"{question} {str(answers.get(question))[:80]!a}: {fault}")
         context = click.get_current_context(silent=True)  # none: called from Python, not a shell
         if context is None or context.params.get("no_input", True) or not sys.stdin.isatty():
-            raise click.ClickException(message)
-        click.echo(message, err=True)
+            raise error
+        click.echo(error.message, err=True)
         answers[question] = Prompt.ask(f"  {question}", default="")
-    return "ok"
+    return ""
 
 
 def from_git(question: str, key: str) -> str:
@@ -104,17 +88,33 @@ def from_git(question: str, key: str) -> str:
         value = git.stdout.decode().strip()
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return ""
-    return "" if FAULTS[question](value) else value
+    return "" if fault_of(question, value) else value
 
 
-def quote(text: str) -> str:
-    """Returns the text as one literal that Python, TOML, YAML and JSON all read back as it is."""
-    return json.dumps(text, ensure_ascii=False)
+# One literal that Python, TOML, YAML and JSON all read back as the text that it is.
+quote = partial(json.dumps, ensure_ascii=False)
 
 
 class Answers(Extension):
-    """The filters that cookiecutter.json and the files of the template use."""
+    """The filters of cookiecutter.json and of the files. Jinja in an answer stays plain text."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         environment.filters |= {"check": check, "slug": slug_of, "from_git": from_git, "q": quote}
+        environment.filters["check_all"] = self.check_all
+        files = (Path(folder, "cookiecutter.json") for folder in reversed(sys.path))
+        self.own = json.loads(next(file for file in files if file.is_file()).read_text("utf-8"))
+        self.asking = False
+
+    def check_all(self, answers: dict[str, Any]) -> str:
+        """Checks what no question did: a replay file, `__check_*` on the command line."""
+        questions = [question for question in self.own if not question.startswith("_")]
+        return "".join(check(answers, question, self.own[question]) for question in questions)
+
+    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
+        """Makes a literal of an answer: cookiecutter renders those that were not typed."""
+        if source == "{{cookiecutter.project_slug}}":  # the folder, before anything is written
+            return f"{{{{ cookiecutter | check_all }}}}{source}"
+        own = source in self.own.values()
+        self.asking |= own  # the environment that renders cookiecutter.json renders no files
+        return f"{{{{ {source!a} }}}}" if self.asking and not own else source
