@@ -1,7 +1,6 @@
 """Checks every answer as it is given and quotes it for the files that show it.
 
-cookiecutter loads this module as a Jinja extension; the private variables `__check_*` of
-cookiecutter.json call `check` right after each question, before anything is written.
+cookiecutter loads it as a Jinja extension; cookiecutter.json calls `check` after each question.
 """
 
 import json
@@ -37,8 +36,9 @@ UNSAFE = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff
 SLUG, EMAIL = r"[a-z]([a-z0-9_-]{0,98}[a-z0-9])?", r"[^@\s\"<>,;]+@[^@\s\"<>,;]+|"
 
 
-class Refusal(click.ClickException):
+class Refusal(click.ClickException, SystemExit):  # cruft knows none of click's exceptions
     exit_code = 2
+    code = property(lambda self: f"Error: {self.message}")
 
 
 def fault_of(question: str, answer: object, choices: object = None) -> str:
