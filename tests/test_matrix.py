@@ -1,0 +1,187 @@
+"""Every cell of the option matrix: rendered, checked, trained, resumed, judged, its tests run.
+
+Task, licence and author meet in the same files, so all their combinations are cells. The build of
+PyTorch and what the answers say are independent of them, and are cycled through. No answer changes
+the Python of a project (that is checked), so most of its own tests cannot tell one cell from
+another: `make test` runs SUBSET of them in each cell, and all of them in the project of the
+defaults (test_project.py); `--full` runs all of them in one cell of each licence.
+"""
+
+import itertools
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import test_render
+from conftest import ROOT, Project
+from forked import finish, start
+from test_answers import ORDINARY
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+OPTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
+CHOICES = {name: v for name, v in OPTIONS.items() if isinstance(v, list) and name[0] != "_"}
+AUTHORS = {
+    "nobody": ("", ""),
+    "name": ("Ada Lovelace", ""),
+    "email": ("", "ada@example.org"),
+    "both": ('Zoë "Z" Ørsted', "zoe@example.org"),
+}
+SUBSET = ["test_model.py", "test_options.py"]
+SMALL = ["--img-size=8", "--width=8", "--blocks=1", "--batch-size=256", "--workers=0"]
+Cell = dict[str, str]
+
+
+def cells() -> list[Cell]:
+    """All combinations of what interacts, with the rest cycled through."""
+    builds, texts = itertools.cycle(CHOICES["accelerator"]), itertools.cycle(ORDINARY)
+    return [
+        {
+            "task": task,
+            "license": license,
+            "author_name": AUTHORS[author][0],
+            "author_email": AUTHORS[author][1],
+            "accelerator": next(builds),
+            "project_name": next(texts),
+            "description": next(texts) if author != "nobody" else "",
+        }
+        for task, license, author in itertools.product(CHOICES["task"], CHOICES["license"], AUTHORS)
+    ]
+
+
+CELLS = cells()
+NAMES = [
+    f"{cell['license']}-{author}-{cell['accelerator']}"
+    for cell, author in zip(CELLS, itertools.cycle(AUTHORS))
+]
+passed: list[str] = []
+
+
+@pytest.fixture(scope="module")
+def render(bake: Callable[..., Project]) -> Callable[[str], Project]:
+    """Returns a function that renders a cell by its name, once."""
+    return cache(lambda name: bake(**CELLS[NAMES.index(name)]))
+
+
+@pytest.fixture(scope="module")
+def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first cell fills it, for the others."""
+    return tmp_path_factory.mktemp("mypy")
+
+
+def kept(name: str, cell: Cell) -> str:
+    """Returns what a file of the template is called in a cell, "" if it is left out."""
+    if rule := re.search(r"\{% if cookiecutter\.(\w+) == '(.+)' %\}(.+)\{% endif %\}", name):
+        name = name.replace(rule[0], rule[3] if cell[rule[1]] == rule[2] else "{}")
+    for task in CHOICES["task"]:
+        if name.startswith(f"tasks/{task}/"):
+            name = name.removeprefix(f"tasks/{task}/") if cell["task"] == task else "{}"
+    return "" if "{}" in name else name
+
+
+def test_each_cell_has_its_files_and_no_others(
+    render: Callable[[str], Project], template: Path
+) -> None:
+    """A file of the template that no cell keeps, or that comes twice, is found here as well."""
+    inner = template / "{{cookiecutter.project_slug}}"
+    names = [path.relative_to(inner).as_posix() for path in inner.rglob("*") if path.is_file()]
+    unused = set(names)
+    for cell, label in zip(CELLS, NAMES, strict=True):
+        expected = [kept(name, cell) for name in names if kept(name, cell)]
+        unused -= {name for name in names if kept(name, cell)}
+        project = render(label)
+        found = [path.relative_to(project.path).as_posix() for path in project.files()]
+        assert sorted(found) == sorted(expected), label
+    assert not unused
+
+
+def test_all_choices_are_in_the_matrix() -> None:
+    for question, choices in CHOICES.items():
+        assert {cell[question] for cell in CELLS} == set(choices)
+    assert len({tuple(cell.items()) for cell in CELLS}) == len(CELLS)
+    questions = {name for name in OPTIONS if name[0] != "_"}
+    assert questions == {*CELLS[0], "project_slug"}, "a new question: cycle it, or make it a cell"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cell_is_well_formed(render: Callable[[str], Project], project: Project, name: str) -> None:
+    cell = render(name)
+    test_render.test_every_file_parses_and_none_is_empty(cell)
+    test_render.test_text_files_end_in_one_newline(cell)
+    shown = {CELLS[NAMES.index(name)][question] for question in ("project_name", "description")}
+    for path in cell.files():
+        content, relative = path.read_bytes(), path.relative_to(cell.path)
+        if relative.parts[0] not in {"README.md", "LICENSE", "pyproject.toml", "requirements.txt"}:
+            assert content == (project.path / relative).read_bytes(), "as in every project"
+            continue
+        text = content.decode("utf-8")
+        assert "\n\n\n" not in text or path.name == "LICENSE", path
+        for answer in sorted(shown, key=len, reverse=True):
+            text = text.replace(json.dumps(answer, ensure_ascii=False)[1:-1], "")
+            text = text.replace(answer, "") if answer else text
+        assert not re.search(r"\{\{|\}\}|\{%|%\}|\{#|cookiecutter\.", text), path
+    folders = [path for path in cell.path.rglob("*") if path.is_dir()]
+    assert not [path for path in folders if not any(path.iterdir()) and ".git" not in path.parts]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cell_is_clean_and_passes_its_own_tests(
+    render: Callable[[str], Project], mypy_cache: Path, name: str, full: bool, tmp_path: Path
+) -> None:
+    cell = render(name)
+    for command in (["ruff", "check", "."], ["mypy", "--cache-dir", str(mypy_cache), "."]):
+        report = cell.run("python", "-m", *command)
+        assert report.returncode == 0, report.stdout[-3000:] + report.stderr
+    names = ["."] if full and "-both-" in name else SUBSET
+    output = tmp_path / "output.txt"
+
+    def run_tests() -> None:
+        """In a child of this process, which has imported PyTorch already."""
+        os.chdir(cell.path)
+        sys.path[:] = [path for path in sys.path if not path.startswith(str(ROOT))]
+        del sys.modules["conftest"]
+        tests = [f"tests/{name}" for name in names]
+        raise SystemExit(pytest.main(["-p", "no:cacheprovider", "--rootdir=.", *tests]))
+
+    assert finish(start([], run_tests, output=str(output))) == 0, output.read_text()[-3000:]
+    assert re.search(r"\d+ passed", output.read_text())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cell_is_trained_resumed_and_judged(
+    render: Callable[[str], Project], name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cell = render(name)
+    monkeypatch.chdir(cell.path)
+    output = tmp_path / "output.txt"
+
+    def run(program: str, *flags: str) -> str:
+        here = str(cell.path)
+        pid = start(list(flags), lambda: sys.path.insert(0, here), program, str(output))
+        assert finish(pid) == 0, output.read_text()
+        return output.read_text()
+
+    run("train", "--run=runs/a", *SMALL, "--epochs=1", "--save-every=2")
+    points = Path("runs/a/metrics.jsonl").read_text().splitlines()
+    half = json.loads(points[-1])["n_iter"]
+    assert half == 5, "1,442 images in batches of 256, the last one left out"
+    run("train", "--run=runs/a", "--resume", "--epochs=2")
+    points = Path("runs/a/metrics.jsonl").read_text().splitlines()
+    assert json.loads(points[-1])["n_iter"] == 2 * half
+    assert "accuracy" in run("test", "--checkpoint=runs/a/checkpoints/best.pt")
+    assert json.loads(Path("runs/a/report/metrics.json").read_text())["images"] == 355
+    run("predict", "--checkpoint=runs/a/checkpoints/best.pt", "data/digits/test/7")
+    assert Path("predictions.csv").read_text().count("\n") > 30
+    passed.append(name)
+
+
+def test_the_number_of_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs last; fails if a cell that was to be trained was not."""
+    with capsys.disabled():
+        print(f"\nmatrix: {len(passed)} of {len(CELLS)} cells trained, resumed and judged")
+    assert passed in ([], NAMES)
