@@ -1,16 +1,20 @@
 # The commands of the template. Each makes the environment first; Python 3.10+ and make are enough.
-# VENV names another environment, PYTHON the interpreter that makes it, ARGS what pytest gets.
+# VENV names another environment, PYTHON the interpreter that makes it, ARGS what pytest gets, OLDEST
+# a Python 3.10 and OLDEST_VENV its environment.
 
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
+OLDEST ?= python3.10
+OLDEST_VENV ?= .venv-oldest
 
 PY := $(abspath $(VENV))/$(if $(filter Windows_NT,$(OS)),Scripts,bin)/python
+OLD_PY := $(abspath $(OLDEST_VENV))/$(if $(filter Windows_NT,$(OS)),Scripts,bin)/python
 INSTALLED := $(VENV)/.installed
 PROJECT := {{cookiecutter.project_slug}}
 DEMO := demo/my_vision_project
 
-.PHONY: help demo test stress lint clean
+.PHONY: help demo test stress oldest lint clean
 
 help:  ## shows this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1: /p' Makefile
@@ -26,8 +30,19 @@ demo: $(INSTALLED)  ## makes a project in demo/, trains it and tests it
 test: lint  ## runs every check and every test
 	$(PY) -m pytest $(ARGS)
 
-stress: $(INSTALLED)  ## injects many more faults than `make test`, and trains three seeds
-	$(PY) -m pytest --full tests/test_faults.py tests/test_accuracy.py $(ARGS)
+stress: $(INSTALLED)  ## many more faults and answers than `make test`, and three seeds
+	$(PY) -m pytest --full tests/test_faults.py tests/test_accuracy.py \
+		tests/test_generated_answers.py tests/test_matrix.py $(ARGS)
+
+oldest:  ## makes a project and runs its tests with the oldest versions that are allowed
+	rm -rf $(OLDEST_VENV)/project
+	test -d $(OLDEST_VENV) || $(OLDEST) -m venv $(OLDEST_VENV)
+	sed -n 's/^\([A-Za-z_-]*\)>=\([0-9.]*\).*/\1==\2/p' requirements.txt '$(PROJECT)'/requirements*.txt \
+		> $(OLDEST_VENV)/constraints.txt
+	$(OLD_PY) -m pip install -r requirements.txt -c $(OLDEST_VENV)/constraints.txt
+	find '$(PROJECT)' -name '*_cache' -prune -exec rm -rf {} +
+	$(OLD_PY) -m cookiecutter --no-input --default-config -o $(OLDEST_VENV)/project .
+	cd $(OLDEST_VENV)/project/my_vision_project && $(OLD_PY) -m pytest $(ARGS)
 
 lint: $(INSTALLED)  ## checks style and types, of the template and of its project in place
 	$(PY) -m ruff check --config pyproject.toml .
@@ -35,7 +50,7 @@ lint: $(INSTALLED)  ## checks style and types, of the template and of its projec
 	cd '$(PROJECT)' && $(PY) -m mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache .
 
 clean:  ## removes the environment, the demo and the caches
-	rm -rf .venv demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find '$(PROJECT)' -name '*_cache' -prune -exec rm -rf {} +
 

@@ -26,7 +26,7 @@ filelock fsspec jinja2 markupsafe mpmath networkx sympy triton typing_extensions
 packaging protobuf pathspec librt ast_serialize pluggy iniconfig pygments colorama exceptiongroup
 tomli mypy_extensions pip uv wheel cookiecutter train test tests predict prepare_data check_data
 data options classifier translator networks layers losses engine notebooks tasks runs report slurm
-docs conftest con prn aux nul
+docs conftest importlib_metadata con prn aux nul
 """
 PYTHON = {*keyword.kwlist, *keyword.softkwlist, *sys.stdlib_module_names}
 RESERVED = {*TAKEN.split(), *(name.lower() for name in PYTHON)}
