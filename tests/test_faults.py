@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -21,7 +20,8 @@ import torch
 from conftest import Project
 from forked import finish, start
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+resource = pytest.importorskip("resource")  # Windows has none
+pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc, as on Linux")
 
 SMALL = ["--img-size=8", "--width=8", "--blocks=1", "--dropout=0.1", "--flip", "--epochs=3"]
 EVERY_STEP = ["--save-every=1", "--log-every=5"]
