@@ -15,6 +15,17 @@ ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
 # What a developer's working copy has on top; cookiecutter would put it into each project.
 NOT_TEMPLATE = shutil.ignore_patterns(".git", ".venv*", "demo", "*_cache", "__pycache__", "runs")
+# Answers that a careless template changes, and a training run that takes a moment.
+ANSWERS = {
+    "project_name": 'Ada\'s "Best" Net {{ 7 * 7 }}',
+    "project_slug": "ada_net",
+    "description": "C:\\new\\table: 研究 🚀 #1 {% raw %}",
+    "author_name": "Zoë {# ø #}",
+    "author_email": "zoe@example.org",
+    "license": "BSD-3-Clause",
+    "accelerator": "cpu",
+}
+SMALL = ["--img-size=8", "--batch-size=64", "--epochs=1", "--workers=0", "--device=cpu"]
 
 
 @dataclass(frozen=True)

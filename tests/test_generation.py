@@ -10,22 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Project
+from conftest import ANSWERS, SMALL, Project
 from forked import finish, start
 from test_render import tomllib
 
 Bake = Callable[..., Project]
 
-ANSWERS = {
-    "project_name": 'Ada\'s "Best" Net {{ 7 * 7 }}',
-    "project_slug": "ada_net",
-    "description": "C:\\new\\table: 研究 🚀 #1 {% raw %}",
-    "author_name": "Zoë {# ø #}",
-    "author_email": "zoe@example.org",
-    "license": "BSD-3-Clause",
-    "accelerator": "cpu",
-}
-SMALL = ["--img-size=8", "--batch-size=64", "--epochs=1", "--workers=0", "--device=cpu"]
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, and a POSIX shell")
 
 

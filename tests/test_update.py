@@ -9,20 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Project
+from conftest import ANSWERS, SMALL, Project
 
 # Where README.md says that the template is; git is told to find a clone on this machine there.
 URL = "https://github.com/org/pt-template"
-ANSWERS = {
-    "project_name": 'Ada\'s "Best" Net {{ 7 * 7 }}',
-    "project_slug": "ada_net",
-    "description": "C:\\new\\table: 研究 🚀 #1 {% raw %}",
-    "author_name": "Zoë {# ø #}",
-    "author_email": "zoe@example.org",
-    "license": "BSD-3-Clause",
-    "accelerator": "cpu",
-}
-SMALL = ["--img-size=8", "--batch-size=64", "--epochs=1", "--workers=0", "--device=cpu"]
 
 
 class World:
