@@ -53,6 +53,12 @@ def run_program(main: Callable[[], int]) -> None:
     sys.exit(status)
 
 
+def shorten(names: list[str], most: int = 5) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def _remedy(error: Exception) -> tuple[str, int] | None:
     """What to do about an error of PyTorch that is not the program's, and the exit status."""
     text = " ".join(str(error).split())

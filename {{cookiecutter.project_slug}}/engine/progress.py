@@ -2,7 +2,6 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from engine.checkpoint import Checkpoints, load_weights
-from engine.errors import BadInput
+from engine.errors import BadInput, shorten
 
 # Options that change how a run is carried out and watched, and not its weights.
 WITHOUT_EFFECT = (
@@ -91,10 +90,11 @@ def restore(
         print(f"nothing to resume in {checkpoints.folder}: starting from the beginning")
         return Progress()
     for key in more.keys() - {"conditions"}:
-        if list(state.get(key, [])) != list(more[key]):
+        before, now = list(state.get(key, [])), list(more[key])
+        if before != now:
             raise BadInput(
-                f"{checkpoints.folder}: written for the {key} {_shown(state.get(key, []))}, and "
-                f"now they are {_shown(more[key])}; give it the data it was trained on"
+                f"{checkpoints.folder}: written for the {key} {shorten(before)}, and now they are "
+                f"{shorten(now)}; give it the data it was trained on"
             )
     for name, network in networks.items():
         load_weights(network, state.get(name, {}), checkpoints.folder)
@@ -122,11 +122,6 @@ def _changes(before: dict, now: dict, but: tuple[str, ...], prefix: str) -> str:
         for key, value in now.items()
         if before.get(key) != value and key not in but
     )
-
-
-def _shown(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)
 
 
 def _load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> bool:

@@ -24,7 +24,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
-from engine.errors import BadInput
+from engine.errors import BadInput, shorten
 
 BUILT_IN = "data/digits"  # the images that come with the project
 
@@ -227,12 +227,6 @@ def unpack_digits(target: Path) -> None:
         partial.rename(target)  # all or nothing, also when two runs start at once
     except OSError:
         shutil.rmtree(partial)
-
-
-def shorten(names: list[str], most: int = 5) -> str:
-    """The first names of a list, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def images_below(folder: Path) -> list[Path]:
