@@ -5,6 +5,8 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from engine import devices
+
 Padding = Literal["zeros", "reflect", "replicate", "circular"]  # what nn.Conv2d can do itself
 PADDINGS: tuple[Padding, ...] = get_args(Padding)
 NORMS: dict[str, Callable[[int], nn.Module]] = {
@@ -113,7 +115,9 @@ class Normalize(nn.Module):
         self.register_buffer("shift", -_column(mean) / _column(std), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return images * self.scale + self.shift
+        # One order in memory, however the images lay there: rounding may depend on it.
+        values = images * self.scale + self.shift
+        return values.contiguous(memory_format=devices.MEMORY_FORMAT)
 
 
 def _column(values: tuple[float, float, float]) -> Tensor:

@@ -20,88 +20,87 @@ from tqdm import tqdm
 
 import data
 import options
-from classifier import Classifier
 from engine import devices
+from engine.cache import use_cache
 from engine.curves import Curves
 from engine.errors import DONE, STOPPED, run_program
 from engine.evaluating import Losses, evaluate, mean_losses
 from engine.loading import Batch, Loader
 from engine.meter import Meter, make_bar
-from engine.optimizing import (
-    clip_gradients,
-    learning_rate,
-    make_optimizer,
-    set_learning_rate,
-    trained_by,
-)
+from engine.optimizing import learning_rate, limit_gradient, make_optimizer, trained_by
 from engine.order import TestOrder, TrainOrder
+from engine.precision import Precision
 from engine.progress import Progress, restore, snapshot
 from engine.runfolder import RunFolder
-from engine.seeding import seed_step
+from engine.seeding import generator, seed_step
 from engine.stopping import FiniteGuard, StopSignal
 from engine.summary import summarize
+from model import Model
 
 
 class Training:
     def __init__(self) -> None:
-        # 1. Options and the device. A signal ends the run after a step.
-        self.stop = StopSignal()
+        # 1. Options, and where and how to compute.
         self.opt = opt = options.parse()
         self.device = devices.pick_device(opt.device)
-        devices.set_determinism(opt.deterministic)
+        self.precision = Precision(opt.precision, self.device)
+        devices.set_up(opt.deterministic)
         self.run = RunFolder(opt)
 
         # 2. Data: what a sample is, and in which order samples come.
         train_set = data.train_part(opt)
-        test_set = data.test_part(opt, train_set.classes)
+        test_set = data.test_part(opt, train_set.about)
         self.order = TrainOrder(len(train_set), opt.batch_size, opt.accumulate, opt.seed)
-        workers = devices.count_workers(opt.workers, self.device, opt.img_size)
-        how = (self.device, workers, opt.prefetch)
+        use_cache([train_set, test_set], opt.cache, opt.epochs, self.device)
+        how = (self.device, opt.workers, opt.prefetch)
         self.train_loader = Loader(train_set, self.order, *how)
         self.test_loader = Loader(test_set, TestOrder(len(test_set), opt.batch_size), *how)
-        conditions = devices.conditions(self.device, train_set.fingerprint())
+        conditions = devices.conditions(self.device, self.precision.name, train_set.fingerprint())
 
         # 3. The model: networks and losses, and an optimizer for each network.
         seed_step(opt.seed, "weights")
-        self.model = Classifier(opt, train_set.counts).to(self.device)
+        self.model = devices.place(Model(opt, train_set.about), self.device)
         self.networks = self.model.networks()
         self.optimizers = {name: make_optimizer(opt, net) for name, net in self.networks.items()}
+        self.scaler = self.precision.scaler()
         print(summarize(self.model, self.networks, train_set[0]))
 
         # 4. The run: where it stood if it is resumed, and its folder.
-        self.more = {"conditions": conditions, **self.model.about}
-        parts = (self.networks, self.optimizers, opt, self.more)
-        self.progress = restore(self.run.checkpoints, *parts) if opt.resume else Progress()
+        more = {"conditions": conditions, **train_set.about}
+        self.state = (self.networks, self.optimizers, self.scaler, opt, more)
+        self.progress = restore(self.run.checkpoints, *self.state) if opt.resume else Progress()
         self.total = opt.epochs * self.order.steps
         self.run.describe(opt)
         print(f"run: {self.run.path}", flush=True)
         self.curves = Curves(self.run.path, self.progress.n_iter, self.progress.tested)
 
-        # 5. Several GPUs, if there are any.
+        # 5. The networks compiled, and several GPUs if there are any.
+        devices.compile_networks(self.networks, opt.compile)
         self.compute = devices.parallelize(self.model, self.networks, opt.parallel, self.device)
 
-        # 6. What is watched on the way.
-        self.meter = Meter(self.device)
+        # 6. What is watched on the way. A signal ends the run after a step.
+        self.stop = StopSignal()
+        self.meter = Meter(self.device, self.train_loader.workers > 0)
         self.guard = FiniteGuard(self.device, self.run.checkpoints)
 
     def main(self) -> int:
-        while not self.stop:
-            if self.progress.test_is_due(self.opt, self.order.steps):
+        progress, checkpoints = self.progress, self.run.checkpoints
+        while not self.stop and not progress.is_over(self.opt, self.order.steps):
+            if progress.test_is_due(self.opt, self.order.steps):
                 self.test()
-            elif self.progress.n_iter >= self.total or self.progress.out_of_patience(self.opt):
-                self.run.checkpoints.wait()
-                early = " early (--patience)" * (self.progress.n_iter < self.total)
-                best = f"{self.model.headline} {self.progress.best:.4f}"
-                print(f"done{early}: best {best}; to judge it:")
-                print(f"python test.py --checkpoint {self.run.checkpoints.best}")
-                return DONE
             else:
                 self.train_epoch()
-        self.save()
-        self.run.checkpoints.wait()
-        last, n_iter = self.run.checkpoints.last, self.progress.n_iter
-        print(f"{self.stop.received}: saved step {n_iter} as {last}; --resume goes on")
-        return STOPPED
+        if self.stop:
+            self.save()
+            checkpoints.wait()
+            saved = f"saved step {progress.n_iter} as {checkpoints.last}"
+            print(f"{self.stop.received}: {saved}; --resume goes on")
+            return STOPPED
+        checkpoints.wait()
+        early = " early (--patience)" * (progress.n_iter < self.total)
+        print(f"done{early}: best {self.model.headline} {progress.best:.4f}; to judge it:")
+        print(f"python test.py --checkpoint {checkpoints.best}")
+        return DONE
 
     def train_epoch(self) -> None:
         """Trains to the end of the epoch that n_iter is in, from its beginning or its middle."""
@@ -110,9 +109,8 @@ class Training:
         self.order.n_iter = progress.n_iter
         self.model.train()
         self.meter.restart()
-        title = f"epoch {epoch + 1}/{opt.epochs}"
-        bar = make_bar(title, self.order.steps, first)
-        with self.train_loader.batches() as batches, bar:
+        bar = make_bar(f"epoch {epoch + 1}/{opt.epochs}", self.order.steps, first)
+        with self.train_loader.batches(self.meter.wanted) as batches, bar:
             for n_iter in range(progress.n_iter + 1, (epoch + 1) * self.order.steps + 1):
                 losses, batch = self.step(batches)
                 progress.n_iter = n_iter
@@ -134,20 +132,24 @@ class Training:
         """
         opt, n_iter = self.opt, self.progress.n_iter
         for optimizer in self.optimizers.values():
-            set_learning_rate(optimizer, learning_rate(opt, n_iter, self.total))
+            optimizer.param_groups[0]["lr"] = learning_rate(opt, n_iter, self.total)
             optimizer.zero_grad()
         parts: list[Losses] = []
         for part in range(opt.accumulate):
             self.meter.waiting()
             batch = next(batches)
             self.meter.loaded()
+            random = generator(self.device, opt.seed, "augment", n_iter, part)
+            batch = data.augment(opt, random, *batch)
             seed_step(opt.seed, "step", n_iter, part)
-            losses = self.compute(*batch)
+            with self.precision.autocast():
+                losses = self.compute(*batch)
             parts.append(losses)
             for name, optimizer in self.optimizers.items():
                 loss = torch.stack(list(losses[name].values())).sum()
                 self.guard.watch(loss, n_iter)
-                (loss / opt.accumulate).backward(inputs=trained_by(optimizer))
+                loss = self.scaler.scale(loss / opt.accumulate)
+                loss.backward(inputs=trained_by(optimizer))
             if part == opt.accumulate - 1:
                 self.update()
             self.meter.computed(len(batch[0]))
@@ -155,19 +157,18 @@ class Training:
 
     def update(self) -> None:
         for optimizer in self.optimizers.values():
-            norm = clip_gradients(trained_by(optimizer), self.opt.clip_grad)
+            norm = limit_gradient(optimizer, self.scaler, self.opt.clip_grad)
             self.guard.watch(norm, self.progress.n_iter)
-            optimizer.step()
+            self.scaler.step(optimizer)
+        self.scaler.update()
 
     def log(self, epoch: int, losses: list[Losses], bar: tqdm) -> None:
         """Writes the losses of this step; reading them is where the program waits for the GPU."""
         self.guard.check()
         values = mean_losses(losses)
         rates = self.meter.rates()
-        bar.set_postfix_str(
-            ", ".join(f"{name} {value:.4f}" for name, value in values.items()) + f", {rates}",
-            refresh=False,
-        )
+        shown = [f"{name} {value:.4f}" for name, value in values.items()]
+        bar.set_postfix_str(", ".join([*shown, str(rates)]), refresh=False)
         values["lr"] = learning_rate(self.opt, self.progress.n_iter - 1, self.total)
         self.curves.add(self.progress.n_iter, epoch, "train", {**values, **asdict(rates)})
         self.meter.restart()
@@ -176,7 +177,7 @@ class Training:
         """The test pass; a better model than all before becomes best.pt."""
         progress, epoch = self.progress, self.progress.n_iter // self.order.steps
         self.model.eval()
-        metrics = evaluate(self.model.measure, self.test_loader, until=self.stop)
+        metrics = evaluate(self.model.measure, self.test_loader, self.precision, until=self.stop)
         if self.stop:
             return  # an incomplete pass says nothing; the resumed run repeats it
         better = progress.note_test(metrics[self.model.headline])
@@ -188,8 +189,7 @@ class Training:
     def save(self, best: bool = False) -> None:
         self.guard.check()
         epoch = self.progress.n_iter // self.order.steps
-        parts = (self.progress, epoch, self.networks, self.optimizers, self.opt, self.more)
-        self.run.checkpoints.save(snapshot(*parts), best)
+        self.run.checkpoints.save(snapshot(self.progress, epoch, *self.state), best)
 
 
 def main() -> int:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from engine.precision import PRECISIONS
+
 HUGE = 1e38  # as large as a float32 can be
 NOT_IN_CONFIG = ("run", "resume")  # a repeated run gets a folder of its own
 
@@ -62,13 +64,24 @@ def number(kind: type, least: float, most: float = float("inf")) -> Callable[[st
     return parse
 
 
+def auto_or(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A type for add_argument: the word auto, which gives None, or what `kind` reads."""
+
+    def parse(text: str) -> Any:
+        return None if text == "auto" else kind(text)
+
+    return parse
+
+
 def add_machine_options(parser: argparse.ArgumentParser) -> Any:
     """Adds the options that say where to compute; returns their group, for more of the kind."""
     group = parser.add_argument_group("machine")
     add = group.add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    few = "processes that load images; 0 loads in the main one, -1 chooses"
-    add("--workers", type=number(int, -1), default=-1, help=few)
+    numbers = "the numbers to compute in; auto: bf16 where the device has it, fp16 on older GPUs"
+    add("--precision", choices=PRECISIONS, default="auto", help=numbers)
+    few = "processes that load images; 0 loads in the main one (default: auto)"
+    add("--workers", type=auto_or(number(int, 0)), metavar="N", help=few)
     ahead = "batches that a background thread keeps ready; 0 for no thread"
     add("--prefetch", type=number(int, 0), default=2, help=ahead)
     return group

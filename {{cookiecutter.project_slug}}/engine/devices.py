@@ -1,6 +1,9 @@
 """Where to compute: the device, how exact, and how many of them."""
 
+import contextlib
+import ctypes
 import os
+from typing import TypeVar
 
 import PIL
 import torch
@@ -8,6 +11,10 @@ import torchvision
 from torch import nn
 
 from engine.errors import BadInput
+
+Model = TypeVar("Model", bound=nn.Module)
+MEMORY_FORMAT = torch.channels_last  # in which convolutions are fastest
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # from malloc.h
 
 
 def pick_device(name: str) -> torch.device:
@@ -33,8 +40,10 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def set_determinism(deterministic: bool) -> None:
-    """Chooses between the fastest kernels and those that give the same bits in every run.
+def set_up(deterministic: bool) -> None:
+    """Sets what PyTorch and the C library leave to their users; once, before anything is computed.
+
+    It chooses between the fastest kernels and those that give the same bits in every run.
 
     On the CPU both are exact for an equal number of threads. On CUDA, `deterministic` costs speed
     and refuses the few operations that have no exact version, by name.
@@ -43,18 +52,20 @@ def set_determinism(deterministic: bool) -> None:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True)
+    keep_memory()
 
 
-def count_workers(wanted: int, device: torch.device, img_size: int) -> int:
-    """The number of worker processes that `--workers` asks for; -1 chooses.
+def choose_workers(device: torch.device, at_once: bool) -> int:
+    """How many worker processes load images if `--workers auto` leaves it to us.
 
-    A GPU gets all cores but one for its loaders. On the CPU the network computes on every core
-    itself: one worker helps with large images, and with small ones costs more than it gives.
+    Args:
+        device: Where the network computes.
+        at_once: Whether batches come from memory ready-made; then there is nothing to do.
     """
-    if wanted >= 0:
-        return wanted
-    if device.type == "cpu":
-        return 1 if img_size > 64 else 0
+    if at_once:
+        return 0
+    if device.type == "cpu":  # the network computes on every core itself
+        return 1 if cores() > 1 else 0
     return max(1, min(16, cores() - 1))
 
 
@@ -65,21 +76,53 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def conditions(device: torch.device, data: int) -> dict[str, str | int]:
+def memory() -> int:
+    """The bytes of memory that this machine has."""
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 8 * 2**30  # Windows does not say without further packages
+
+
+def keep_memory() -> None:
+    """Lets the C library keep the memory of freed tensors for the next ones.
+
+    By default it hands large blocks back to the system at once, and each tensor then costs the
+    clearing of its pages again: a tenth of the time of a small network on the CPU.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library than that of Linux
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt(M_MMAP_THRESHOLD, 2**30)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def conditions(device: torch.device, precision: str, data: str) -> dict[str, str | int]:
     """All that the bits of a run depend on besides its options.
 
     Args:
         device: Where it computes.
+        precision: In which numbers.
         data: A checksum of the list of training files.
     """
     return {
         "list of training files": data,
         "device": device.type,
+        "precision": precision,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),
         "pillow": str(PIL.__version__),
     }
+
+
+def place(model: Model, device: torch.device) -> Model:
+    """Moves a model to where it is to compute, in place."""
+    return model.to(device).to(memory_format=MEMORY_FORMAT)
+
+
+def compile_networks(networks: dict[str, nn.Module], wanted: bool) -> None:
+    """Lets `torch.compile` make faster code of the networks, in place, when they are first used."""
+    for network in networks.values() if wanted else ():
+        network.compile()
 
 
 def parallelize(
@@ -101,13 +144,15 @@ def parallelize(
         What a batch is to be given to for its losses.
 
     Raises:
-        BadInput: `split`, with one GPU named.
+        BadInput: `split`, with one GPU named or with compiled networks.
     """
     if how == "split" and device.index is not None:
         raise BadInput(f"--parallel split uses all GPUs; use --device cuda instead of {device}")
     several = device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1
     if how == "split" or (how == "auto" and several):
         for name, network in networks.items():
+            if network._compiled_call_impl is not None:  # its copies would use its own weights
+                raise BadInput("--compile: not on several GPUs at once; add --parallel none")
             wrapped = nn.DataParallel(network)
             if device.type != "cuda":
                 wrapped.device_ids = []

@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from engine.loading import Loader
+from engine.precision import Precision
 
 Losses = dict[str, dict[str, Tensor]]  # scalars by name, by the name of their optimizer
 Measure = Callable[..., dict[str, Tensor]]  # a batch -> metrics by name, summed over its images
 
 
 @torch.no_grad()
-def evaluate(measure: Measure, loader: Loader, until: object = False) -> dict[str, float]:
+def evaluate(
+    measure: Measure, loader: Loader, precision: Precision, until: object = False
+) -> dict[str, float]:
     """What `measure` gives for each batch as sums over its images, as means over all images.
 
     As soon as `until` is true the pass ends with the images seen by then.
@@ -23,7 +26,9 @@ def evaluate(measure: Measure, loader: Loader, until: object = False) -> dict[st
     with loader.batches() as batches:
         for batch in batches:
             images += len(batch[0])
-            for name, value in measure(*batch).items():
+            with precision.autocast():
+                sums = measure(*batch)
+            for name, value in sums.items():
                 totals[name] = totals[name] + value  # on the device: nothing waits here
             if until:
                 break

@@ -8,15 +8,16 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from itertools import takewhile
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain, islice, takewhile
 
 import torch
 from prefetch_generator import BackgroundGenerator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from engine.order import SeededDataset, TestOrder, TrainOrder
+from engine.devices import choose_workers
+from engine.order import Key, SeededDataset, TestOrder, TrainOrder, whole_batch
 
 Batch = tuple[Tensor, ...]
 
@@ -25,12 +26,13 @@ class Loader:
     """Loads the batches of a data set in the given order and moves them to the device.
 
     Args:
-        dataset: A map-style data set of tuples of tensors.
+        dataset: A map-style data set of tuples of tensors. If it can make whole batches at once
+            (order.SeededDataset says how) it needs no worker processes.
         order: Which samples make up which batch.
         device: Where the batches are wanted.
-        workers: Worker processes; 0 loads in the main thread.
-        prefetch: Batches that a background thread keeps ready; 0 for no thread. Without workers
-            there is no thread either: it would share its random generators with the model.
+        workers: Worker processes; 0 loads in the main thread, None chooses.
+        prefetch: Batches that a background thread keeps ready; 0 for no thread. There is none
+            either where it would share its random generators with the model, or its cores.
     """
 
     def __init__(
@@ -38,36 +40,44 @@ class Loader:
         dataset: Dataset,
         order: TrainOrder | TestOrder,
         device: torch.device,
-        workers: int,
+        workers: int | None,
         prefetch: int,
     ) -> None:
         self.order, self.device = order, device
-        if workers:
+        example = whole_batch(dataset, [0])
+        at_once = example is not None
+        self.workers = choose_workers(device, at_once) if workers is None else workers
+        if self.workers:
             atexit.register(_kill_workers)  # after multiprocessing's own, so it is called before
-        self.prefetch = prefetch if workers else 0
+        self.prefetch = prefetch if self.workers or (at_once and device.type != "cpu") else 0
+        self._keys = _Keys()
+        self._source = SeededDataset(dataset)
         self._loader = DataLoader(
-            SeededDataset(dataset),
-            batch_sampler=order,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=device.type == "cuda",
+            self._source,
+            batch_sampler=self._keys,
+            collate_fn=_as_it_is,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=device.type == "cuda" and not (at_once and example[0].is_cuda),
             # Left to itself the loader draws from the global generator, which is the model's.
             generator=torch.Generator(),
             worker_init_fn=_end_with_trainer,
         )
 
     @contextmanager
-    def batches(self) -> Iterator[Iterator[Batch]]:
-        """The batches that `order` names now; leaving the block early leaves no thread behind."""
-        expected = len(self.order)
-        with _stop_signals_blocked():  # for the workers that are started here, for good
-            source = iter(self._loader)  # and not in a thread, from which forking is unsafe
-        try:
-            with _in_background(source, self.prefetch) as stream:
-                yield self._counted(stream, expected)
-        except BaseException:
-            self.close()
-            raise
+    def batches(self, first: int = 0) -> Iterator[Iterator[Batch]]:
+        """The batches that `order` names now; leaving the block early leaves no thread behind.
+
+        Args:
+            first: Batches that are loaded before anything is handed out, and before the workers
+                start, so that what is done with them can be timed undisturbed.
+        """
+        with ExitStack() as block:
+            try:
+                yield self._ahead(self._counted(block, first))
+            except BaseException:
+                self.close()
+                raise
 
     def close(self) -> None:
         """Ends the worker processes; the next batches start new ones.
@@ -79,12 +89,53 @@ class Loader:
         if workers is not None:
             workers._shutdown_workers()  # type: ignore[attr-defined]
 
-    def _counted(self, stream: Iterator[Batch], expected: int) -> Iterator[Batch]:
-        for seen in range(expected):
+    def _counted(self, block: ExitStack, first: int) -> Iterator[Batch]:
+        """The batches on the host; the thread that reads ahead ends with `block`."""
+        expected = len(self.order)
+        keys = iter(self.order)
+        yield from [self._source.__getitems__(key) for key in islice(keys, first)]
+        self._keys.rest = keys
+        with _stop_signals_blocked():  # for the workers that are started here, for good
+            source = iter(self._loader)  # and not in a thread, from which forking is unsafe
+        stream = block.enter_context(_in_background(source, self.prefetch))
+        for seen in range(min(first, expected), expected):
             batch = next(stream, None)
             if batch is None:  # some faults end BackgroundGenerator as if the data had ended
                 raise RuntimeError(f"loading stopped after {seen} of {expected} batches")
-            yield tuple(part.to(self.device, non_blocking=True) for part in batch)
+            yield batch
+
+    def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches on the device. To CUDA the next one is copied while one is computed with."""
+        if self.device.type != "cuda":
+            yield from (tuple(part.to(self.device) for part in batch) for batch in batches)
+            return
+        copying, computing = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
+        ready: Batch | None = None
+        for batch in chain(batches, [None]):
+            coming = None
+            if batch is not None:
+                with torch.cuda.stream(copying):
+                    coming = tuple(part.to(self.device, non_blocking=True) for part in batch)
+            if ready is not None:
+                yield ready
+            if coming is not None:
+                computing.wait_stream(copying)
+                for part in coming:  # else its memory might be used anew while it is computed with
+                    part.record_stream(computing)
+            ready = coming
+
+
+class _Keys:
+    """What is left of an epoch, for the DataLoader to take batch after batch."""
+
+    rest: Iterator[list[Key]] = iter(())
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return self.rest
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
 
 
 @contextmanager

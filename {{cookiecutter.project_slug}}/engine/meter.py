@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from tqdm import tqdm
@@ -10,9 +11,7 @@ from tqdm import tqdm
 def make_bar(title: str, total: int, done: int) -> tqdm:
     """A progress bar that leaves room for what is written behind it; none if nobody looks."""
     layout = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt} {remaining}{postfix}"
-    return tqdm(
-        total=total, initial=done, desc=title, bar_format=layout, leave=False, disable=None
-    )
+    return tqdm(total=total, initial=done, desc=title, bar_format=layout, leave=False, disable=None)
 
 
 @dataclass
@@ -34,16 +33,31 @@ class Meter:
     """Times the two parts of every step: waiting for data, then computing.
 
     Call `waiting` before a batch is asked for, `loaded` when it has arrived, and `computed` when
-    its step has been given to the device. Compute efficiency is the time that the steps themselves
-    took over the elapsed time. On CUDA, whose kernels run after the call that starts them has
-    returned, that time is read from events which the device stamps; the program never waits for
-    them. On the CPU it is the time from `loaded` to `computed`.
+    its step has been given to the device. Compute efficiency is the share of the elapsed time that
+    the steps would take by themselves, on data that are already there.
+
+    On CUDA, whose kernels run after the call that starts them has returned, a step's own time is
+    read from events which the device stamps; the program never waits for them. On the CPU, worker
+    processes take cores away from the step they load for, and lengthen it. There the first QUIET
+    batches are to be loaded before the workers start, and their steps show what a step takes.
+
+    Args:
+        device: Where the steps are computed.
+        shared: Whether worker processes share the device with the steps.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
+    QUIET = 5
+
+    def __init__(self, device: torch.device, shared: bool) -> None:
+        self.cuda, self.shared = device.type == "cuda", shared and device.type == "cpu"
         self.events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self.quiet: list[float] = []
         self.restart()
+
+    @property
+    def wanted(self) -> int:
+        """How many batches are to be loaded beforehand."""
+        return self.QUIET if self.shared and not self.quiet else 0
 
     def restart(self) -> None:
         """Forgets what was measured, and starts now; steps still on the device count from here."""
@@ -70,8 +84,13 @@ class Meter:
             end = torch.cuda.Event(enable_timing=True)
             end.record()
             self.events.append((self.start, end))
-        else:
+        elif not self.shared:
             self.computed_for += lap
+        elif len(self.quiet) < self.QUIET:
+            self.quiet.append(lap)
+            self.computed_for += lap
+        else:  # the first one also prepares the kernels
+            self.computed_for += min(lap, median(self.quiet[1:]))
 
     def rates(self) -> Rates:
         """The rates since the last `restart`; on CUDA over those steps that the device has done."""

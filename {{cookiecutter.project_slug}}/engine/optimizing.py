@@ -2,20 +2,24 @@
 
 import math
 from argparse import Namespace
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import SGD, Adam, AdamW, Optimizer
+
+LEAST_SCALE = 2.0**-20  # of fp16's losses, which begin at 2**16
+FUSED = True  # one kernel for all weights, on every kind of device
 
 
 def make_optimizer(opt: Namespace, network: nn.Module) -> Optimizer:
     """The optimizer that `--optimizer` names, over those parameters that want a gradient."""
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    more = {"weight_decay": opt.weight_decay, "fused": FUSED}
     if opt.optimizer == "sgd":
-        return SGD(wanted, opt.lr, momentum=opt.momentum, weight_decay=opt.weight_decay)
+        return SGD(wanted, opt.lr, momentum=opt.momentum, **more)
     kind = {"adam": Adam, "adamw": AdamW}[opt.optimizer]
-    return kind(wanted, opt.lr, betas=(opt.momentum, 0.999), weight_decay=opt.weight_decay)
+    return kind(wanted, opt.lr, betas=(opt.momentum, 0.999), **more)
 
 
 def learning_rate(opt: Namespace, n_iter: int, total: int) -> float:
@@ -33,20 +37,24 @@ def learning_rate(opt: Namespace, n_iter: int, total: int) -> float:
     return opt.lr * falling[opt.schedule]
 
 
-def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
 def trained_by(optimizer: Optimizer) -> list[nn.Parameter]:
     """The parameters that `optimizer` changes."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def clip_gradients(parameters: Iterable[Tensor], limit: float) -> Tensor:
-    """Scales the gradients down to a total norm of `limit`; 0 leaves them as they are.
+def limit_gradient(optimizer: Optimizer, scaler: GradScaler, limit: float) -> Tensor:
+    """Scales the gradient down to a norm of `limit`; 0 leaves it as it is.
 
     Returns:
-        The norm before, a scalar on the device.
+        The norm before, a scalar on the device. In fp16 one that is not finite counts as 0, since
+        the scaler leaves such a step out and halves its scale; only when that does not help for
+        long is it infinite.
     """
-    return torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)
+    scaler.unscale_(optimizer)
+    gradients = [p.grad for p in trained_by(optimizer) if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if limit:
+        nn.utils.clip_grads_with_norm_(trained_by(optimizer), limit, norm)
+    if not scaler.is_enabled():
+        return norm
+    return torch.full_like(norm, math.inf if scaler.get_scale() < LEAST_SCALE else 0.0)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from engine.errors import BadInput
 from engine.seeding import mix, seed_sample
@@ -81,3 +81,16 @@ class SeededDataset(Dataset):
         index, seed = key
         seed_sample(seed)
         return self.dataset[index]
+
+    def __getitems__(self, keys: list[Key]) -> Any:
+        batch = whole_batch(self.dataset, [index for index, _ in keys])
+        return default_collate([self[key] for key in keys]) if batch is None else batch
+
+
+def whole_batch(dataset: Dataset, indices: list[int]) -> Any:
+    """A batch made at once by the data set's method `batch`, if it has one that can.
+
+    It cannot if samples are random: each of them has a seed of its own.
+    """
+    make = getattr(dataset, "batch", None)
+    return make(indices) if make else None

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from engine.checkpoint import Checkpoints, load_weights
@@ -13,8 +14,8 @@ from engine.errors import BadInput, shorten
 
 # Options that change how a run is carried out and watched, and not its weights.
 WITHOUT_EFFECT = (
-    *("run", "resume", "workers", "prefetch", "parallel", "device", "keep", "patience"),
-    *("log_every", "picture_every", "save_every", "test_every"),
+    *("run", "resume", "workers", "prefetch", "cache", "parallel", "device", "keep", "patience"),
+    *("precision", "log_every", "picture_every", "save_every", "test_every"),
 )
 
 
@@ -40,8 +41,10 @@ class Progress:
         self.waited = 0 if better else self.waited + 1
         return better
 
-    def out_of_patience(self, opt: Namespace) -> bool:
-        return 0 < opt.patience <= self.waited
+    def is_over(self, opt: Namespace, steps: int) -> bool:
+        """Whether all is done, or `--patience` at an end; `steps` make an epoch."""
+        enough = self.n_iter >= opt.epochs * steps or 0 < opt.patience <= self.waited
+        return enough and not self.test_is_due(opt, steps)
 
 
 def snapshot(
@@ -49,6 +52,7 @@ def snapshot(
     epoch: int,
     networks: dict[str, nn.Module],
     optimizers: dict[str, Optimizer],
+    scaler: GradScaler,
     opt: Namespace,
     more: dict[str, Any],
 ) -> dict[str, Any]:
@@ -60,6 +64,7 @@ def snapshot(
     return {
         **{name: network.state_dict() for name, network in networks.items()},
         "optim": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+        "scaler": scaler.state_dict(),  # empty but for fp16
         "epoch": epoch,
         **asdict(progress),
         "args": vars(opt),
@@ -71,6 +76,7 @@ def restore(
     checkpoints: Checkpoints,
     networks: dict[str, nn.Module],
     optimizers: dict[str, Optimizer],
+    scaler: GradScaler,
     opt: Namespace,
     more: dict[str, Any],
 ) -> Progress:
@@ -107,6 +113,8 @@ def restore(
                 f"{checkpoints.folder}: its optimizer does not fit these options; take those of "
                 f"its config.txt ({options or 'it has no optimizer'})"
             )
+    if state.get("scaler"):
+        scaler.load_state_dict(state["scaler"])
     conditions = _changes(state.get("conditions", {}), more["conditions"], (), "")
     if changes := ", ".join(filter(None, (options, conditions))):
         print(f"warning: not an exact continuation: {changes}", file=sys.stderr)

@@ -1,8 +1,9 @@
 """Everything random is a pure function of (seed, n_iter), so that a resumed run repeats itself.
 
 No state of a generator is ever saved: whoever draws seeds first, from a key that says what is
-drawn. The data order of an epoch comes from ("order", epoch), dropout and the like of a step from
-("step", n_iter), and each sample carries a seed of its own for its augmentation.
+drawn. The data order of an epoch comes from ("order", epoch), the augmentation of a batch from
+("augment", n_iter), dropout and the like of a step from ("step", n_iter), and each sample carries a
+seed of its own for random transforms.
 """
 
 import random
@@ -23,6 +24,11 @@ def seed_step(*key: int | str) -> None:
     """Seeds what the model draws from in one step: torch on every device, random and numpy."""
     torch.manual_seed(mix(*key))
     _seed_python(mix(*key))
+
+
+def generator(device: torch.device, *key: int | str) -> torch.Generator:
+    """A generator on `device` of its own for what `key` names."""
+    return torch.Generator(device).manual_seed(mix(*key))
 
 
 def seed_sample(seed: int) -> None:

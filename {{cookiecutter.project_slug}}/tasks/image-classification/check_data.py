@@ -18,6 +18,7 @@ from statistics import median
 from tqdm import tqdm
 
 import data
+import images
 from engine.arguments import Parser
 from engine.devices import cores
 from engine.errors import BAD_INPUT, DONE, BadInput, run_program
@@ -44,7 +45,7 @@ def main() -> int:
     train, test = (check_part(folder / name) for name in ("train", "test"))
     faults = [*train.faults, *test.faults]
     try:
-        data.facts(str(folder))
+        images.read_facts(folder)
     except BadInput as error:
         faults.append(str(error))
     notes = [*train.notes, *test.notes]
@@ -66,20 +67,20 @@ def check_part(root: Path) -> Part:
         part.faults.append(f"{root}: no such folder; a data set has train/ and test/")
         return part
     files: list[tuple[str, Path]] = []
-    for folder in sorted(path for path in root.iterdir() if not data.is_hidden(path)):
+    for folder in sorted(path for path in root.iterdir() if not images.is_hidden(path)):
         if folder.is_file():
             part.notes.append(f"{folder}: not in a class folder, left out; move or delete it")
             continue
-        inside = data.files_below(folder)
-        images = [path for path in inside if data.is_image(path)]
+        inside = [Path(path) for path in images.files_below(folder)]
+        wanted = [path for path in inside if images.is_image(path)]
         part.notes += [
             f"{path}: not an image by its name, left out; convert or delete it"
             for path in inside
-            if not data.is_image(path)
+            if not images.is_image(path)
         ]
-        part.counts[folder.name] = len(images)
-        files += [(folder.name, path) for path in images]
-        if not images:
+        part.counts[folder.name] = len(wanted)
+        files += [(folder.name, path) for path in wanted]
+        if not wanted:
             part.faults.append(f"{folder}: no image in this class; add some or delete the folder")
     if not part.counts:
         part.faults.append(f"{root}: no class folders; each class is a folder with its images")
@@ -115,7 +116,7 @@ def read_all(part: Part, files: list[tuple[str, Path]]) -> None:
 def read(path: Path) -> tuple[tuple[int, int], str] | str:
     """The size and a digest of an image, or what is wrong with it."""
     try:
-        return data.read_image(path).size, hashlib.sha256(path.read_bytes()).hexdigest()
+        return images.read_image(path).size, hashlib.sha256(path.read_bytes()).hexdigest()
     except BadInput as error:
         return str(error)
 
@@ -142,8 +143,8 @@ def describe(part: Part) -> str:
     total = sum(part.counts.values())
     lines = [f"{part.root}: {total} images in {len(part.counts)} classes"]
     width = max(map(len, part.counts), default=0)
-    for name, images in part.counts.items():
-        lines += [f"  {name:{width}}  {images:7}  {images / max(total, 1):6.1%}"]
+    for name, count in part.counts.items():
+        lines += [f"  {name:{width}}  {count:7}  {count / max(total, 1):6.1%}"]
     if part.sizes:
         for side, pixels in zip(("width", "height"), zip(*part.sizes, strict=True), strict=True):
             middle = median(pixels)

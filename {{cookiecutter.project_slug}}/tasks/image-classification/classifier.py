@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class Classifier(nn.Module):
 
     Args:
         opt: The options of training; this is the one place where they become a network and a loss.
-        class_counts: The classes, and how many training images each has.
+        about: Of the training data: "classes", with the number of images of each.
 
     Shape: images (N, 3, H, W) uint8, labels (N,) int64 in [0, K) -> the losses.
 
@@ -33,14 +34,14 @@ class Classifier(nn.Module):
 
     headline = "accuracy"  # the metric, higher is better, that decides which checkpoint is best
 
-    def __init__(self, opt: Namespace, class_counts: dict[str, int]) -> None:
+    def __init__(self, opt: Namespace, about: dict[str, Any]) -> None:
         super().__init__()
-        self.classes = list(class_counts)
-        self.about = {"classes": class_counts}  # kept in checkpoints, to build the model again
+        self.about = about  # kept in checkpoints, to build the model again
+        self.classes = list(about["classes"])
         choice = networks.make_network(opt, len(self.classes))
         self.net, self.frozen = choice.network, choice.frozen
         self.normalize = Normalize(choice.mean, choice.std)
-        self.criterion = losses.make_loss(opt, list(class_counts.values()))
+        self.criterion = losses.make_loss(opt, list(about["classes"].values()))
         self.loss_name = opt.loss.replace("-", "_")
 
     @classmethod
@@ -56,7 +57,7 @@ class Classifier(nn.Module):
         # Its weights are in the checkpoint: ImageNet's need not be downloaded for it.
         defaults = vars(options.make_parser().parse_args([]))  # for options added since
         opt = Namespace(**{**defaults, **state["args"], "pretrained": False})
-        model = cls(opt, state["classes"])
+        model = cls(opt, {"classes": state["classes"]})
         load_weights(model.net, state["net"], path)
         return model.eval(), opt
 
@@ -68,8 +69,8 @@ class Classifier(nn.Module):
         return {"net": {self.loss_name: self.criterion(self.scores(images), labels)}}
 
     def scores(self, images: Tensor) -> Tensor:
-        """The score (logit) of each class: images (N, 3, H, W) uint8 -> (N, K)."""
-        return self.net(self.normalize(images))
+        """The score (logit) of each class: images (N, 3, H, W) uint8 -> (N, K) float32."""
+        return self.net(self.normalize(images)).float()
 
     @torch.no_grad()
     def measure(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

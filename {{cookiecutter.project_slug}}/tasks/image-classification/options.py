@@ -6,6 +6,7 @@ from pathlib import Path
 
 import data
 from engine.arguments import Parser, add_machine_options, number
+from images import read_facts
 from layers import NORMS, PADDINGS
 from losses import LOSSES
 from networks import usual_size
@@ -24,7 +25,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     if opt.resume and (config := Path(opt.run) / "config.txt").exists():
         opt = parser.parse_args([f"@{config}", *given])
     if opt.flip is None:
-        opt.flip = data.facts(opt.data).get("flip", True)
+        opt.flip = read_facts(data.folder(opt.data)).get("flip", True)
     if opt.img_size is None:
         opt.img_size = usual_size(opt.network)
     return opt
@@ -55,6 +56,10 @@ def make_parser() -> Parser:
         help="images are resized to S x S (default: what the network is made for)")
     add("--flip", action=BooleanOptionalAction,
         help="mirror training images at random (default: what the data set says, else yes)")
+    add("--shift", type=number(int, 0), default=0, metavar="PIXELS",
+        help="move training images at random by up to so many pixels")
+    add("--cache", action=BooleanOptionalAction,
+        help="keep the decoded images in a file beside the data (default: if they fit into memory)")
 
     group = parser.add_argument_group("network and loss")
     add = group.add_argument
@@ -93,6 +98,8 @@ def make_parser() -> Parser:
     add = add_machine_options(parser).add_argument
     add("--parallel", choices=["auto", "none", "split"], default="auto",
         help="split: divide each batch between the GPUs (nn.DataParallel)")
+    add("--compile", action=BooleanOptionalAction, default=False,
+        help="let torch.compile make faster code first, which takes a while")
     add("--deterministic", action=BooleanOptionalAction, default=False,
         help="the same bits in every run on CUDA too, at some cost of speed")
     return parser

@@ -24,6 +24,8 @@ from engine.checkpoint import write_atomically
 from engine.errors import DONE, BadInput, run_program
 from engine.loading import Loader
 from engine.order import TestOrder
+from engine.precision import Precision
+from images import ImageFiles
 
 
 @torch.no_grad()
@@ -41,18 +43,19 @@ def main() -> int:
     if not out.parent.is_dir() or (out.exists() and not out.is_file()):
         raise BadInput(f"--out {opt.out}: not a file in a folder that exists; name another")
     device = devices.pick_device(opt.device)
+    precision = Precision(opt.precision, device)
     model, trained_with = Classifier.from_checkpoint(opt.checkpoint)
-    model.to(device)
-    images = data.ImageFiles(opt.paths, data.transform(trained_with, training=False))
-    workers = devices.count_workers(opt.workers, device, trained_with.img_size)
+    devices.place(model, device)
+    images = ImageFiles(opt.paths, lambda path: data.load(path, trained_with))
     order = TestOrder(len(images), opt.batch_size)
+    loader = Loader(images, order, device, opt.workers, opt.prefetch)
 
     rows: list[tuple[str, str, str]] = []
-    with Loader(images, order, device, workers, opt.prefetch).batches() as batches:
+    with loader.batches() as batches, precision.autocast():
         for (batch,) in tqdm(batches, total=len(order), desc="predict", disable=None):
             probabilities, labels = model.scores(batch).softmax(dim=1).max(dim=1)
             for probability, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
-                file = str(images.files[len(rows)])
+                file = images.files[len(rows)]
                 rows.append((file, model.classes[label], f"{probability:.6f}"))
 
     text = io.StringIO(newline="")

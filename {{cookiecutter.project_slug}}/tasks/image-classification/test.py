@@ -22,6 +22,7 @@ from engine.errors import DONE, run_program
 from engine.loading import Loader
 from engine.order import TestOrder
 from engine.pictures import save_confusion, save_sheet
+from engine.precision import Precision
 
 
 def main() -> int:
@@ -37,18 +38,18 @@ def main() -> int:
 
     # 1. The trained model, and the test part of its data.
     device = devices.pick_device(opt.device)
+    precision = Precision(opt.precision, device)
     model, trained_with = Classifier.from_checkpoint(opt.checkpoint)
     trained_with.data = opt.data or trained_with.data
-    test_set = data.test_part(trained_with, model.classes)
-    workers = devices.count_workers(opt.workers, device, trained_with.img_size)
+    test_set = data.test_part(trained_with, model.about)
     order = TestOrder(len(test_set), opt.batch_size)
-    loader = Loader(test_set, order, device, workers, opt.prefetch)
+    loader = Loader(test_set, order, device, opt.workers, opt.prefetch)
 
     report = Path(opt.report or run_of(Path(opt.checkpoint).absolute()) / "report")
     report.mkdir(parents=True, exist_ok=True)
 
     # 2. The scores of all images.
-    scores, labels = score(model.to(device), loader)
+    scores, labels = score(devices.place(model, device), loader, precision)
 
     # 3. What they say.
     matrix = confusion_matrix(scores.argmax(dim=1), labels, len(model.classes))
@@ -68,12 +69,12 @@ def main() -> int:
 
 
 @torch.no_grad()
-def score(model: Classifier, loader: Loader) -> tuple[Tensor, Tensor]:
+def score(model: Classifier, loader: Loader, precision: Precision) -> tuple[Tensor, Tensor]:
     """The scores (N, K) and the labels (N,) of all images of `loader`, on the CPU."""
     scores, labels = [], []
-    with loader.batches() as batches:
+    with loader.batches() as batches, precision.autocast():
         for images, wanted in tqdm(batches, total=len(loader.order), desc="test", disable=None):
-            scores.append(model.scores(images).float().cpu())
+            scores.append(model.scores(images).cpu())
             labels.append(wanted.cpu())
     return torch.cat(scores), torch.cat(labels)
 

@@ -1,0 +1,27 @@
+"""Random changes of whole batches, made on the device; each image of a batch is changed anew.
+
+All take images (N, C, H, W) of any type and return the same shape and type. To change several
+images alike, such as the two of a pair, join their channels first.
+"""
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+
+def flip(images: Tensor, random: Generator) -> Tensor:
+    """Mirrors about half of the images, left to right."""
+    mirrored = torch.rand(len(images), generator=random, device=images.device) < 0.5
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+
+
+def shift(images: Tensor, most: int, random: Generator) -> Tensor:
+    """Moves each image by up to `most` pixels in both directions; black comes in at the borders."""
+    n, _, height, width = images.shape
+    padded = functional.pad(images, (most, most, most, most))
+    moves = torch.randint(2 * most + 1, (2, n, 1, 1), generator=random, device=images.device)
+    rows = moves[0] + torch.arange(height, device=images.device)[:, None]
+    columns = moves[1] + torch.arange(width, device=images.device)
+    image = torch.arange(n, device=images.device)[:, None, None]
+    # Indexed with the channels last, which is how they lie in memory.
+    return padded.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 3, 1, 2)
