@@ -27,8 +27,9 @@ from engine.errors import DONE, STOPPED, run_program
 from engine.evaluating import Losses, evaluate, mean_losses
 from engine.loading import Batch, Loader
 from engine.meter import Meter, make_bar
-from engine.optimizing import learning_rate, limit_gradient, make_optimizer, trained_by
+from engine.optimizing import learning_rate, limit_gradient, make_optimizers, trained_by
 from engine.order import TestOrder, TrainOrder
+from engine.parallel import parallelize
 from engine.precision import Precision
 from engine.progress import Progress, restore, snapshot
 from engine.runfolder import RunFolder
@@ -61,7 +62,7 @@ class Training:
         seed_step(opt.seed, "weights")
         self.model = devices.place(Model(opt, train_set.about), self.device)
         self.networks = self.model.networks()
-        self.optimizers = {name: make_optimizer(opt, net) for name, net in self.networks.items()}
+        self.optimizers = make_optimizers(opt, self.networks)
         self.scaler = self.precision.scaler()
         print(summarize(self.model, self.networks, train_set[0]))
 
@@ -76,7 +77,7 @@ class Training:
 
         # 5. The networks compiled, and several GPUs if there are any.
         devices.compile_networks(self.networks, opt.compile)
-        self.compute = devices.parallelize(self.model, self.networks, opt.parallel, self.device)
+        self.compute = parallelize(self.model, self.networks, opt.parallel, self.device)
 
         # 6. What is watched on the way. A signal ends the run after a step.
         self.stop = StopSignal()
@@ -188,8 +189,7 @@ class Training:
 
     def save(self, best: bool = False) -> None:
         self.guard.check()
-        epoch = self.progress.n_iter // self.order.steps
-        self.run.checkpoints.save(snapshot(self.progress, epoch, *self.state), best)
+        self.run.checkpoints.save(snapshot(self.progress, self.order.steps, *self.state), best)
 
 
 def main() -> int:

@@ -145,7 +145,7 @@ def use_cache(
 
 def _use_cache(part: CachedImages, wanted: bool | None, epochs: int, device: torch.device) -> None:
     path = part.cache_file()
-    what = f"cache: {len(part):,} images of {part.root}"
+    what = f"cache: {len(part.files):,} images of {part.root}"
     if not path.exists():
         begun = time.perf_counter()
         expected = _expected_bytes(part)
@@ -156,7 +156,7 @@ def _use_cache(part: CachedImages, wanted: bool | None, epochs: int, device: tor
             return
         made = f"decoded in {time.perf_counter() - begun:.1f} s, "
     else:
-        part.store, made = Store.open(path, len(part)), ""
+        part.store, made = Store.open(path, len(part.files)), ""
     size = f"{len(part.store.pixels) / 1e6:,.1f} MB"
     if device.type == "cuda" and len(part.store.pixels) < torch.cuda.mem_get_info(device)[0] / 8:
         part.store = Store(part.store.pixels.to(device), part.store.sizes)
@@ -170,7 +170,7 @@ def _make(part: CachedImages, path: Path, expected: int) -> Store | None:
     try:
         if disk_usage(part.root).free > 1.2 * expected + 2**28:
             _write(part, path)
-            return Store.open(path, len(part))
+            return Store.open(path, len(part.files))
         problem = f"its disk has no room for {expected / 1e9:,.1f} GB"
     except OSError as error:
         problem = f"{error.strerror}"
@@ -210,10 +210,10 @@ def _write(part: CachedImages, path: Path) -> None:
 
 def _decode(part: CachedImages) -> Iterator[tuple[Tensor, Tensor]]:
     """The pixels of some images at a time, end to end, and their sizes; uses all cores."""
-    order = TestOrder(len(part), 64)
+    order = TestOrder(len(part.files), 64)
     workers = min(cores(), len(order) // 8)
     loader = Loader(_Decoding(part), order, torch.device("cpu"), workers, prefetch=0)
-    bar = tqdm(desc=f"cache {part.root.name}", total=len(part), unit="image", disable=None)
+    bar = tqdm(desc=f"cache {part.root.name}", total=len(part.files), unit="image", disable=None)
     with loader.batches() as batches, bar:
         for pixels, sizes in batches:
             yield pixels, sizes
@@ -235,5 +235,5 @@ class _Decoding(Dataset):
 
 def _expected_bytes(part: CachedImages) -> int:
     """About how large the cache will be, judged by a few of the images."""
-    few = range(0, len(part), max(1, len(part) // 8))
-    return sum(part.decode(index).numel() for index in few) * len(part) // len(few)
+    few = range(0, len(part.files), max(1, len(part.files) // 8))
+    return sum(part.decode(index).numel() for index in few) * len(part.files) // len(few)

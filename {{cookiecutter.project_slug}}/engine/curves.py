@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 from engine.checkpoint import write_atomically
 
@@ -24,7 +25,7 @@ class Curves:
     """
 
     def __init__(self, folder: Path, n_iter: int, tested: int) -> None:
-        self.metrics = folder / "metrics.jsonl"
+        self.metrics, self.report = folder / "metrics.jsonl", folder / "report"
         self.working = True
         if self.metrics.exists():
             limit = {"train": n_iter, "test": tested}
@@ -49,9 +50,16 @@ class Curves:
                 self.writer.add_scalar(f"{split}/{name}", value, n_iter)
 
     def show(self, n_iter: int, name: str, picture: Tensor) -> None:
-        """Adds a picture, uint8 of shape (3, H, W), to TensorBoard."""
-        if self.working:
-            self.writer.add_image(name, picture.cpu().numpy(), n_iter)
+        """Adds a picture, uint8 of shape (3, H, W), to TensorBoard and to report/."""
+        if not self.working:
+            return
+        self.writer.add_image(name, picture.cpu().numpy(), n_iter)
+        try:
+            self.report.mkdir(exist_ok=True)
+            path = self.report / f"{name}-{n_iter:09d}.png"
+            write_atomically(path, lambda file: to_pil_image(picture.cpu()).save(file, "PNG"))
+        except OSError as error:
+            self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
         if self.working:

@@ -55,14 +55,15 @@ def set_up(deterministic: bool) -> None:
     keep_memory()
 
 
-def choose_workers(device: torch.device, at_once: bool) -> int:
+def choose_workers(device: torch.device, at_once: bool, cache: object) -> int:
     """How many worker processes load images if `--workers auto` leaves it to us.
 
     Args:
         device: Where the network computes.
         at_once: Whether batches come from memory ready-made; then there is nothing to do.
+        cache: The decoded images, if there are any.
     """
-    if at_once:
+    if at_once or (cache and device.type == "cpu"):
         return 0
     if device.type == "cpu":  # the network computes on every core itself
         return 1 if cores() > 1 else 0
@@ -123,38 +124,3 @@ def compile_networks(networks: dict[str, nn.Module], wanted: bool) -> None:
     """Lets `torch.compile` make faster code of the networks, in place, when they are first used."""
     for network in networks.values() if wanted else ():
         network.compile()
-
-
-def parallelize(
-    model: nn.Module, networks: dict[str, nn.Module], how: str, device: torch.device
-) -> nn.Module:
-    """Spreads the work over the GPUs of this machine, in place.
-
-    `split` (and `auto` where there are several GPUs and none was named) divides the batch of each
-    network with `nn.DataParallel`. The modules in `networks` stay the bare ones, so what is saved
-    from them carries no `module.` prefix.
-
-    Args:
-        model: The finished model; its attributes that are networks are wrapped.
-        networks: The bare networks by the name of the attribute.
-        how: auto, none or split.
-        device: Where the model is; on the CPU the wrapper hands batches through.
-
-    Returns:
-        What a batch is to be given to for its losses.
-
-    Raises:
-        BadInput: `split`, with one GPU named or with compiled networks.
-    """
-    if how == "split" and device.index is not None:
-        raise BadInput(f"--parallel split uses all GPUs; use --device cuda instead of {device}")
-    several = device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1
-    if how == "split" or (how == "auto" and several):
-        for name, network in networks.items():
-            if network._compiled_call_impl is not None:  # its copies would use its own weights
-                raise BadInput("--compile: not on several GPUs at once; add --parallel none")
-            wrapped = nn.DataParallel(network)
-            if device.type != "cuda":
-                wrapped.device_ids = []
-            setattr(model, name, wrapped)
-    return model

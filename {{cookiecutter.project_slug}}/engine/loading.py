@@ -46,7 +46,9 @@ class Loader:
         self.order, self.device = order, device
         example = whole_batch(dataset, [0])
         at_once = example is not None
-        self.workers = choose_workers(device, at_once) if workers is None else workers
+        if workers is None:
+            workers = choose_workers(device, at_once, getattr(dataset, "store", None))
+        self.workers = workers
         if self.workers:
             atexit.register(_kill_workers)  # after multiprocessing's own, so it is called before
         self.prefetch = prefetch if self.workers or (at_once and device.type != "cpu") else 0

@@ -9,7 +9,17 @@ from torch.amp import GradScaler
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 LEAST_SCALE = 2.0**-20  # of fp16's losses, which begin at 2**16
+SCHEDULES = ("cosine", "linear", "late-linear", "constant")
 FUSED = True  # one kernel for all weights, on every kind of device
+
+
+def make_optimizers(opt: Namespace, networks: dict[str, nn.Module]) -> dict[str, Optimizer]:
+    """An optimizer for each network that has something to train, under the network's name."""
+    return {
+        name: make_optimizer(opt, network)
+        for name, network in networks.items()
+        if any(parameter.requires_grad for parameter in network.parameters())
+    }
 
 
 def make_optimizer(opt: Namespace, network: nn.Module) -> Optimizer:
@@ -26,14 +36,19 @@ def learning_rate(opt: Namespace, n_iter: int, total: int) -> float:
     """The learning rate of step `n_iter`, counted from 0, of `total` steps.
 
     It rises linearly over the first `--warmup` share of the steps to `--lr`, then stays there
-    (constant), falls linearly, or falls along half a cosine (Loshchilov and Hutter 2017), in both
-    cases to zero.
+    (constant), or falls to zero: linearly, along half a cosine (Loshchilov and Hutter 2017), or
+    linearly in the second half of the time (late-linear; Isola et al. 2017).
     """
     warmup = round(opt.warmup * total)
     if n_iter < warmup:
         return opt.lr * (n_iter + 1) / (warmup + 1)
     done = (n_iter - warmup) / max(1, total - warmup)
-    falling = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    falling = {
+        "constant": 1.0,
+        "linear": 1 - done,
+        "late-linear": min(1.0, 2 * (1 - done)),
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+    }
     return opt.lr * falling[opt.schedule]
 
 

@@ -49,7 +49,7 @@ class Progress:
 
 def snapshot(
     progress: Progress,
-    epoch: int,
+    steps: int,
     networks: dict[str, nn.Module],
     optimizers: dict[str, Optimizer],
     scaler: GradScaler,
@@ -65,7 +65,7 @@ def snapshot(
         **{name: network.state_dict() for name, network in networks.items()},
         "optim": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
         "scaler": scaler.state_dict(),  # empty but for fp16
-        "epoch": epoch,
+        "epoch": progress.n_iter // steps,
         **asdict(progress),
         "args": vars(opt),
         **more,

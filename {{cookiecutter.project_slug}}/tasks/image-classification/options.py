@@ -6,6 +6,8 @@ from pathlib import Path
 
 import data
 from engine.arguments import Parser, add_machine_options, number
+from engine.optimizing import SCHEDULES
+from engine.parallel import WAYS
 from images import read_facts
 from layers import NORMS, PADDINGS
 from losses import LOSSES
@@ -87,7 +89,7 @@ def make_parser() -> Parser:
     add("--lr", type=number(float, 0), default=2e-3, help="highest learning rate")
     add("--momentum", type=number(float, 0, 0.9999), default=0.9, help="of SGD; beta 1 of Adam")
     add("--weight-decay", type=number(float, 0), default=0.01, help="pull of weights towards zero")
-    add("--schedule", choices=["cosine", "linear", "constant"], default="cosine",
+    add("--schedule", choices=SCHEDULES, default="cosine",
         help="how the learning rate goes on after the warm-up")
     add("--warmup", type=number(float, 0, 1), default=0.05,
         help="share of all steps in which the learning rate rises")
@@ -96,8 +98,9 @@ def make_parser() -> Parser:
     add("--seed", type=number(int, 0), default=0, help="everything random follows from it")
 
     add = add_machine_options(parser).add_argument
-    add("--parallel", choices=["auto", "none", "split"], default="auto",
-        help="split: divide each batch between the GPUs (nn.DataParallel)")
+    add("--parallel", choices=WAYS, default="auto",
+        help="divide each batch between the GPUs: for each network (split), or for networks and "
+        "losses as one (super)")
     add("--compile", action=BooleanOptionalAction, default=False,
         help="let torch.compile make faster code first, which takes a while")
     add("--deterministic", action=BooleanOptionalAction, default=False,
