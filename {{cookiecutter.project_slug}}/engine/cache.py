@@ -133,7 +133,7 @@ def use_cache(
     Args:
         parts: The data sets.
         wanted: Whether there is to be one; None: if it fits into memory and is used twice.
-        epochs: How often each image will be used.
+        epochs: How often each sample will be used; an image may have several samples.
         device: Where the images are wanted.
 
     Raises:
@@ -149,7 +149,8 @@ def _use_cache(part: CachedImages, wanted: bool | None, epochs: int, device: tor
     if not path.exists():
         begun = time.perf_counter()
         expected = _expected_bytes(part)
-        if wanted is None and (epochs < 2 or expected > memory()):
+        uses = epochs * max(1, len(part) // len(part.files))
+        if wanted is None and (uses < 2 or expected > memory()):
             return
         part.store = _make(part, path, expected)
         if part.store is None:
