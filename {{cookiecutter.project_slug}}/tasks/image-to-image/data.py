@@ -166,6 +166,11 @@ class Pairs(CachedImages):
     def __len__(self) -> int:
         return self.length
 
+    def names(self) -> list[str]:
+        """The names of the images, without the folders A and B."""
+        prefix = "A/" if self.layout == "folders" else ""
+        return [name.removeprefix(prefix) for name in self.files[: self.count]]
+
     def decode(self, index: int) -> Tensor:
         return load(f"{self.root}/{self.files[index]}")
 
@@ -218,7 +223,8 @@ def find_images(root: Path) -> list[str]:
     Raises:
         BadInput: There are none.
     """
-    files = [os.path.relpath(path, root) for path in files_below(root)]
+    start = len(str(root)) + 1
+    files = [path[start:].replace(os.sep, "/") for path in files_below(root)]
     if left_out := [path for path in files if not is_image(path)]:
         print(f"warning: {root}: left out, as not images: {shorten(left_out)}", file=sys.stderr)
     if not (found := [path for path in files if is_image(path)]):
