@@ -9,6 +9,7 @@ that removes noise, they should be noisy.
 import engine.interrupt  # noqa: F401  first, so that Ctrl-C ends in one line from here on
 
 # isort: split
+from functools import partial
 from pathlib import Path
 
 from torchvision.transforms.functional import to_pil_image
@@ -55,7 +56,7 @@ def main() -> int:
         names = tqdm(outputs, desc="predict", disable=None)
         for path, (batch,) in zip(names, batches, strict=True):
             drawn = to_pil_image(in_tiles(model.translate, batch[0], opt.tile, opt.overlap).cpu())
-            write_atomically(path, lambda file, image=drawn: image.save(file, "PNG"))
+            write_atomically(path, partial(drawn.save, format="PNG"))
     print(f"wrote {opt.out}: {len(outputs)} images")
     return DONE
 
