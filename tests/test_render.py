@@ -23,6 +23,7 @@ LICENSES = {
     "BSD-3-Clause": "BSD 3-Clause License",
     "Apache-2.0": "Apache License",
 }
+PICTURES = {".png", ".jpg"}
 # A cache or an environment inside the template's folder would become part of every project.
 LEFTOVERS = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv", "runs"}
 
@@ -35,7 +36,7 @@ def requirements(text: str) -> set[str]:
 
 def parse(path: Path) -> None:
     """Raises an exception if a file is not what its name says."""
-    text = path.read_bytes().decode("utf-8") if path.suffix not in {".png", ".jpg"} else ""
+    text = path.read_bytes().decode("utf-8") if path.suffix not in PICTURES else ""
     match path.suffix:
         case ".py":
             compile(text, path, "exec")
@@ -56,7 +57,7 @@ def test_every_file_parses_and_none_is_empty(project: Project) -> None:
 
 def test_no_jinja_is_left(project: Project) -> None:
     for path in project.files():
-        if path.suffix == ".png":
+        if path.suffix in PICTURES:
             continue
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".yml":
@@ -70,7 +71,7 @@ def test_no_jinja_is_left(project: Project) -> None:
 def test_text_files_end_in_one_newline(project: Project) -> None:
     for path in project.files():
         text = path.read_bytes()
-        if path.suffix == ".png" or not text:
+        if path.suffix in PICTURES or not text:
             continue
         assert b"\r" not in text, path
         assert text.endswith(b"\n") and not text.endswith(b"\n\n"), path

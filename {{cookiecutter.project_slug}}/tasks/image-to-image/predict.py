@@ -47,15 +47,12 @@ def main() -> int:
     devices.place(model, device)
     order = TestOrder(len(images), 1)  # images of any size cannot share a batch
     loader = Loader(images, order, device, opt.workers, opt.prefetch)
-    try:
-        Path(opt.out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"--out {opt.out}: {error.strerror}; name another folder") from None
 
     with loader.batches() as batches, precision.autocast():
         names = tqdm(outputs, desc="predict", disable=None)
         for path, (batch,) in zip(names, batches, strict=True):
             drawn = to_pil_image(in_tiles(model.translate, batch[0], opt.tile, opt.overlap).cpu())
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, partial(drawn.save, format="PNG"))
     print(f"wrote {opt.out}: {len(outputs)} images")
     return DONE
@@ -65,8 +62,10 @@ def name_outputs(inputs: list[str], out: Path) -> list[Path]:
     """A file in `out` for each input: its name with another ending, and a number if it is taken.
 
     Raises:
-        BadInput: One of them is an input, which would be lost.
+        BadInput: `out` is a file, or one of them is an input, which would be lost.
     """
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"--out {out}: is a file; name a folder")
     taken: set[str] = set()
     outputs = []
     for path in map(Path, inputs):

@@ -69,9 +69,7 @@ def main() -> int:
     metrics = summarize(rows)
     text = json.dumps(metrics, indent=2)
     (report / "metrics.json").write_text(text + "\n", encoding="utf-8")
-    order = sorted(range(len(rows)), key=lambda i: rows[i]["psnr"], reverse=True)
-    show([(rows[i], triples[i]) for i in order[: opt.worst]], report / "best.png")
-    show([(rows[i], triples[i]) for i in order[: -opt.worst - 1 : -1]], report / "worst.png")
+    show_extremes(rows, triples, opt.worst, report)
     print(table(metrics))
     print(f"wrote {report}: metrics.json, best.png, worst.png")
     return DONE
@@ -117,6 +115,14 @@ def summarize(rows: list[Row]) -> dict:
     means = {name: sum(float(row[name]) for row in rows) / len(rows) for name in names}
     gain = means["psnr"] - means["input_psnr"]
     return {"images": len(rows), **means, "psnr_gain": gain, "by_image": rows}
+
+
+def show_extremes(rows: list[Row], triples: list[list[Tensor]], most: int, report: Path) -> None:
+    """Saves sheets of the images with the best and of those with the worst PSNR."""
+    found = list(zip(rows, triples, strict=True))
+    found.sort(key=lambda pair: float(pair[0]["psnr"]))
+    show(found[::-1][:most], report / "best.png")
+    show(found[:most], report / "worst.png")
 
 
 def show(found: list[tuple[Row, list[Tensor]]], path: Path) -> None:

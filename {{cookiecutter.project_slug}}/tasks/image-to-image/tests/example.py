@@ -13,7 +13,15 @@ SMALL += ["--dropout=0.2", "--flip", "--lr=0.01", "--log-every=3"]
 # With these the loss of a batch is the mean of the losses of its parts.
 SEPARABLE = ["--norm=none", "--dropout=0", "--no-flip", "--pool=0"]
 # With these the losses of a batch can be brought down to nothing.
-BY_HEART = ["--losses=l1", "--noise=0", "--no-residual", "--width=16"]
+BY_HEART = ["--losses=l1", "--noise=0", "--no-residual", "--width=32"]
+BY_HEART += ["--momentum=0.9", "--lr=0.002"]
+    "--losses=l1",
+    "--noise=0",
+    "--no-residual",
+    "--width=16",
+    "--momentum=0.9",
+    "--lr=0.003",
+]
 # With these a network of the same name has other weights.
 OTHER_NETWORK = ["--width=6"]
 
