@@ -114,12 +114,16 @@ def test_license_without_an_author(bake: Bake) -> None:
     assert "authors" not in tomllib.loads(project.read("pyproject.toml"))["project"]
 
 
-def test_requirements_are_the_same_everywhere(project: Project) -> None:
+@pytest.mark.parametrize("task", ["image-classification", "image-to-image"])
+def test_requirements_are_the_same_everywhere(bake: Bake, task: str) -> None:
+    project = bake(task=task, accelerator="cpu")
     about = tomllib.loads(project.read("pyproject.toml"))
     dev = set(about["dependency-groups"]["dev"])
     assert requirements(project.read("requirements.txt")) == set(about["project"]["dependencies"])
     assert requirements(project.read("requirements-dev.txt")) == dev
     assert "-r requirements.txt\n" in project.read("requirements-dev.txt")
+    # Metrics of images are for the task that has them.
+    assert ("scikit-image" in project.read("requirements.txt")) == (task == "image-to-image")
     # The template installs its project's list by reference, not by a copy.
     included = "-r {{cookiecutter.project_slug}}/requirements-dev.txt\n"
     assert included in (ROOT / "requirements.txt").read_text(encoding="utf-8")

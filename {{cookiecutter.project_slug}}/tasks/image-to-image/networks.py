@@ -19,7 +19,7 @@ from losses import loss_weights
 class Networks:
     """The networks that the options ask for, and the pool; None is what the losses do not use."""
 
-    generator: "Generator"
+    generator: nn.Module
     discriminator: "Discriminator | None" = None
     pool: "ImagePool | None" = None
     vgg: "Vgg19 | None" = None

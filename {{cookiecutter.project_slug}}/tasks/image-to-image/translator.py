@@ -69,7 +69,7 @@ class Translator(nn.Module):
         inputs, targets = self.normalize(inputs), self.normalize(targets)
         drawn = self.net(inputs).float()
         found: dict[str, dict[str, Tensor]] = {"net": {}}
-        for name in self.criteria.keys() & {"l1", "perceptual"}:
+        for name in self.criteria.keys() - {"adversarial", "features"}:
             found["net"][name] = self.criteria[name](drawn, targets)
         if self.discriminator is not None and self.pool is not None:
             pair = torch.cat([inputs, drawn], dim=1)

@@ -15,13 +15,6 @@ SEPARABLE = ["--norm=none", "--dropout=0", "--no-flip", "--pool=0"]
 # With these the losses of a batch can be brought down to nothing.
 BY_HEART = ["--losses=l1", "--noise=0", "--no-residual", "--width=32"]
 BY_HEART += ["--momentum=0.9", "--lr=0.002"]
-    "--losses=l1",
-    "--noise=0",
-    "--no-residual",
-    "--width=16",
-    "--momentum=0.9",
-    "--lr=0.003",
-]
 # With these a network of the same name has other weights.
 OTHER_NETWORK = ["--width=6"]
 
