@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import ROOT, TEMPLATE, Project
+from conftest import ROOT, TASKS, TEMPLATE, Project
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -179,7 +179,7 @@ def test_the_tables_limits_are_complete(hook: ModuleType) -> None:
         assert set(limits) in (set(), {"torch", "torchvision"})
 
 
-@pytest.mark.parametrize("name", ["image-classification", "image-to-image"])
+@pytest.mark.parametrize("name", TASKS)
 def test_the_chosen_task_is_moved_up(bake: Bake, name: str) -> None:
     project, task = bake(task=name, accelerator="cpu"), TEMPLATE / "tasks" / name
     assert not (project.path / "tasks").exists()

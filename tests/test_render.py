@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, TEMPLATE, Project
+from conftest import ROOT, TASKS, TEMPLATE, Project
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -46,6 +46,12 @@ def parse(path: Path) -> None:
             yaml.safe_load(text)
         case ".json" | ".ipynb":
             json.loads(text)
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def project(bake: Bake, request: pytest.FixtureRequest) -> Project:
+    """The project of each task; tests read it and leave it as it is."""
+    return bake(task=request.param, accelerator="cpu")
 
 
 def test_every_file_parses_and_none_is_empty(project: Project) -> None:
@@ -114,7 +120,7 @@ def test_license_without_an_author(bake: Bake) -> None:
     assert "authors" not in tomllib.loads(project.read("pyproject.toml"))["project"]
 
 
-@pytest.mark.parametrize("task", ["image-classification", "image-to-image"])
+@pytest.mark.parametrize("task", TASKS)
 def test_requirements_are_the_same_everywhere(bake: Bake, task: str) -> None:
     project = bake(task=task, accelerator="cpu")
     about = tomllib.loads(project.read("pyproject.toml"))
@@ -141,9 +147,10 @@ def test_settings_of_the_template_are_those_of_the_project(project: Project) -> 
     assert ours["mypy"] == theirs["mypy"]
 
 
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("command", [["ruff", "check", "."], ["mypy", "."]], ids=["ruff", "mypy"])
-def test_the_project_is_clean(bake: Bake, command: list[str]) -> None:
-    report = bake(accelerator="cpu").run("python", "-m", *command)
+def test_the_project_is_clean(bake: Bake, command: list[str], task: str) -> None:
+    report = bake(task=task, accelerator="cpu").run("python", "-m", *command)
     assert report.returncode == 0, report.stdout + report.stderr
 
 

@@ -17,7 +17,7 @@ from engine.evaluating import Losses
 from engine.optimizing import trained_by
 from engine.parallel import SuperNetwork, parallelize
 from losses import LOSSES
-from networks import Vgg19
+from networks import Generator, Vgg19
 from translator import Translator
 
 ALL = "--losses=l1,adversarial,features"
@@ -258,6 +258,7 @@ def test_images_are_drawn_of_any_size_and_rounded() -> None:
         drawn = model.translate(images)
         assert (drawn.dtype, drawn.shape) == (torch.uint8, images.shape)
     with torch.no_grad():  # a residual of nothing gives every value back as it was
+        assert isinstance(model.net, Generator)
         for parameter in model.net.layers[-1].parameters():
             parameter.zero_()
     every = torch.arange(256, dtype=torch.uint8).expand(1, 3, 16, 256)
