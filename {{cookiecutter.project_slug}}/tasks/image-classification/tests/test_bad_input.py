@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from programs import last, refusal, resume, status, train_refuses
 
 import predict
@@ -77,23 +76,6 @@ def test_networks_and_losses_that_do_not_exist(
     small: list[str], capsys: pytest.CaptureFixture[str], words: list[str], culprit: str
 ) -> None:
     assert culprit in train_refuses(capsys, *small, "--run=run", *words)
-
-
-@pytest.mark.parametrize("workers", ["--workers=0", "--workers=1"])
-def test_a_damaged_image_is_named(
-    spoiled: Path, small: list[str], capsys: pytest.CaptureFixture[str], workers: str
-) -> None:
-    path = spoiled / "train" / "disc" / "3.png"
-    image = Image.open(path).resize((64, 64))
-    path.unlink()
-    path = path.with_suffix(".jpg")
-    image.save(path)
-    path.write_bytes(path.read_bytes()[:-300])
-    words = [*small, f"--data={spoiled}", "--run=run", workers]
-    assert status(lambda: Training().main(), "train.py", *words) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert str(path) in error
 
 
 def test_an_older_checkpoint_without_a_newer_option(
