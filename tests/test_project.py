@@ -115,5 +115,7 @@ def test_train_py_stays_a_story(project: Project) -> None:
 def test_programs_get_networks_and_losses_from_the_finished_model(project: Project) -> None:
     for program in ("train.py", "test.py", "predict.py"):
         text = project.read(program)
-        assert "from classifier import Classifier" in text
+        model = "from model import Model" if program == "train.py" else "from classifier import"
+        assert model in text
         assert "import networks" not in text and "import losses" not in text
+    assert "from classifier import Classifier as Model" in project.read("model.py")

@@ -107,7 +107,7 @@ def owner_edits(project: Project) -> list[tuple[str, str]]:
     """The three edits that README.md describes; returns file and what must stay in it."""
     network, branch = code(project, "class PlainNetwork"), code(project, "    if opt.network")
     loss, choice = code(project, "class BrierLoss"), code(project, "    if opt.loss")
-    names, augmentation = code(project, "LOSSES = "), code(project, "    if training:")
+    names, augmentation = code(project, "LOSSES = "), code(project, "    return [v2.RandomAffine")
     edit(project, "networks.py", "def torchvision_network(", f"{network}\n\n")
     edit(project, "networks.py", '    if opt.network == "simple"', branch)
     edit(project, "losses.py", "class FocalLoss(", f"{loss}\n\n")
@@ -116,7 +116,10 @@ def owner_edits(project: Project) -> list[tuple[str, str]]:
     edit(project, "losses.py", old_names[0], names)
     text = project.read("losses.py").replace(names + old_names[0], names)
     (project.path / "losses.py").write_text(text, encoding="utf-8", newline="\n")
-    edit(project, "data.py", "    return v2.Compose([*steps", augmentation)
+    text = project.read("data.py")
+    assert text.count("    return []\n") == 1
+    text = text.replace("    return []\n", augmentation)
+    (project.path / "data.py").write_text(text, encoding="utf-8", newline="\n")
     kept = [("networks.py", network), ("networks.py", branch), ("data.py", augmentation)]
     return [*kept, ("losses.py", loss), ("losses.py", choice), ("losses.py", names)]
 

@@ -47,7 +47,7 @@ class ImageFiles(Dataset):
 
     Args:
         paths: Files, and folders whose images are all taken, those of subfolders included.
-        load: From a path to a tensor.
+        load: From a path to a tensor; worker processes must be able to import it.
 
     Returns:
         For an index: a tuple of one tensor; `files` has its path.

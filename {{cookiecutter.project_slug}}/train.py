@@ -52,36 +52,33 @@ class Training:
         train_set = data.train_part(opt)
         test_set = data.test_part(opt, train_set.about)
         self.order = TrainOrder(len(train_set), opt.batch_size, opt.accumulate, opt.seed)
-        use_cache([train_set, test_set], opt.cache, opt.epochs, self.device)
-        how = (self.device, opt.workers, opt.prefetch)
-        self.train_loader = Loader(train_set, self.order, *how)
-        self.test_loader = Loader(test_set, TestOrder(len(test_set), opt.batch_size), *how)
-        conditions = devices.conditions(self.device, self.precision.name, train_set.fingerprint())
 
-        # 3. The model: networks and losses, and an optimizer for each network.
+        # 3. The model: networks and losses, an optimizer for each network, several GPUs if any.
         seed_step(opt.seed, "weights")
         self.model = devices.place(Model(opt, train_set.about), self.device)
         self.networks = self.model.networks()
         self.optimizers = make_optimizers(opt, self.networks)
-        self.scaler = self.precision.scaler()
         print(summarize(self.model, self.networks, train_set[0]))
-
-        # 4. The run: where it stood if it is resumed, and its folder.
-        more = {"conditions": conditions, **train_set.about}
-        self.state = (self.networks, self.optimizers, self.scaler, opt, more)
-        self.progress = restore(self.run.checkpoints, *self.state) if opt.resume else Progress()
-        self.total = opt.epochs * self.order.steps
-        self.run.describe(opt)
-        print(f"run: {self.run.path}", flush=True)
-        self.curves = Curves(self.run.path, self.progress.n_iter, self.progress.tested)
-
-        # 5. The networks compiled, and several GPUs if there are any.
         devices.compile_networks(self.networks, opt.compile)
         self.compute = parallelize(self.model, self.networks, opt.parallel, self.device)
 
-        # 6. What is watched on the way. A signal ends the run after a step.
+        # 4. Where the run stood if it is resumed.
+        more = {**train_set.about, "conditions": devices.conditions(self.precision, train_set)}
+        self.state = (self.networks, self.optimizers, self.precision.scaler, opt, more)
+        self.progress = restore(self.run.checkpoints, *self.state) if opt.resume else Progress()
+        self.total = opt.epochs * self.order.steps
+
+        # 5. Batches: the images decoded beforehand if that pays, and whoever loads them.
+        use_cache([train_set, test_set], opt.cache, opt.epochs, self.device)
+        how = (self.device, opt.workers, opt.prefetch)
+        self.train_loader = Loader(train_set, self.order, *how)
+        self.test_loader = Loader(test_set, TestOrder(len(test_set), opt.batch_size), *how)
+
+        # 6. What is written and watched on the way. A signal ends the run after a step.
+        self.run.describe(opt)
+        self.curves = Curves(self.run.path, self.progress.n_iter, self.progress.tested)
         self.stop = StopSignal()
-        self.meter = Meter(self.device, self.train_loader.workers > 0)
+        self.meter = Meter(self.device, self.train_loader.workers > 0, opt.accumulate)
         self.guard = FiniteGuard(self.device, self.run.checkpoints)
 
     def main(self) -> int:
@@ -149,7 +146,7 @@ class Training:
             for name, optimizer in self.optimizers.items():
                 loss = torch.stack(list(losses[name].values())).sum()
                 self.guard.watch(loss, n_iter)
-                loss = self.scaler.scale(loss / opt.accumulate)
+                loss = self.precision.scaler.scale(loss / opt.accumulate)
                 loss.backward(inputs=trained_by(optimizer))
             if part == opt.accumulate - 1:
                 self.update()
@@ -157,11 +154,12 @@ class Training:
         return parts, batch
 
     def update(self) -> None:
+        scaler = self.precision.scaler
         for optimizer in self.optimizers.values():
-            norm = limit_gradient(optimizer, self.scaler, self.opt.clip_grad)
+            norm = limit_gradient(optimizer, scaler, self.opt.clip_grad)
             self.guard.watch(norm, self.progress.n_iter)
-            self.scaler.step(optimizer)
-        self.scaler.update()
+            scaler.step(optimizer)
+        scaler.update()
 
     def log(self, epoch: int, losses: list[Losses], bar: tqdm) -> None:
         """Writes the losses of this step; reading them is where the program waits for the GPU."""

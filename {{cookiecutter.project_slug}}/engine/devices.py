@@ -3,7 +3,7 @@
 import contextlib
 import ctypes
 import os
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import PIL
 import torch
@@ -11,6 +11,7 @@ import torchvision
 from torch import nn
 
 from engine.errors import BadInput
+from engine.precision import Precision
 
 Model = TypeVar("Model", bound=nn.Module)
 MEMORY_FORMAT = torch.channels_last  # in which convolutions are fastest
@@ -96,18 +97,17 @@ def keep_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def conditions(device: torch.device, precision: str, data: str) -> dict[str, str | int]:
+def conditions(precision: Precision, train_set: Any) -> dict[str, str | int]:
     """All that the bits of a run depend on besides its options.
 
     Args:
-        device: Where it computes.
-        precision: In which numbers.
-        data: A checksum of the list of training files.
+        precision: Where it computes, and in which numbers.
+        train_set: The training data; `fingerprint()` is a checksum of the list of its samples.
     """
     return {
-        "list of training files": data,
-        "device": device.type,
-        "precision": precision,
+        "list of training files": train_set.fingerprint(),
+        "device": precision.device.type,
+        "precision": precision.name,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),

@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, islice, takewhile
+from typing import Any
 
 import torch
 from prefetch_generator import BackgroundGenerator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from engine.devices import choose_workers
+from engine.devices import MEMORY_FORMAT, choose_workers
 from engine.order import Key, SeededDataset, TestOrder, TrainOrder, whole_batch
 
 Batch = tuple[Tensor, ...]
@@ -46,9 +47,10 @@ class Loader:
         self.order, self.device = order, device
         example = whole_batch(dataset, [0])
         at_once = example is not None
+        on_device = at_once and example[0].device.type != "cpu"
         if workers is None:
             workers = choose_workers(device, at_once, getattr(dataset, "store", None))
-        self.workers = workers
+        self.workers = 0 if on_device else workers  # other processes cannot use CUDA's memory
         if self.workers:
             atexit.register(_kill_workers)  # after multiprocessing's own, so it is called before
         self.prefetch = prefetch if self.workers or (at_once and device.type != "cpu") else 0
@@ -60,7 +62,7 @@ class Loader:
             collate_fn=_as_it_is,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=device.type == "cuda" and not (at_once and example[0].is_cuda),
+            pin_memory=device.type == "cuda" and not on_device,
             # Left to itself the loader draws from the global generator, which is the model's.
             generator=torch.Generator(),
             worker_init_fn=_end_with_trainer,
@@ -109,7 +111,7 @@ class Loader:
     def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches on the device. To CUDA the next one is copied while one is computed with."""
         if self.device.type != "cuda":
-            yield from (tuple(part.to(self.device) for part in batch) for batch in batches)
+            yield from (_placed(batch, self.device) for batch in batches)
             return
         copying, computing = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
         ready: Batch | None = None
@@ -117,7 +119,7 @@ class Loader:
             coming = None
             if batch is not None:
                 with torch.cuda.stream(copying):
-                    coming = tuple(part.to(self.device, non_blocking=True) for part in batch)
+                    coming = _placed(batch, self.device)
             if ready is not None:
                 yield ready
             if coming is not None:
@@ -136,8 +138,19 @@ class _Keys:
         return self.rest
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _placed(batch: Batch, device: torch.device) -> Batch:
+    """A batch on the device. Its images lie there in one order, wherever they come from.
+
+    What is computed with them may round differently in another order.
+    """
+    moved = (part.to(device, non_blocking=True) for part in batch)
+    return tuple(
+        part.contiguous(memory_format=MEMORY_FORMAT) if part.dim() == 4 else part for part in moved
+    )
 
 
 @contextmanager

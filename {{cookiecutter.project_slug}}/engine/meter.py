@@ -38,26 +38,30 @@ class Meter:
 
     On CUDA, whose kernels run after the call that starts them has returned, a step's own time is
     read from events which the device stamps; the program never waits for them. On the CPU, worker
-    processes take cores away from the step they load for, and lengthen it. There the first QUIET
-    batches are to be loaded before the workers start, and their steps show what a step takes.
+    processes take cores away from the step they load for, and lengthen it. There the batches of the
+    first few steps are to be loaded before the workers start, and show what a step takes.
 
     Args:
         device: Where the steps are computed.
         shared: Whether worker processes share the device with the steps.
+        parts: Batches in a step, of which the last brings the update of the weights.
     """
 
     QUIET = 5
 
-    def __init__(self, device: torch.device, shared: bool) -> None:
+    def __init__(self, device: torch.device, shared: bool, parts: int = 1) -> None:
         self.cuda, self.shared = device.type == "cuda", shared and device.type == "cpu"
         self.events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self.quiet: list[float] = []
+        self.parts = parts
+        self.step: list[float] = []  # the times of the parts of the step under way
+        self.quiet: list[float] = []  # the times of steps that nothing disturbed
+        self.steps = max(2, -(-self.QUIET // parts))  # how many of them are wanted
         self.restart()
 
     @property
     def wanted(self) -> int:
         """How many batches are to be loaded beforehand."""
-        return self.QUIET if self.shared and not self.quiet else 0
+        return (self.steps - len(self.quiet)) * self.parts if self.shared else 0
 
     def restart(self) -> None:
         """Forgets what was measured, and starts now; steps still on the device count from here."""
@@ -86,11 +90,11 @@ class Meter:
             self.events.append((self.start, end))
         elif not self.shared:
             self.computed_for += lap
-        elif len(self.quiet) < self.QUIET:
-            self.quiet.append(lap)
-            self.computed_for += lap
-        else:  # the first one also prepares the kernels
-            self.computed_for += min(lap, median(self.quiet[1:]))
+        else:
+            self.step.append(lap)
+            if len(self.step) == self.parts:
+                self.computed_for += self._undisturbed(sum(self.step))
+                self.step = []
 
     def rates(self) -> Rates:
         """The rates since the last `restart`; on CUDA over those steps that the device has done."""
@@ -101,6 +105,13 @@ class Meter:
         return Rates(
             self.images / elapsed, self.waited / elapsed, min(1.0, self.computed_for / elapsed)
         )
+
+    def _undisturbed(self, taken: float) -> float:
+        """What a step that has taken so long would take by itself."""
+        if len(self.quiet) < self.steps:
+            self.quiet.append(taken)
+            return taken
+        return min(taken, median(self.quiet[1:]))  # the first one also prepares the kernels
 
     def _lap(self) -> float:
         before, self.mark = self.mark, time.perf_counter()

@@ -15,7 +15,7 @@ class Names(Sequence[str]):
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+        encoded = [name.encode("utf-8", "surrogatepass") for name in names]
         self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
 
@@ -31,7 +31,7 @@ class Names(Sequence[str]):
             return [self[i] for i in range(*index.indices(len(self)))]
         i = range(len(self))[index]  # counts negative ones from the end, raises IndexError
         start = self._ends[i - 1] if i else 0
-        return self._bytes[start : self._ends[i]].tobytes().decode("utf-8", "surrogateescape")
+        return self._bytes[start : self._ends[i]].tobytes().decode("utf-8", "surrogatepass")
 
     def digest(self) -> bytes:
         """What tells this list from others: all names, and where one ends and the next begins."""

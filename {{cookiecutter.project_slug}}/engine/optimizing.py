@@ -72,4 +72,5 @@ def limit_gradient(optimizer: Optimizer, scaler: GradScaler, limit: float) -> Te
         nn.utils.clip_grads_with_norm_(trained_by(optimizer), limit, norm)
     if not scaler.is_enabled():
         return norm
-    return torch.full_like(norm, math.inf if scaler.get_scale() < LEAST_SCALE else 0.0)
+    scale = scaler.scale(torch.ones_like(norm))  # get_scale() would wait for the device
+    return torch.where(scale < LEAST_SCALE, math.inf, 0.0)

@@ -1,7 +1,7 @@
 """In which numbers a network computes: its weights stay float32, the rest may be shorter."""
 
-import platform
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 
@@ -33,14 +33,12 @@ class Precision:
             raise BadInput(f"--precision {wanted}: not on mps; use fp32")
         torch.set_float32_matmul_precision("highest" if wanted == "fp32" else "high")
         torch.backends.cudnn.allow_tf32 = wanted != "fp32"
+        # Keeps small gradients from vanishing in fp16; does nothing otherwise.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
 
     def autocast(self) -> AbstractContextManager:
         """Where operations that gain by short numbers use them (Micikevicius et al. 2018)."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
-
-    def scaler(self) -> torch.amp.GradScaler:
-        """Keeps small gradients from vanishing in fp16; does nothing otherwise."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
 
 
 def best_precision(device: torch.device) -> str:
@@ -53,8 +51,8 @@ def best_precision(device: torch.device) -> str:
 
 def cpu_has_bf16() -> bool:
     """Whether the processor has instructions for bf16; without them it is slower than float32."""
-    if platform.system() != "Linux":
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+    except OSError:  # not Linux, or shut away
         return False
-    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        words = set(file.read().split())
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)

@@ -50,6 +50,7 @@ class RunFolder:
             raise BadInput(f"--run {self.path}: {error.strerror}; name another folder") from None
         _write(self.path / "config.txt", config_text(opt, self.path / "config.txt"))
         _write(self.path / "environment.txt", _environment())
+        print(f"run: {self.path}", flush=True)
 
     def _claim(self) -> None:
         """Makes the folder of a run without a name; one begun in the same second gets another."""

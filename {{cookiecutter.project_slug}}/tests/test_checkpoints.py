@@ -34,7 +34,7 @@ def truncate(path: Path) -> None:
 def flip_a_bit_of_a_weight(path: Path) -> None:
     content = bytearray(path.read_bytes())
     largest = max(tensors(load(path)).values(), key=torch.numel)
-    content[content.index(largest.numpy().tobytes()) + 5] ^= 1
+    content[content.index(bytes(largest.untyped_storage())) + 5] ^= 1
     path.write_bytes(content)
 
 

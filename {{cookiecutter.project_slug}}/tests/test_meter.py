@@ -30,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_shares_of_the_elapsed_time(clock: Clock) -> None:
-    meter = Meter(torch.device("cpu"))
+    meter = Meter(torch.device("cpu"), shared=False)
     for wait, compute in ((1, 3), (2, 2)):
         clock.turn(wait)
         meter.loaded()
@@ -46,7 +46,7 @@ def test_shares_of_the_elapsed_time(clock: Clock) -> None:
 
 
 def test_restart_forgets(clock: Clock) -> None:
-    meter = Meter(torch.device("cpu"))
+    meter = Meter(torch.device("cpu"), shared=False)
     clock.turn(50)
     meter.loaded()
     meter.computed(images=1000)
@@ -61,7 +61,7 @@ def test_restart_forgets(clock: Clock) -> None:
 
 
 def test_rates_of_no_time_at_all_are_finite(clock: Clock) -> None:
-    rates = Meter(torch.device("cpu")).rates()
+    rates = Meter(torch.device("cpu"), shared=False).rates()
     assert (rates.images_per_second, rates.data_wait, rates.efficiency) == (0, 0, 0)
 
 

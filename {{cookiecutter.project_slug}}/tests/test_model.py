@@ -6,6 +6,7 @@ import torch
 from conftest import Prepare
 from torch import Tensor, nn
 
+import data
 from engine.evaluating import evaluate, mean_losses
 from engine.loading import Batch
 from engine.optimizing import trained_by
@@ -15,6 +16,10 @@ from train import Training
 def first_batch(training: Training) -> Batch:
     with training.train_loader.batches() as batches:
         return next(batches)
+
+
+def judge(training: Training) -> dict[str, float]:
+    return evaluate(training.model.measure, training.test_loader, training.precision)
 
 
 def total(losses: dict[str, dict[str, Tensor]]) -> Tensor:
@@ -84,10 +89,26 @@ def test_evaluation_is_deterministic_and_changes_nothing(prepare: Prepare) -> No
     training.model.eval()
     before = {name: value.clone() for name, value in training.model.state_dict().items()}
     torch.manual_seed(1)
-    first = evaluate(training.model.measure, training.test_loader)
+    first = judge(training)
     torch.manual_seed(2)
-    assert evaluate(training.model.measure, training.test_loader) == first
+    assert judge(training) == first
     assert all(value.equal(before[name]) for name, value in training.model.state_dict().items())
+
+
+def test_the_test_pass_sees_the_images_as_they_are(
+    prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(opt: object, random: object, *batch: Tensor) -> Batch:
+        return tuple(torch.zeros_like(part) for part in batch)
+
+    training = prepare()
+    training.model.eval()
+    before = judge(training)
+    monkeypatch.setattr(data, "augment", change)
+    assert judge(training) == before
+    with training.train_loader.batches() as batches:
+        _, batch = training.step(batches)  # where it does count
+    assert not any(part.any() for part in batch)
 
 
 def test_metrics_do_not_depend_on_the_size_of_test_batches(prepare: Prepare) -> None:
@@ -95,7 +116,7 @@ def test_metrics_do_not_depend_on_the_size_of_test_batches(prepare: Prepare) -> 
     for size in (1, 5, 12):
         training = prepare(f"--batch-size={size}")
         training.model.eval()
-        results.append(evaluate(training.model.measure, training.test_loader))
+        results.append(judge(training))
     assert training.model.headline in results[0]
     for result in results[1:]:
         assert result == pytest.approx(results[0], rel=1e-4)
@@ -111,7 +132,7 @@ def test_training_after_a_test_pass_is_training(prepare: Prepare) -> None:
 def test_accumulated_gradients_are_those_of_one_big_batch(prepare: Prepare) -> None:
     gradients = []
     for options in (["--batch-size=8"], ["--batch-size=2", "--accumulate=4"]):
-        training = prepare(*example.SEPARABLE, *options)
+        training = prepare(*example.SEPARABLE, "--precision=fp32", *options)
         training.model.train()
         with training.train_loader.batches() as batches:
             training.step(batches)

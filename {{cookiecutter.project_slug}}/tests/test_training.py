@@ -10,13 +10,7 @@ from programs import command_line, last, points, resume, start, status, tensors
 from torch import Tensor, nn
 
 import options
-from engine.optimizing import (
-    clip_gradients,
-    learning_rate,
-    make_optimizer,
-    set_learning_rate,
-    trained_by,
-)
+from engine.optimizing import learning_rate, limit_gradient, make_optimizer, trained_by
 from train import Training
 
 TOTAL = 200
@@ -73,15 +67,15 @@ def test_optimizers_lower_a_loss_and_skip_frozen_parameters(name: str) -> None:
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
     assert features.weight.equal(frozen)
-    set_learning_rate(optimizer, 0.125)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.125]
 
 
 @pytest.mark.parametrize(("limit", "norm"), [(0, 5.0), (1, 1.0), (10, 5.0)])
 def test_gradients_are_clipped_to_a_total_norm(limit: float, norm: float) -> None:
-    parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
+    parameters = [nn.Parameter(torch.zeros(1)) for _ in range(3)]  # the last has no gradient
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0]), torch.tensor([-4.0])
-    clip_gradients(parameters, limit)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    before = limit_gradient(torch.optim.SGD(parameters), scaler, limit)
+    assert before.item() == pytest.approx(5)
     clipped = torch.cat([p.grad for p in parameters if p.grad is not None])
     assert clipped.norm().item() == pytest.approx(norm, rel=1e-4)
 

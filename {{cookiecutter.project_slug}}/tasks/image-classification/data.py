@@ -65,8 +65,8 @@ def test_part(opt: Namespace, about: dict[str, Any]) -> "ClassFolders":
 def load(path: str | Path, opt: Namespace) -> Tensor:
     """Reads an image and resizes it: uint8 (3, S, S), S = `--img-size`.
 
-    What is written here and in images.py is a part of the name of the cache, so a change makes it
-    anew.
+    The name of the cache tells what is written here and in images.py, so a change makes it anew. An
+    option that is used here has to be in that name too: see `recipe` in ClassFolders.
     """
     size = (opt.img_size, opt.img_size)
     return v2.functional.pil_to_tensor(v2.functional.resize(read_image(path, size), size))
@@ -114,7 +114,7 @@ class ClassFolders(CachedImages):
     """
 
     def __init__(self, root: Path, opt: Namespace, training: bool) -> None:
-        super().__init__(root, f"{opt.img_size}px", code=[__file__, images.__file__])
+        super().__init__(root, recipe=f"{opt.img_size}px", code=[__file__, images.__file__])
         self.opt = opt
         transforms = random_transforms(opt) if training else []
         self.transform = v2.Compose(transforms) if transforms else None
@@ -122,8 +122,9 @@ class ClassFolders(CachedImages):
         paths: list[str] = []
         left_out: list[str] = []
         counts = []
+        start = len(str(root)) + 1
         for name in self.classes:
-            files = [os.path.relpath(path, root) for path in files_below(root / name)]
+            files = [path[start:].replace(os.sep, "/") for path in files_below(root / name)]
             wanted = [path for path in files if is_image(path)]
             left_out += [path for path in files if not is_image(path)]
             paths += wanted

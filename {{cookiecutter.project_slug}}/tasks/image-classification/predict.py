@@ -11,6 +11,7 @@ import engine.interrupt  # noqa: F401  first, so that Ctrl-C ends in one line fr
 import csv
 import io
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ def main() -> int:
     precision = Precision(opt.precision, device)
     model, trained_with = Classifier.from_checkpoint(opt.checkpoint)
     devices.place(model, device)
-    images = ImageFiles(opt.paths, lambda path: data.load(path, trained_with))
+    images = ImageFiles(opt.paths, partial(data.load, opt=trained_with))
     order = TestOrder(len(images), opt.batch_size)
     loader = Loader(images, order, device, opt.workers, opt.prefetch)
 

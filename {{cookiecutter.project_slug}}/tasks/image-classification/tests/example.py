@@ -10,7 +10,7 @@ CLASSES = ("columns", "disc", "rows")
 SMALL = ["--img-size=16", "--width=4", "--blocks=1", "--batch-size=4", "--epochs=2"]
 SMALL += ["--dropout=0.2", "--flip", "--lr=0.01", "--log-every=3"]
 # With these the loss of a batch is the mean of the losses of its parts.
-SEPARABLE = ["--norm=none", "--dropout=0"]
+SEPARABLE = ["--norm=none", "--dropout=0", "--no-flip"]
 # With these a network of the same name has other weights.
 OTHER_NETWORK = ["--width=6"]
 

@@ -13,7 +13,7 @@ import options
 from classifier import Classifier
 from train import Training
 
-COUNTS = {"cat": 3, "dog": 5, "eel": 2}
+ABOUT = {"classes": {"cat": 3, "dog": 5, "eel": 2}}
 # One of each way in which torchvision ends a network.
 NETWORKS = [
     "alexnet",
@@ -34,7 +34,7 @@ NETWORKS = [
 
 
 def classifier(*words: str) -> Classifier:
-    return Classifier(options.parse([*words, "--flip"]), COUNTS)
+    return Classifier(options.parse([*words, "--flip"]), ABOUT)
 
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
@@ -45,7 +45,7 @@ def test_networks_of_torchvision_score_the_classes(name: str) -> None:
         size = 299 if name == "inception_v3" else 224
         for training in (True, False):
             scores = model.train(training).net(torch.zeros(2, 3, size, size))
-            assert scores.shape == (2, len(COUNTS))
+            assert scores.shape == (2, len(ABOUT["classes"]))
     heads = [p for n, p in model.net.named_parameters() if 1000 in p.shape[:1] and "1000" not in n]
     assert not [head.shape for head in heads if head.dim() < 4]
 

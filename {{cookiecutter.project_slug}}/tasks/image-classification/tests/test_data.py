@@ -12,22 +12,26 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
+from torch.utils.data import default_collate
 
 import data
 from engine.errors import BadInput
-from engine.order import SeededDataset
+from images import ImageFiles, read_facts, read_image
 
-TRAIN_FILES, TEST_FILES = 1058803298, 2595749205  # checksums of the names of the digits
+TRAIN_FILES, TEST_FILES = (
+    "64674ace034b49f2",
+    "cf9f00dae40e4b72",
+)  # checksums of the names of the digits
+ABOUT = {"classes": dict.fromkeys(example.CLASSES, 8)}
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
 def opt(folder: Path | str, **changes: object) -> Namespace:
-    return Namespace(**{"data": str(folder), "img_size": 16, "flip": True, **changes})
+    return Namespace(**{"data": str(folder), "img_size": 16, "flip": True, "shift": 0, **changes})
 
 
 def colour(name: str, at: tuple[int, int] = (0, 0)) -> tuple[int, ...]:
-    pixel = data.read_image(name).getpixel(at)
+    pixel = read_image(name).getpixel(at)
     assert isinstance(pixel, tuple)
     return pixel
 
@@ -38,13 +42,13 @@ def test_samples_are_bytes_with_a_label(images: Path) -> None:
     assert (image.dtype, image.shape) == (torch.uint8, (3, 20, 20))
     assert (label.dtype, label.item()) == (torch.int64, 0)
     assert part.classes == list(example.CLASSES)
-    assert part.counts == dict.fromkeys(example.CLASSES, 8)
+    assert part.about == ABOUT
     assert [int(part[i][1]) for i in range(24)] == [0] * 8 + [1] * 8 + [2] * 8
 
 
 def test_a_size_that_fits_leaves_the_pixels_alone(images: Path) -> None:
-    part = data.test_part(opt(images), list(example.CLASSES))
-    file = np.asarray(Image.open(part.samples[5][0]))
+    part = data.test_part(opt(images), ABOUT)
+    file = np.asarray(Image.open(part.root / part.files[5]))
     assert part[5][0].numpy().transpose(1, 2, 0).tolist() == file.tolist()
 
 
@@ -67,7 +71,7 @@ def test_hidden_folders_inside_a_class_are_ignored(images: Path, tmp_path: Path)
     hidden.mkdir()
     shutil.copy(folder / "train/disc/0.png", hidden / "0-checkpoint.png")
     assert len(data.train_part(opt(folder))) == 24
-    assert len(data.ImageFiles([str(folder / "train")], v2.PILToTensor())) == 24
+    assert len(ImageFiles([str(folder / "train")], lambda path: torch.empty(0))) == 24
 
 
 def test_files_that_are_no_images_are_named(
@@ -85,7 +89,7 @@ def test_subfolders_and_capital_endings_count(images: Path, tmp_path: Path) -> N
     folder = shutil.copytree(images, tmp_path / "copy")
     (folder / "train" / "disc" / "more").mkdir()
     shutil.copy(folder / "train/disc/0.png", folder / "train/disc/more/X.PNG")
-    assert data.train_part(opt(folder)).counts["disc"] == 9
+    assert data.train_part(opt(folder)).about["classes"]["disc"] == 9
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
@@ -113,7 +117,7 @@ def test_cameras_note_which_side_is_up() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn it clockwise to see it upright: left becomes top
     image.save("x.png", exif=exif)
-    assert data.read_image("x.png").size == (10, 20)
+    assert read_image("x.png").size == (10, 20)
     assert colour("x.png", (5, 2)) == BLUE
     assert colour("x.png", (5, 17)) == RED
 
@@ -164,7 +168,7 @@ def test_every_kind_becomes_rgb(
     mode: str, value: int | tuple[int, ...], name: str, expected: tuple[int, int, int]
 ) -> None:
     Image.new(mode, (8, 8), value).save(name)
-    assert data.read_image(name).mode == "RGB"
+    assert read_image(name).mode == "RGB"
     assert colour(name) == pytest.approx(expected, abs=3)
 
 
@@ -172,7 +176,7 @@ def test_every_kind_becomes_rgb(
 def test_what_cannot_be_read_is_named(content: bytes) -> None:
     Path("x.png").write_bytes(content)
     with pytest.raises(BadInput, match=r"x\.png: not readable"):
-        data.read_image("x.png")
+        read_image("x.png")
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, about what is odd but not fatal
@@ -188,7 +192,7 @@ def test_damage_of_any_kind_is_told_by_the_name_of_the_file(name: str) -> None:
             content[place] = random.integers(256)
         Path(name).write_bytes(content)
         try:
-            data.read_image(name)
+            read_image(name)
         except BadInput as error:
             assert name in str(error)
 
@@ -206,50 +210,52 @@ def test_damaged_notes_of_a_camera_are_told_by_the_name_of_the_file() -> None:
             content[place] = random.integers(256)
         Path("x.jpg").write_bytes(content)
         try:
-            data.read_image("x.jpg")
+            read_image("x.jpg")
         except BadInput as error:
             assert "x.jpg" in str(error)
 
 
-def samples(part: data.ClassFolders) -> list[Tensor]:
-    """Each sample of `part` for eight seeds, as a loader asks for it."""
-    seeded = SeededDataset(part)
-    return [seeded[index, seed][0] for index in range(4) for seed in range(8)]
+def augmented(*batch: Tensor, **options: object) -> tuple[Tensor, Tensor]:
+    return data.augment(opt("", **options), torch.Generator().manual_seed(0), *batch)
 
 
-def test_images_are_mirrored_at_random_in_training_alone(images: Path) -> None:
-    train, test = data.train_part(opt(images)), data.test_part(opt(images), [*example.CLASSES])
-    still = data.train_part(opt(images, flip=False))
-    mirrored = [
-        changed.equal(image.flip(-1))
-        for changed, image in zip(samples(train), samples(still), strict=True)
-    ]
-    assert 4 < sum(mirrored) < 28
-    for changed, image in zip(samples(train), samples(still), strict=True):
-        assert changed.equal(image) or changed.equal(image.flip(-1))
-    assert all(a.equal(b) for a, b in zip(samples(train), samples(train), strict=True))
-    for part in (test, still):
-        for i, sample in enumerate(samples(part)):
-            assert sample.equal(part[i // 8][0])
+def test_training_images_are_mirrored_and_moved_if_wanted(images: Path) -> None:
+    batch = default_collate([data.train_part(opt(images))[i] for i in range(24)])
+    still, labels = augmented(*batch, flip=False)
+    assert still.equal(batch[0])
+    assert labels.equal(batch[1])
+    mirrored, labels = augmented(*batch, flip=True)
+    assert labels.equal(batch[1])
+    pairs = list(zip(mirrored, still, strict=True))
+    whether = [changed.equal(image.flip(-1)) for changed, image in pairs]
+    assert 4 < sum(whether) < 20
+    assert all(
+        changed.equal(image) for changed, image in pairs if not changed.equal(image.flip(-1))
+    )
+    moved, labels = augmented(*batch, flip=False, shift=3)
+    assert labels.equal(batch[1])
+    assert moved.shape == still.shape
+    assert sum(not a.equal(b) for a, b in zip(moved, still, strict=True)) > 20
+    assert not augmented(*batch, flip=True, shift=3)[0].equal(moved)
 
 
 def test_a_data_set_may_say_that_mirroring_changes_it(images: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(images, tmp_path / "copy")
-    assert data.facts(str(folder)) == {}
+    assert read_facts(folder) == {}
     (folder / "dataset.json").write_text(json.dumps({"flip": False}))
-    assert data.facts(str(folder)) == {"flip": False}
+    assert read_facts(folder) == {"flip": False}
 
 
 def test_the_images_that_come_with_the_project() -> None:
     folder = data.folder(data.BUILT_IN)
     assert folder == Path("data/digits")
     train = data.train_part(opt(data.BUILT_IN))
-    test = data.test_part(opt(data.BUILT_IN), train.classes)
+    test = data.test_part(opt(data.BUILT_IN), train.about)
     assert train.classes == [str(digit) for digit in range(10)]
     assert len(train) + len(test) == 1797
     assert 0.19 < len(test) / 1797 < 0.21
-    assert data.facts(data.BUILT_IN)["flip"] is False
-    assert "CC BY" in data.facts(data.BUILT_IN)["licence"]
+    assert read_facts(folder)["flip"] is False
+    assert "CC BY" in read_facts(folder)["licence"]
     # The split is fixed: these are the files it has had from the first day.
     assert (train.fingerprint(), test.fingerprint()) == (TRAIN_FILES, TEST_FILES)
     assert not list(Path("data").glob(".*"))

@@ -25,7 +25,11 @@ def test_every_option_is_in_the_config_but_the_folder_of_the_run() -> None:
     text = config_text(opt, Path("runs/a/config.txt"))
     flags = {line.split("=")[0].replace("--no-", "--") for line in text.splitlines()[1:]}
     expected = {"--" + name.replace("_", "-") for name in vars(opt)}
-    assert flags == expected - {"--run", "--resume"}
+    chosen = {"--workers", "--cache"}  # by the program, unless they are given
+    assert flags == expected - {"--run", "--resume"} - chosen
+    opt = options.parse(["--flip", "--workers=0", "--no-cache"])
+    given = set(config_text(opt, Path("config.txt")).splitlines())
+    assert {"--workers=0", "--no-cache"} <= given
     assert text.startswith("#")
     assert "python train.py @runs/a/config.txt" in text
 

@@ -2,16 +2,17 @@
 
 import csv
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from programs import status
-from torchvision.transforms import v2
 
 import data
 import predict
 from classifier import Classifier
+from images import ImageFiles
 
 
 @pytest.fixture
@@ -33,16 +34,16 @@ def test_files_and_folders_in_the_order_given(checkpoint: str, images: Path) -> 
     Path("folder/._x.png").write_text("hidden")
     single = str(images / "test" / "disc" / "3.png")
     rows = predicted(checkpoint, single, "folder", single)
-    expected = [single, *(str(Path("folder/deep/rows", f"{i}.png")) for i in range(4))]
-    expected += [str(Path("folder/ä, b.PNG")), single]
+    expected = [single, str(Path("folder/ä, b.PNG"))]  # the files of a folder, then its folders
+    expected += [*(str(Path("folder/deep/rows", f"{i}.png")) for i in range(4)), single]
     assert [row["file"] for row in rows] == expected
     assert list(rows[0]) == ["file", "class", "probability"]
 
 
 def test_class_and_probability_are_those_of_the_model(checkpoint: str, images: Path) -> None:
-    rows = predicted(checkpoint, str(images / "test"), "--batch-size=5")
+    rows = predicted(checkpoint, str(images / "test"), "--batch-size=5", "--precision=fp32")
     model, opt = Classifier.from_checkpoint(checkpoint)
-    files = data.ImageFiles([str(images / "test")], v2.PILToTensor())
+    files = ImageFiles([str(images / "test")], partial(data.load, opt=opt))
     assert len(rows) == len(files) == 12
     assert opt.img_size == 16
     with torch.no_grad():

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from programs import files, status
-from torchvision.transforms import v2
 
 import data
+import options
 import prepare_data
 from train import Training
 
@@ -42,8 +42,9 @@ def prepared(name: str, *words: str) -> Path:
 
 def test_packed_files_of_the_mnist_family(fashion: np.ndarray) -> None:
     folder = prepared("FashionMNIST")
-    train = data.ClassFolders(folder / "train", v2.PILToTensor())
-    test = data.ClassFolders(folder / "test", v2.PILToTensor())
+    opt = options.parse([f"--data={folder}"])
+    train = data.train_part(opt)
+    test = data.test_part(opt, train.about)
     assert train.classes == test.classes
     assert "T-shirt-top" in train.classes  # whose name has a slash
     assert (len(train), len(test)) == (20, 20)

@@ -37,7 +37,7 @@ def test_the_confusion_matrix_has_true_classes_as_rows(judged: tuple[Tensor, Ten
 def test_metrics_are_those_counted_by_hand(judged: tuple[Tensor, Tensor]) -> None:
     scores, labels = judged
     matrix = test.confusion_matrix(scores.argmax(dim=1), labels, 3)
-    model = Classifier(options.parse(["--flip"]), dict.fromkeys(CLASSES, 1))
+    model = Classifier(options.parse(["--flip"]), {"classes": dict.fromkeys(CLASSES, 1)})
     metrics = test.summarize(scores, labels, matrix, model)
     assert metrics["images"] == 6
     assert metrics["accuracy"] == pytest.approx(3 / 6)
@@ -75,6 +75,7 @@ def test_the_report_lies_in_the_run_folder(run: Path, capsys: pytest.CaptureFixt
         "metrics.json",
         "confusion.png",
         "mistakes.png",
+        "batch-000000001.png",  # from the training
     }
     metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
     # As the test pass of the training had it.
