@@ -80,7 +80,7 @@ class Sizes:
     listed: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
     listed_steps: int = 400  # without the cache, no more of an epoch
     listed_batch: int = 256
-    accuracy_epochs: int = 5
+    accuracy_epochs: int = 3
 
 
 SMOKE = Sizes(
@@ -108,7 +108,7 @@ def throughput_contenders() -> tuple[Contender, ...]:
     ours, peers = "benchmarks.ours:throughput", "benchmarks.peers:"
 
     def lever(name: str, about: str, *flags: str, **more: Any) -> Contender:
-        return Contender(f"ours-{name}", ours, about, flags, **{"every": 2, **more})
+        return Contender(f"ours-{name}", ours, about, flags, **{"every": 0, **more})
 
     def patched(name: str, about: str, patches: dict[str, str]) -> Contender:
         return lever(name, about, settings={"patches": patches})
@@ -129,7 +129,7 @@ def throughput_contenders() -> tuple[Contender, ...]:
         patched("nchw", "without channels_last", NCHW),
         patched("unfused", "without the fused optimizer", UNFUSED),
         patched("default-allocator", "without tuning the allocator", ALLOCATOR),
-        lever("compile", "--compile, which is off by default", "--compile", every=0),
+        lever("compile", "--compile, which is off by default", "--compile"),
         limit("pure", "preloaded tensors, our precision: the limit", "auto", True),
         limit("pure-fp32", "preloaded tensors, fp32", "fp32", True),
         limit("pure-guide", "preloaded tensors, fp32, NCHW, unfused", "fp32", False),

@@ -66,8 +66,10 @@ def choose_workers(device: torch.device, at_once: bool, cache: object) -> int:
     """
     if at_once or (cache and device.type == "cpu"):
         return 0
-    if device.type == "cpu":  # the network computes on every core itself
-        return 1 if cores() > 1 else 0
+    if device.type == "cpu":
+        # The network computes on every core itself, and its threads wait for each other. Workers on
+        # some of the cores only would let the rest wait.
+        return cores() if cores() > 1 else 0
     return max(1, min(16, cores() - 1))
 
 
