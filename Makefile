@@ -51,7 +51,9 @@ oldest:  ## makes a project and runs its tests with the oldest versions that are
 lint: $(INSTALLED)  ## checks style and types, of the template and of its project in place
 	$(PY) -m ruff check --config pyproject.toml .
 	$(PY) -m mypy pt_template_answers.py tests
-	cd '$(PROJECT)' && $(PY) -m mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache .
+	cd '$(PROJECT)' && for task in tasks/*; do \
+		$(PY) -m mypy --config-file ../pyproject.toml --cache-dir "../.mypy_cache/$$task" \
+			*.py engine tests "$$task" || exit; done
 
 clean:  ## removes the environment, the demo and the caches
 	rm -rf .venv .venv-oldest demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

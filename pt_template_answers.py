@@ -25,8 +25,9 @@ torch torchvision tqdm prefetch_generator tensorboardx numpy pil pillow pytest r
 filelock fsspec jinja2 markupsafe mpmath networkx sympy triton typing_extensions setuptools
 packaging protobuf pathspec librt ast_serialize pluggy iniconfig pygments colorama exceptiongroup
 tomli mypy_extensions pip uv wheel cookiecutter train test tests predict prepare_data check_data
-data images augment options model classifier translator networks layers losses engine notebooks
-tasks runs report slurm docs conftest importlib_metadata con prn aux nul
+data images augment options model classifier translator degrade tiles networks layers losses engine
+notebooks tasks runs report slurm docs conftest importlib_metadata scikit_image skimage scipy
+imageio tifffile lazy_loader predictions con prn aux nul
 """
 PYTHON = {*keyword.kwlist, *keyword.softkwlist, *sys.stdlib_module_names}
 RESERVED = {*TAKEN.split(), *(name.lower() for name in PYTHON)}

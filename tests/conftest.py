@@ -13,6 +13,7 @@ from cookiecutter.main import cookiecutter
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
+TASKS = ["image-classification", "image-to-image"]
 # What a developer's working copy has on top; cookiecutter would put it into each project.
 NOT_TEMPLATE = shutil.ignore_patterns(".git", ".venv*", "demo", "*_cache", "__pycache__", "runs")
 # Answers that a careless template changes, and a training run that takes a moment.

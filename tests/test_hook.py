@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import ROOT, TEMPLATE, Project
+from conftest import ROOT, TASKS, TEMPLATE, Project
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -179,8 +179,9 @@ def test_the_tables_limits_are_complete(hook: ModuleType) -> None:
         assert set(limits) in (set(), {"torch", "torchvision"})
 
 
-def test_the_chosen_task_is_moved_up(project: Project) -> None:
-    task = TEMPLATE / "tasks/image-classification"
+@pytest.mark.parametrize("name", TASKS)
+def test_the_chosen_task_is_moved_up(bake: Bake, name: str) -> None:
+    project, task = bake(task=name, accelerator="cpu"), TEMPLATE / "tasks" / name
     assert not (project.path / "tasks").exists()
     for path in task.rglob("*"):
         if path.is_file() and not {"__pycache__", ".mypy_cache"} & set(path.parts):
@@ -200,6 +201,8 @@ def test_git_repository_without_a_commit(bake: Bake) -> None:
     assert project.run("git", "rev-parse", "HEAD").returncode != 0
     assert project.run("git", "check-ignore", "-q", "data/digits/").returncode == 0
     assert project.run("git", "check-ignore", "-q", "data/digits.png").returncode == 1
+    assert project.run("git", "check-ignore", "-q", "data/photos/test/cat.jpg").returncode == 1
+    assert project.run("git", "check-ignore", "-q", "data/photos/.cache/x.u8").returncode == 0
 
 
 @needs_posix

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, TEMPLATE, Project
+from conftest import ROOT, TASKS, TEMPLATE, Project
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,6 +23,7 @@ LICENSES = {
     "BSD-3-Clause": "BSD 3-Clause License",
     "Apache-2.0": "Apache License",
 }
+PICTURES = {".png", ".jpg"}
 # A cache or an environment inside the template's folder would become part of every project.
 LEFTOVERS = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv", "runs"}
 
@@ -35,7 +36,7 @@ def requirements(text: str) -> set[str]:
 
 def parse(path: Path) -> None:
     """Raises an exception if a file is not what its name says."""
-    text = path.read_bytes().decode("utf-8") if path.suffix not in {".png", ".jpg"} else ""
+    text = path.read_bytes().decode("utf-8") if path.suffix not in PICTURES else ""
     match path.suffix:
         case ".py":
             compile(text, path, "exec")
@@ -47,6 +48,12 @@ def parse(path: Path) -> None:
             json.loads(text)
 
 
+@pytest.fixture(scope="module", params=TASKS)
+def project(bake: Bake, request: pytest.FixtureRequest) -> Project:
+    """The project of each task; tests read it and leave it as it is."""
+    return bake(task=request.param, accelerator="cpu")
+
+
 def test_every_file_parses_and_none_is_empty(project: Project) -> None:
     assert project.files()
     for path in project.files():
@@ -56,7 +63,7 @@ def test_every_file_parses_and_none_is_empty(project: Project) -> None:
 
 def test_no_jinja_is_left(project: Project) -> None:
     for path in project.files():
-        if path.suffix == ".png":
+        if path.suffix in PICTURES:
             continue
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".yml":
@@ -70,7 +77,7 @@ def test_no_jinja_is_left(project: Project) -> None:
 def test_text_files_end_in_one_newline(project: Project) -> None:
     for path in project.files():
         text = path.read_bytes()
-        if path.suffix == ".png" or not text:
+        if path.suffix in PICTURES or not text:
             continue
         assert b"\r" not in text, path
         assert text.endswith(b"\n") and not text.endswith(b"\n\n"), path
@@ -113,12 +120,16 @@ def test_license_without_an_author(bake: Bake) -> None:
     assert "authors" not in tomllib.loads(project.read("pyproject.toml"))["project"]
 
 
-def test_requirements_are_the_same_everywhere(project: Project) -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_requirements_are_the_same_everywhere(bake: Bake, task: str) -> None:
+    project = bake(task=task, accelerator="cpu")
     about = tomllib.loads(project.read("pyproject.toml"))
     dev = set(about["dependency-groups"]["dev"])
     assert requirements(project.read("requirements.txt")) == set(about["project"]["dependencies"])
     assert requirements(project.read("requirements-dev.txt")) == dev
     assert "-r requirements.txt\n" in project.read("requirements-dev.txt")
+    # Metrics of images are for the task that has them.
+    assert ("scikit-image" in project.read("requirements.txt")) == (task == "image-to-image")
     # The template installs its project's list by reference, not by a copy.
     included = "-r {{cookiecutter.project_slug}}/requirements-dev.txt\n"
     assert included in (ROOT / "requirements.txt").read_text(encoding="utf-8")
@@ -136,9 +147,10 @@ def test_settings_of_the_template_are_those_of_the_project(project: Project) -> 
     assert ours["mypy"] == theirs["mypy"]
 
 
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("command", [["ruff", "check", "."], ["mypy", "."]], ids=["ruff", "mypy"])
-def test_the_project_is_clean(bake: Bake, command: list[str]) -> None:
-    report = bake(accelerator="cpu").run("python", "-m", *command)
+def test_the_project_is_clean(bake: Bake, command: list[str], task: str) -> None:
+    report = bake(task=task, accelerator="cpu").run("python", "-m", *command)
     assert report.returncode == 0, report.stdout + report.stderr
 
 

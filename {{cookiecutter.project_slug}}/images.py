@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -37,9 +37,26 @@ def read_image(path: str | Path, least: tuple[int, int] | None = None) -> Image.
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
     except Exception as error:  # damaged files make Pillow raise almost anything
-        raise BadInput(
-            f"{path}: not readable as an image ({error}); replace it or take it away"
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of an image as `read_image` gives it, from the head of the file.
+
+    Raises:
+        BadInput: The file is not an image.
+    """
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+            sideways = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except Exception as error:  # as in read_image
+        raise _unreadable(path, error) from None
+    return (height, width) if sideways else (width, height)
+
+
+def _unreadable(path: str | Path, error: Exception) -> BadInput:
+    return BadInput(f"{path}: not readable as an image ({error}); replace it or take it away")
 
 
 class ImageFiles(Dataset):

@@ -14,6 +14,8 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "instance": nn.InstanceNorm2d,
     "none": nn.Identity,
 }
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of values in [0, 1]
+CENTRED = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # gives [-1, 1]
 
 
 class ConvBlock(nn.Module):
@@ -23,10 +25,11 @@ class ConvBlock(nn.Module):
         channels_in: C of the input.
         channels_out: K of the output.
         kernel_size: Odd; the padding keeps H and W for stride 1.
-        stride: 2 halves H and W, rounding up.
+        stride: 2 halves H and W, rounding up; with an even kernel_size, rounding down.
         padding: How the border is continued: one of PADDINGS.
         norm: One of NORMS.
         bias: Whether the convolution adds a bias; superfluous before a norm that subtracts it.
+        slope: Of the ReLU for values < 0; above 0 it is a leaky one.
 
     Shape: (N, C, H, W) -> (N, K, ceil(H / stride), ceil(W / stride)).
     """
@@ -40,6 +43,7 @@ class ConvBlock(nn.Module):
         padding: Padding = "zeros",
         norm: str = "batch",
         bias: bool = False,
+        slope: float = 0.0,
     ) -> None:
         super().__init__()
         conv = nn.Conv2d(
@@ -47,11 +51,12 @@ class ConvBlock(nn.Module):
             channels_out,
             kernel_size,
             stride,
-            padding=kernel_size // 2,
+            padding=(kernel_size - 1) // 2,
             padding_mode=padding,
             bias=bias,
         )
-        block = [conv, NORMS[norm](channels_out), nn.ReLU(inplace=True)]
+        relu = nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
+        block = [conv, NORMS[norm](channels_out), relu]
         self.block = nn.Sequential(*block)
 
     def forward(self, x: Tensor) -> Tensor:

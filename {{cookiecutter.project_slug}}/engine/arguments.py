@@ -2,10 +2,13 @@
 
 import argparse
 import sys
+from argparse import BooleanOptionalAction
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from engine.optimizing import OPTIMIZERS, SCHEDULES
+from engine.parallel import WAYS
 from engine.precision import PRECISIONS
 
 HUGE = 1e38  # as large as a float32 can be
@@ -85,6 +88,70 @@ def add_machine_options(parser: argparse.ArgumentParser) -> Any:
     ahead = "batches that a background thread keeps ready; 0 for no thread"
     add("--prefetch", type=number(int, 0), default=2, help=ahead)
     return group
+
+
+def parse_run(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
+    """The options of a training run; `@FILE` reads them from a config.txt.
+
+    A resumed run takes those of its own config.txt first, and then those of the command line.
+    """
+    given = sys.argv[1:] if argv is None else argv
+    opt = parser.parse_args(given)
+    if opt.resume and opt.run is None:
+        parser.error("--resume needs --run DIR, the folder of the run to go on with")
+    if opt.resume and (config := Path(opt.run) / "config.txt").exists():
+        opt = parser.parse_args([f"@{config}", *given])
+    return opt
+
+
+# fmt: off
+def add_run_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """Adds the options of the course of a run; `defaults` are those of the task."""
+    add = parser.add_argument_group("the run").add_argument
+    add("--run", metavar="DIR", help="folder of all outputs (default: runs/<date-time>)")
+    add("--resume", action="store_true", help="go on from the newest good checkpoint of --run")
+    add("--epochs", type=number(int, 1), help="times that all images are seen")
+    add("--test-every", type=number(int, 1), default=1, help="epochs between two test passes")
+    add("--patience", type=number(int, 0), default=0,
+        help="stop after so many test passes without a better one; 0 never stops early")
+    add("--log-every", type=number(int, 1), default=20, help="steps between two points of a curve")
+    add("--picture-every", type=number(int, 1), default=500,
+        help="steps between two pictures of a batch, from the first step on")
+    add("--save-every", type=number(int, 1), default=500, help="steps between two checkpoints")
+    add("--keep", type=number(int, 2), default=3, help="newest checkpoints that are kept")
+    parser.set_defaults(**defaults)
+
+
+def add_optimization_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """Adds the options of the optimizers; `defaults` are those of the task."""
+    add = parser.add_argument_group("optimization").add_argument
+    add("--batch-size", type=number(int, 1), help="images in a batch")
+    add("--accumulate", type=number(int, 1), default=1, metavar="N",
+        help="add up the gradients of N batches for one step: a virtual batch N times as large")
+    add("--optimizer", choices=OPTIMIZERS, help="the method")
+    add("--lr", type=number(float, 0), help="highest learning rate")
+    add("--momentum", type=number(float, 0, 0.9999), default=0.9, help="of SGD; beta 1 of Adam")
+    add("--weight-decay", type=number(float, 0), help="pull of weights towards zero")
+    add("--schedule", choices=SCHEDULES, help="how the learning rate goes on after the warm-up")
+    add("--warmup", type=number(float, 0, 1), default=0.05,
+        help="share of all steps in which the learning rate rises")
+    add("--clip-grad", type=number(float, 0), default=0.0,
+        help="highest norm of the gradient; 0 does not limit it")
+    add("--seed", type=number(int, 0), default=0, help="everything random follows from it")
+    parser.set_defaults(**defaults)
+
+
+def add_training_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say where and how to train."""
+    add = add_machine_options(parser).add_argument
+    add("--parallel", choices=WAYS, default="auto",
+        help="divide each batch between the GPUs: for each network (split), or for networks and "
+        "losses as one (super)")
+    add("--compile", action=BooleanOptionalAction, default=False,
+        help="let torch.compile make faster code first, which takes a while")
+    add("--deterministic", action=BooleanOptionalAction, default=False,
+        help="the same bits in every run on CUDA too, at some cost of speed")
+# fmt: on
 
 
 def config_text(opt: argparse.Namespace, path: Path) -> str:

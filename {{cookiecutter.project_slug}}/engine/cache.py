@@ -164,7 +164,7 @@ def use_cache(
     Args:
         parts: The data sets; those that are no CachedImages are left as they are.
         wanted: Whether there is to be one; None: if it fits into memory and is used twice.
-        epochs: How often each image will be used.
+        epochs: How often each sample will be used; an image may have several samples.
         device: Where the images are wanted.
 
     Raises:
@@ -181,7 +181,8 @@ def _use_cache(part: CachedImages, wanted: bool | None, epochs: int, device: tor
     part.store = _open(path, len(part.files))
     if part.store is None:
         begun, expected = time.perf_counter(), _expected_bytes(part)
-        if wanted is None and (epochs < 2 or expected > memory()):
+        uses = epochs * max(1, len(part) // len(part.files))
+        if wanted is None and (uses < 2 or expected > memory()):
             return
         part.store, problem = _make(part, path, expected)
         decoded = f"decoded in {time.perf_counter() - begun:.1f} s, "

@@ -122,7 +122,15 @@ def place(model: Model, device: torch.device) -> Model:
     return model.to(device).to(memory_format=MEMORY_FORMAT)
 
 
+def computing(networks: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Those of the networks that compute with weights; the others, such as a pool, only remember.
+
+    To divide or to compile those would spoil what they remember.
+    """
+    return {name: network for name, network in networks.items() if list(network.parameters())}
+
+
 def compile_networks(networks: dict[str, nn.Module], wanted: bool) -> None:
     """Lets `torch.compile` make faster code of the networks, in place, when they are first used."""
-    for network in networks.values() if wanted else ():
+    for network in computing(networks).values() if wanted else ():
         network.compile()

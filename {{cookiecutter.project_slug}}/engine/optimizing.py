@@ -10,6 +10,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 LEAST_SCALE = 2.0**-20  # of fp16's losses, which begin at 2**16
 SCHEDULES = ("cosine", "linear", "late-linear", "constant")
+OPTIMIZERS = ("sgd", "adam", "adamw")
 FUSED = True  # one kernel for all weights, on every kind of device
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from engine.devices import computing
 from engine.errors import BadInput
 from engine.evaluating import Losses
 
@@ -42,7 +43,7 @@ def parallelize(
         raise BadInput("--compile: not on several GPUs at once; add --parallel none")
     if how == "super":
         return SuperNetwork(model, device)
-    for name, network in networks.items() if how == "split" else ():
+    for name, network in computing(networks).items() if how == "split" else ():
         setattr(model, name, _wrap(network, device))
     return model
 

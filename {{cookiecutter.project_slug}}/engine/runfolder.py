@@ -61,6 +61,18 @@ class RunFolder:
                 self._use(_unused_name())
 
 
+def report_folder(named: str | None, checkpoint: str) -> Path:
+    """The folder for a report on a checkpoint, which is made: the one named, or that of the run.
+
+    A checkpoint that was moved out of its run folder gets its report beside it.
+    """
+    folder = Path(checkpoint).absolute().parent
+    run = folder.parent if folder.name == "checkpoints" else folder
+    report = Path(named) if named else run / "report"
+    report.mkdir(parents=True, exist_ok=True)
+    return report
+
+
 def _write(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(os.fsencode(text)))
 

@@ -45,9 +45,9 @@ def summarize(model: nn.Module, networks: dict[str, nn.Module], sample: tuple[Te
 
 
 def _direct_parts(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The children of `network`; of an nn.Sequential its children instead."""
+    """The children of `network`; of a sequence or list of modules its children instead."""
     for name, child in network.named_children():
-        if isinstance(child, nn.Sequential):
+        if isinstance(child, nn.Sequential | nn.ModuleList):
             yield from ((f"{name}.{part}", inner) for part, inner in child.named_children())
         else:
             yield name, child

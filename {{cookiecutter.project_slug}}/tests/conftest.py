@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +68,18 @@ def finished(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("finished") / "run"
     assert train(run) == 0
     return run
+
+
+@pytest.fixture
+def spoiled(images: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny data set, to be spoiled."""
+    return shutil.copytree(images, tmp_path / "spoiled")
+
+
+@pytest.fixture
+def checkpoint(finished: Path, tmp_path: Path) -> Path:
+    """A copy of a checkpoint, to be spoiled."""
+    return Path(shutil.copy(finished / "checkpoints" / "last.pt", tmp_path / "copy.pt"))
 
 
 @pytest.fixture(scope="session", autouse=True)

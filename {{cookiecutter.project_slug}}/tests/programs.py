@@ -55,6 +55,11 @@ def refusal(
     return error
 
 
+def train_refuses(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The line in which train.py refuses what it was given."""
+    return refusal(capsys, lambda: Training().main(), "train.py", *words)
+
+
 def files() -> dict[Path, int]:
     """The files and folders below the current one, with their times of change."""
     return {path: path.stat().st_mtime_ns for path in Path().rglob("*")}

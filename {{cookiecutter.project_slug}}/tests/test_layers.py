@@ -25,6 +25,21 @@ def test_shape_of_conv_block(padding: Padding, norm: str, kernel_size: int, stri
     assert (y >= 0).all()
 
 
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_an_even_kernel_halves_rounding_down(padding: Padding) -> None:
+    assert ConvBlock(3, 5, 4, 2, padding)(torch.randn(2, 3, 9, 12)).shape == (2, 5, 4, 6)
+
+
+def test_a_slope_keeps_a_share_of_what_is_below_zero() -> None:
+    x = torch.randn(2, 3, 5, 5)
+    cut, leaky = (ConvBlock(3, 3, norm="none", slope=slope) for slope in (0.0, 0.25))
+    leaky.load_state_dict(cut.state_dict())
+    before = cut.block[0](x)
+    assert before.min() < 0 < before.max()
+    assert cut(x).equal(before.clamp(min=0))
+    assert leaky(x).equal(torch.where(before < 0, before / 4, before))
+
+
 @pytest.mark.parametrize(("padding", "norm"), OPTIONS)
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("bias", [False, True])

@@ -4,9 +4,11 @@ import example
 import pytest
 import torch
 from conftest import Prepare
+from programs import tensors
 from torch import Tensor, nn
 
 import data
+from engine.devices import computing
 from engine.evaluating import evaluate, mean_losses
 from engine.loading import Batch
 from engine.optimizing import trained_by
@@ -53,7 +55,8 @@ def test_every_parameter_that_wants_a_gradient_has_one_optimizer(prepare: Prepar
 
 
 def test_a_batch_can_be_learned_by_heart(prepare: Prepare) -> None:
-    training = prepare("--lr=0.01", "--schedule=constant", "--warmup=0", "--dropout=0")
+    how = ["--lr=0.01", "--schedule=constant", "--warmup=0", "--dropout=0"]
+    training = prepare(*how, *example.BY_HEART)
     batch = first_batch(training)
     training.model.train()
     first = total(training.compute(*batch)).item()
@@ -76,9 +79,10 @@ def test_samples_of_a_batch_do_not_leak_into_each_other(prepare: Prepare) -> Non
     with torch.no_grad():
         training.compute(*first_batch(training))
     assert len(inputs) == len(training.networks)
-    for network, seen in list(inputs.items()):
-        x = seen.detach().clone().requires_grad_()
-        network(x)[1].sum().backward()
+    for network in computing(training.networks).values():
+        x = inputs[network].detach().clone().requires_grad_()
+        of_one = [value[1].sum() for value in tensors(network(x)).values()]
+        torch.stack(of_one).sum().backward()
         assert x.grad is not None
         touched = x.grad.flatten(1).abs().sum(dim=1) > 0
         assert touched.tolist() == [i == 1 for i in range(len(x))]

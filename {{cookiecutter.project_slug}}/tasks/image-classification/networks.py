@@ -9,10 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from engine.errors import BadInput
-from layers import ConvBlock, Padding, ResnetBlock
-
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of values in [0, 1]
-CENTRED = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # gives [-1, 1]
+from layers import CENTRED, IMAGENET, ConvBlock, Padding, ResnetBlock
 
 
 @dataclass

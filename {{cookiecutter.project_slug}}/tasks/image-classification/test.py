@@ -8,7 +8,6 @@ import engine.interrupt  # noqa: F401  first, so that Ctrl-C ends in one line fr
 
 # isort: split
 import json
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from engine.loading import Loader
 from engine.order import TestOrder
 from engine.pictures import save_confusion, save_sheet
 from engine.precision import Precision
+from engine.runfolder import report_folder
 
 
 def main() -> int:
@@ -45,8 +45,7 @@ def main() -> int:
     order = TestOrder(len(test_set), opt.batch_size)
     loader = Loader(test_set, order, device, opt.workers, opt.prefetch)
 
-    report = Path(opt.report or run_of(Path(opt.checkpoint).absolute()) / "report")
-    report.mkdir(parents=True, exist_ok=True)
+    report = report_folder(opt.report, opt.checkpoint)
 
     # 2. The scores of all images.
     scores, labels = score(devices.place(model, device), loader, precision)
@@ -77,12 +76,6 @@ def score(model: Classifier, loader: Loader, precision: Precision) -> tuple[Tens
             scores.append(model.scores(images).cpu())
             labels.append(wanted.cpu())
     return torch.cat(scores), torch.cat(labels)
-
-
-def run_of(checkpoint: Path) -> Path:
-    """The run folder that a checkpoint belongs to; its own folder if it has been moved out."""
-    folder = checkpoint.parent
-    return folder.parent if folder.name == "checkpoints" else folder
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, k: int) -> Tensor:

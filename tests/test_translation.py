@@ -1,0 +1,110 @@
+"""A project of image-to-image as its owner meets it: its first run, README.md, its own tests."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Project
+from forked import finish, start
+from PIL import Image
+from test_update import code, edit
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+SMALL = ["--img-size=16", "--width=4", "--blocks=0", "--batch-size=8", "--crops=2", "--epochs=1"]
+SMALL += ["--d-width=4", "--d-layers=1", "--d-scales=1", "--workers=0", "--device=cpu"]
+
+
+@pytest.fixture
+def project(bake: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """A new one, which is the current folder."""
+    made = bake(task="image-to-image", accelerator="cpu")
+    monkeypatch.chdir(made.path)
+    yield made
+
+
+def use(project: Project, program: str, *flags: str) -> str:
+    """Runs a program, which must end well; returns what it printed."""
+    here = str(project.path)
+    status = finish(start(list(flags), lambda: sys.path.insert(0, here), program))
+    text = Path("output.txt").read_text()
+    assert status == 0, text[-3000:]
+    return text
+
+
+def make_images(folder: str, width: int = 40) -> None:
+    Path(folder).mkdir(parents=True)
+    for i in range(4):
+        Image.effect_noise((width, 24), 20 * i + 20).convert("RGB").save(f"{folder}/{i}.png")
+
+
+def test_the_commands_of_the_readme(project: Project) -> None:
+    """Those on the owner's own images, each with the options that make it quick."""
+    for part in ("train", "test"):
+        make_images(f"photos/{part}")
+        make_images(f"joined/{part}", width=80)
+        for side in "AB":
+            make_images(f"pairs/{part}/{side}")
+    commands = re.findall(r"(?m)^python train\.py (--data [^#\n]*)", project.read("README.md"))
+    assert len(commands) == 4
+    for command in commands:
+        assert "psnr" in use(project, "train", *command.split(), *SMALL)
+    for run in Path("runs").iterdir():
+        metrics = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["values"]
+        assert {"psnr", "score_real", "score_drawn"} <= metrics.keys()
+
+
+def test_the_first_run_and_what_follows(project: Project) -> None:
+    use(project, "train", "--run=runs/first", *SMALL)
+    assert Path("runs/first/report/batch-000000001.png").exists()
+    best = "--checkpoint=runs/first/checkpoints/best.pt"
+    assert "gain" in use(project, "test", best)
+    metrics = json.loads(Path("runs/first/report/metrics.json").read_text())
+    assert metrics["images"] == len(metrics["by_image"]) == 4
+    assert 20 < metrics["input_psnr"] < 21, "noise of 25 in 255"
+    for name in ("best.png", "worst.png"):
+        with Image.open(Path("runs/first/report") / name) as picture:
+            assert picture.width > 600
+    use(project, "predict", best, "data/photos/test")
+    for path in Path("data/photos/test").iterdir():
+        with Image.open(path) as given, Image.open(f"predictions/{path.stem}.png") as drawn:
+            assert given.size == drawn.size
+
+
+def test_the_three_edits_of_the_readme(project: Project) -> None:
+    edit(project, "networks.py", "class Discriminator(", code(project, "class PlainG") + "\n\n")
+    text = project.read("networks.py")
+    old = re.findall(r"(?ms)^    networks = Networks\(\n.*?^    \)\n", text)
+    assert len(old) == 1
+    new = code(project, "    networks = Networks(")
+    (project.path / "networks.py").write_text(text.replace(old[0], new), encoding="utf-8")
+    edit(project, "losses.py", "class Perceptual(", code(project, "class Charbonnier") + "\n\n")
+    last = "        else:\n            assert vgg is not None\n"
+    edit(project, "losses.py", last, code(project, "        elif"))
+    text = project.read("degrade.py") + "\n\n" + code(project, "def blur")
+    (project.path / "degrade.py").write_text(text, encoding="utf-8")
+    words = ["--losses=charbonnier,adversarial", "--degrade=blur", "--run=runs/mine"]
+    told = use(project, "train", *words, *SMALL)
+    assert "PlainGenerator" in told
+    points = Path("runs/mine/metrics.jsonl").read_text().splitlines()
+    assert "psnr" in json.loads(points[-1])["values"]
+    use(project, "test", "--checkpoint=runs/mine/checkpoints/best.pt")
+    for command in (["ruff", "check", "."], ["mypy", "."]):
+        report = project.run("python", "-m", *command)
+        assert report.returncode == 0, report.stdout
+
+
+def test_programs_get_networks_and_losses_from_the_finished_model(project: Project) -> None:
+    for program in ("test.py", "predict.py"):
+        text = project.read(program)
+        assert "from translator import" in text
+        assert "import networks" not in text and "import losses" not in text
+
+
+def test_its_own_tests_pass(project: Project) -> None:
+    tested = project.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert tested.returncode == 0, tested.stdout[-4000:]
