@@ -20,7 +20,8 @@ Spoil = Callable[[Path], object]
 @pytest.fixture
 def spoiled(images: Path, tmp_path: Path) -> Path:
     """A copy of the tiny data set, to be spoiled."""
-    return shutil.copytree(images, tmp_path / "spoiled")
+    ignore = shutil.ignore_patterns(".cache")
+    return shutil.copytree(images, tmp_path / "spoiled", ignore=ignore)
 
 
 @pytest.fixture
@@ -110,6 +111,11 @@ def test_a_dataset_json_of_another_kind(
         (["--optimizer=lion"], "--optimizer"),
         (["--schedule=step"], "--schedule"),
         (["--loss=mse"], "--loss"),
+        (["--precision=fp8"], "--precision"),
+        (["--workers=-1"], "--workers"),
+        (["--workers=some"], "--workers"),
+        (["--shift=-1"], "--shift"),
+        (["--parallel=ddp"], "--parallel"),
         (["--device=tpu"], "--device tpu"),
         (["--device=cuda:99"], "--device cuda:99"),
         (["--device=meta"], "--device meta"),
@@ -130,9 +136,17 @@ def test_options_that_cannot_be_used(
     assert culprit in train_refuses(capsys, *small, *run, *words)
 
 
+@pytest.mark.parametrize("words", [["--network=zzz"], ["--padding=reflect", "--img-size=4"]])
+def test_bad_options_are_refused_before_images_are_decoded(
+    spoiled: Path, small: list[str], capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    train_refuses(capsys, *small, f"--data={spoiled}", "--run=run", *words)
+
+
 @pytest.mark.parametrize("workers", ["--workers=0", "--workers=1"])
+@pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
 def test_a_damaged_image_is_named(
-    spoiled: Path, small: list[str], capsys: pytest.CaptureFixture[str], workers: str
+    spoiled: Path, small: list[str], capsys: pytest.CaptureFixture[str], workers: str, cache: str
 ) -> None:
     path = spoiled / "train" / "disc" / "3.png"
     image = Image.open(path).resize((64, 64))
@@ -140,11 +154,14 @@ def test_a_damaged_image_is_named(
     path = path.with_suffix(".jpg")
     image.save(path)
     path.write_bytes(path.read_bytes()[:-300])
-    words = [*small, f"--data={spoiled}", "--run=run", workers]
+    words = [*small, f"--data={spoiled}", "--run=run", workers, cache]
+    before = sorted(Path().rglob("*"))
     assert status(lambda: Training().main(), "train.py", *words) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert str(path) in error
+    if cache == "--cache":  # else it is found when the run has begun
+        assert sorted(Path().rglob("*")) == before
 
 
 @pytest.mark.parametrize("program", ["test.py", "predict.py"])
