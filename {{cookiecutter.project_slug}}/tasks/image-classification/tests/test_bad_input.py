@@ -70,6 +70,7 @@ def test_data_that_cannot_be_used(
         (["--network=simpel"], "simple"),
         (["--network=zzz"], "--network zzz"),
         (["--loss=mse"], "--loss"),
+        (["--shift=-1"], "--shift"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -79,9 +80,17 @@ def test_networks_and_losses_that_do_not_exist(
     assert culprit in train_refuses(capsys, *small, "--run=run", *words)
 
 
+@pytest.mark.parametrize("words", [["--network=zzz"], ["--padding=reflect", "--img-size=4"]])
+def test_bad_options_are_refused_before_images_are_decoded(
+    spoiled: Path, small: list[str], capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    train_refuses(capsys, *small, f"--data={spoiled}", "--run=run", *words)
+
+
 @pytest.mark.parametrize("workers", ["--workers=0", "--workers=1"])
+@pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
 def test_a_damaged_image_is_named(
-    spoiled: Path, small: list[str], capsys: pytest.CaptureFixture[str], workers: str
+    spoiled: Path, small: list[str], capsys: pytest.CaptureFixture[str], workers: str, cache: str
 ) -> None:
     path = spoiled / "train" / "disc" / "3.png"
     image = Image.open(path).resize((64, 64))
@@ -89,11 +98,14 @@ def test_a_damaged_image_is_named(
     path = path.with_suffix(".jpg")
     image.save(path)
     path.write_bytes(path.read_bytes()[:-300])
-    words = [*small, f"--data={spoiled}", "--run=run", workers]
+    words = [*small, f"--data={spoiled}", "--run=run", workers, cache]
+    before = sorted(Path().rglob("*"))
     assert status(lambda: Training().main(), "train.py", *words) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert str(path) in error
+    if cache == "--cache":  # else it is found when the run has begun
+        assert sorted(Path().rglob("*")) == before
 
 
 def test_an_older_checkpoint_without_a_newer_option(
