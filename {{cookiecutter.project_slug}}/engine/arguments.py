@@ -105,6 +105,21 @@ def parse_run(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
 
 
 # fmt: off
+def add_test_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what every test.py is told."""
+    add = parser.add_argument
+    add("--checkpoint", metavar="PATH", required=True, help="a file out of checkpoints/")
+    add("--data", metavar="DIR", help="folder that holds test/ (default: that of the training)")
+    add("--report", metavar="DIR", help="where to write (default: report/ in the run folder)")
+
+
+def add_predict_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what every predict.py is told."""
+    add = parser.add_argument
+    add("paths", nargs="+", metavar="FILE_OR_DIR", help="images, and folders of images")
+    add("--checkpoint", metavar="PATH", required=True, help="a file out of checkpoints/")
+
+
 def add_run_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     """Adds the options of the course of a run; `defaults` are those of the task."""
     add = parser.add_argument_group("the run").add_argument

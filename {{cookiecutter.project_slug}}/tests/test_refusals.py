@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import refusal, train_refuses
+from PIL import Image
+from programs import refusal, status, train_refuses
 
 import predict
 import test
+from train import Training
 
 Spoil = Callable[[Path], object]
 
@@ -119,3 +121,22 @@ def test_images_that_cannot_be_predicted(
     Path("a_text.txt").write_text("no image")
     words = [f"--checkpoint={finished / 'checkpoints' / 'best.pt'}", "--device=cpu", *words]
     assert culprit in refusal(capsys, predict.main, "predict.py", *words)
+
+
+@pytest.mark.parametrize("how", [["--workers=0", "--no-cache"], ["--workers=1", "--no-cache"], []])
+def test_a_damaged_image_is_named(
+    spoiled: Path, small: list[str], capsys: pytest.CaptureFixture[str], how: list[str]
+) -> None:
+    whole = min((spoiled / "train").rglob("*.png"))
+    path = whole.with_suffix(".jpg")
+    Image.open(whole).resize((64, 64)).save(path)
+    whole.unlink()
+    path.write_bytes(path.read_bytes()[:-300])
+    words = [*small, f"--data={spoiled}", "--run=run", *how]
+    before = sorted(Path().rglob("*"))
+    assert status(lambda: Training().main(), "train.py", *words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(path) in error
+    if "--no-cache" not in how:  # else it is found when the run has begun
+        assert sorted(Path().rglob("*")) == before

@@ -20,7 +20,7 @@ from tqdm import tqdm
 import data
 from classifier import Classifier
 from engine import devices
-from engine.arguments import Parser, add_machine_options, number
+from engine.arguments import Parser, add_machine_options, add_predict_options, number
 from engine.checkpoint import write_atomically
 from engine.errors import DONE, BadInput, run_program
 from engine.loading import Loader
@@ -32,9 +32,8 @@ from images import ImageFiles
 @torch.no_grad()
 def main() -> int:
     parser = Parser(description="Writes the class and its probability for each image.")
+    add_predict_options(parser)
     add = parser.add_argument
-    add("paths", nargs="+", metavar="FILE_OR_DIR", help="images, and folders of images")
-    add("--checkpoint", metavar="PATH", required=True, help="a file out of checkpoints/")
     add("--out", metavar="FILE", default="predictions.csv", help="where to write")
     add("--batch-size", type=number(int, 1), default=128, help="images in a batch")
     add_machine_options(parser)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 import data
 from classifier import Classifier
 from engine import devices
-from engine.arguments import Parser, add_machine_options, number
+from engine.arguments import Parser, add_machine_options, add_test_options, number
 from engine.errors import DONE, run_program
 from engine.loading import Loader
 from engine.order import TestOrder
@@ -27,10 +27,8 @@ from engine.runfolder import report_folder
 
 def main() -> int:
     parser = Parser(description="Judges a checkpoint by the test part of a data set.")
+    add_test_options(parser)
     add = parser.add_argument
-    add("--checkpoint", metavar="PATH", required=True, help="a file out of checkpoints/")
-    add("--data", metavar="DIR", help="folder that holds test/ (default: that of the training)")
-    add("--report", metavar="DIR", help="where to write (default: report/ in the run folder)")
     add("--batch-size", type=number(int, 1), default=128, help="images in a batch")
     add("--worst", type=number(int, 0), default=32, help="mistakes shown in mistakes.png")
     add_machine_options(parser)

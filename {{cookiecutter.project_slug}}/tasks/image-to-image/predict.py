@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import data
 from engine import devices
-from engine.arguments import Parser, add_machine_options
+from engine.arguments import Parser, add_machine_options, add_predict_options
 from engine.checkpoint import write_atomically
 from engine.errors import DONE, BadInput, run_program
 from engine.loading import Loader
@@ -30,9 +30,8 @@ from translator import Translator
 
 def main() -> int:
     parser = Parser(description="Writes what the network makes of each image.")
+    add_predict_options(parser)
     add = parser.add_argument
-    add("paths", nargs="+", metavar="FILE_OR_DIR", help="images, and folders of images")
-    add("--checkpoint", metavar="PATH", required=True, help="a file out of checkpoints/")
     add("--out", metavar="DIR", default="predictions", help="where to write")
     add_tile_options(parser)
     add_machine_options(parser)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import data
 from engine import devices
-from engine.arguments import Parser, add_machine_options, number
+from engine.arguments import Parser, add_machine_options, add_test_options, number
 from engine.errors import DONE, run_program
 from engine.loading import Loader
 from engine.order import TestOrder
@@ -33,10 +33,8 @@ Row = dict[str, str | float]  # the metrics of an image
 
 def main() -> int:
     parser = Parser(description="Judges a checkpoint by the test part of a data set.")
+    add_test_options(parser)
     add = parser.add_argument
-    add("--checkpoint", metavar="PATH", required=True, help="a file out of checkpoints/")
-    add("--data", metavar="DIR", help="folder that holds test/ (default: that of the training)")
-    add("--report", metavar="DIR", help="where to write (default: report/ in the run folder)")
     add("--worst", type=number(int, 1), default=4, help="images in best.png and in worst.png")
     add_tile_options(parser)
     add_machine_options(parser)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from programs import last, refusal, resume, status, train_refuses
 
 import predict
@@ -85,27 +84,6 @@ def test_bad_options_are_refused_before_images_are_decoded(
     spoiled: Path, small: list[str], capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     train_refuses(capsys, *small, f"--data={spoiled}", "--run=run", *words)
-
-
-@pytest.mark.parametrize("workers", ["--workers=0", "--workers=1"])
-@pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
-def test_a_damaged_image_is_named(
-    spoiled: Path, small: list[str], capsys: pytest.CaptureFixture[str], workers: str, cache: str
-) -> None:
-    path = spoiled / "train" / "disc" / "3.png"
-    image = Image.open(path).resize((64, 64))
-    path.unlink()
-    path = path.with_suffix(".jpg")
-    image.save(path)
-    path.write_bytes(path.read_bytes()[:-300])
-    words = [*small, f"--data={spoiled}", "--run=run", workers, cache]
-    before = sorted(Path().rglob("*"))
-    assert status(lambda: Training().main(), "train.py", *words) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert str(path) in error
-    if cache == "--cache":  # else it is found when the run has begun
-        assert sorted(Path().rglob("*")) == before
 
 
 def test_an_older_checkpoint_without_a_newer_option(

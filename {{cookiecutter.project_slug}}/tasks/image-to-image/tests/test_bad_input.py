@@ -11,7 +11,6 @@ from programs import refusal, status, train_refuses
 
 import predict
 import test
-from train import Training
 
 Spoil = Callable[[Path], object]
 
@@ -78,20 +77,6 @@ def test_options_of_this_task(
     small: list[str], capsys: pytest.CaptureFixture[str], words: list[str], culprit: str
 ) -> None:
     assert culprit in train_refuses(capsys, *small, "--run=run", *words)
-
-
-@pytest.mark.parametrize("workers", ["--workers=0", "--workers=1"])
-def test_a_damaged_image_is_named(
-    spoiled: Path, small: list[str], capsys: pytest.CaptureFixture[str], workers: str
-) -> None:
-    path = spoiled / "train" / "cut.jpg"
-    Image.open(spoiled / "train" / "3.png").resize((64, 64)).save(path)
-    path.write_bytes(path.read_bytes()[:-300])
-    words = [*small, f"--data={spoiled}", "--run=run", workers, "--no-cache"]
-    assert status(lambda: Training().main(), "train.py", *words) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert str(path) in error
 
 
 @pytest.mark.parametrize("words", [["--tile=100"], ["--overlap=48"], ["--tile=96", "--overlap=64"]])
