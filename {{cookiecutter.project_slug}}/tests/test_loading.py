@@ -161,29 +161,22 @@ def test_whole_batches_need_no_workers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "have", "at_once", "cache", "workers"),
+    ("device", "have", "at_once", "workers"),
     [
-        ("cpu", 1, False, None, 0),
-        ("cpu", 2, False, None, 1),
-        ("cpu", 64, False, None, 1),
-        ("cpu", 2, False, "a cache", 0),
-        ("cpu", 2, True, "a cache", 0),
-        ("cuda", 1, False, None, 1),
-        ("cuda", 8, False, None, 7),
-        ("cuda", 64, False, "a cache", 16),
-        ("cuda", 64, True, "a cache", 0),
+        ("cpu", 1, False, 0),
+        ("cpu", 64, False, 0),
+        ("cpu", 64, True, 0),
+        ("cuda", 1, False, 1),
+        ("cuda", 8, False, 7),
+        ("cuda", 64, False, 16),
+        ("cuda", 64, True, 0),
     ],
 )
 def test_the_number_of_workers_is_chosen(
-    monkeypatch: pytest.MonkeyPatch,
-    device: str,
-    have: int,
-    at_once: bool,
-    cache: str | None,
-    workers: int,
+    monkeypatch: pytest.MonkeyPatch, device: str, have: int, at_once: bool, workers: int
 ) -> None:
     monkeypatch.setattr(devices, "cores", lambda: have)
-    assert devices.choose_workers(torch.device(device), at_once, cache) == workers
+    assert devices.choose_workers(torch.device(device), at_once) == workers
 
 
 def test_an_error_in_whole_batches_reaches_the_main_thread() -> None:
