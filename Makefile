@@ -1,6 +1,6 @@
 # The commands of the template. Each makes the environment first; Python 3.10+ and make are enough.
-# VENV names another environment, PYTHON the interpreter that makes it, ARGS what pytest gets, OLDEST
-# a Python 3.10 and OLDEST_VENV its environment.
+# VENV names another environment, PYTHON the interpreter that makes it, ARGS what pytest or the
+# benchmark gets, OLDEST a Python 3.10 and OLDEST_VENV its environment.
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -11,10 +11,11 @@ OLDEST_VENV ?= .venv-oldest
 PY := $(abspath $(VENV))/$(if $(filter Windows_NT,$(OS)),Scripts,bin)/python
 OLD_PY := $(abspath $(OLDEST_VENV))/$(if $(filter Windows_NT,$(OS)),Scripts,bin)/python
 INSTALLED := $(VENV)/.installed
+BENCH_INSTALLED := $(VENV)/.installed-benchmarks
 PROJECT := {{cookiecutter.project_slug}}
 DEMO := demo/my_vision_project
 
-.PHONY: help demo test stress oldest lint clean
+.PHONY: help demo test stress bench oldest lint clean
 
 help:  ## shows this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1: /p' Makefile
@@ -33,6 +34,9 @@ test: lint  ## runs every check and every test
 stress: $(INSTALLED)  ## many more faults and answers than `make test`, and three seeds
 	$(PY) -m pytest --full tests/test_faults.py tests/test_accuracy.py \
 		tests/test_generated_answers.py tests/test_matrix.py $(ARGS)
+
+bench: $(BENCH_INSTALLED)  ## measures speed against others and the limit; ARGS="--help" says more
+	$(PY) -m benchmarks $(ARGS)
 
 oldest:  ## makes a project and runs its tests with the oldest versions that are allowed
 	rm -rf $(OLDEST_VENV)/project
@@ -60,4 +64,8 @@ $(INSTALLED): requirements.txt $(PROJECT)/requirements.txt $(PROJECT)/requiremen
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -r requirements.txt
+	@touch $@
+
+$(BENCH_INSTALLED): $(INSTALLED) benchmarks/requirements.txt
+	$(PY) -m pip install -r benchmarks/requirements.txt
 	@touch $@

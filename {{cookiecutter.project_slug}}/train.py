@@ -75,9 +75,9 @@ class Training:
         self.test_loader = Loader(test_set, TestOrder(len(test_set), opt.batch_size), *how)
 
         # 6. What is written and watched on the way. A signal ends the run after a step.
+        self.stop = StopSignal()
         self.run.describe(opt)
         self.curves = Curves(self.run.path, self.progress.n_iter, self.progress.tested)
-        self.stop = StopSignal()
         self.meter = Meter(self.device, self.train_loader.workers > 0, opt.accumulate)
         self.guard = FiniteGuard(self.device, self.run.checkpoints)
 

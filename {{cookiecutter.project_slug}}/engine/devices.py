@@ -56,19 +56,17 @@ def set_up(deterministic: bool) -> None:
     keep_memory()
 
 
-def choose_workers(device: torch.device, at_once: bool, cache: object) -> int:
+def choose_workers(device: torch.device, at_once: bool) -> int:
     """How many worker processes load images if `--workers auto` leaves it to us.
+
+    On the CPU none: the network computes on every core itself, its threads wait for each other, and
+    a worker on one of the cores makes the others wait as well.
 
     Args:
         device: Where the network computes.
         at_once: Whether batches come from memory ready-made; then there is nothing to do.
-        cache: The decoded images, if there are any.
     """
-    if at_once or (cache and device.type == "cpu"):
-        return 0
-    if device.type == "cpu":  # the network computes on every core itself
-        return 1 if cores() > 1 else 0
-    return max(1, min(16, cores() - 1))
+    return 0 if at_once or device.type == "cpu" else max(1, min(16, cores() - 1))
 
 
 def cores() -> int:

@@ -74,6 +74,8 @@ def _remedy(error: Exception) -> tuple[str, int] | None:
             f"{what}: if memory is short, lower --workers or --batch-size; if /dev/shm is small, "
             "as in Docker, use --shm-size=8g or --workers 0"
         ), FAULT
+    if "No working C++ compiler" in text or "working triton" in text:
+        return "--compile: there is no compiler for it on this machine; leave it out", BAD_INPUT
     if text.startswith("Expected more than 1 value per channel when training"):
         return "--batch-size 1: batch norm needs more images, or larger ones", BAD_INPUT
     return None

@@ -48,8 +48,7 @@ class Loader:
         example = whole_batch(dataset, [0])
         at_once = example is not None
         on_device = at_once and example[0].device.type != "cpu"
-        if workers is None:
-            workers = choose_workers(device, at_once, getattr(dataset, "store", None))
+        workers = choose_workers(device, at_once) if workers is None else workers
         self.workers = 0 if on_device else workers  # other processes cannot use CUDA's memory
         if self.workers:
             atexit.register(_kill_workers)  # after multiprocessing's own, so it is called before

@@ -73,7 +73,8 @@ def finished(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def spoiled(images: Path, tmp_path: Path) -> Path:
     """A copy of the tiny data set, to be spoiled."""
-    return shutil.copytree(images, tmp_path / "spoiled")
+    ignore = shutil.ignore_patterns(".cache")
+    return shutil.copytree(images, tmp_path / "spoiled", ignore=ignore)
 
 
 @pytest.fixture

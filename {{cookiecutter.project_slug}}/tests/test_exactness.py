@@ -43,12 +43,27 @@ def curves(run: Path) -> list[tuple]:
     ]
 
 
-@pytest.mark.parametrize(("workers", "prefetch"), [(1, 0), (1, 2), (2, 2)])
-def test_workers_and_prefetch_change_nothing(
-    train: Train, finished: Path, workers: int, prefetch: int
+@pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
+@pytest.mark.parametrize(("workers", "prefetch"), [(0, 0), (1, 0), (1, 2), (2, 2)])
+def test_workers_prefetch_and_cache_change_nothing(
+    train: Train, finished: Path, workers: int, prefetch: int, cache: str
 ) -> None:
-    assert train("run", f"--workers={workers}", f"--prefetch={prefetch}") == 0
+    assert train("run", f"--workers={workers}", f"--prefetch={prefetch}", cache) == 0
     assert same_weights(Path("run"), finished)
+
+
+def test_what_is_chosen_by_default_changes_nothing(train: Train, finished: Path) -> None:
+    assert train("run", "--workers=auto") == 0
+    assert same_weights(Path("run"), finished)
+    assert curves(Path("run")) == curves(finished)
+
+
+@pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
+def test_accumulated_steps_are_exact_too(train: Train, cache: str) -> None:
+    options = ["--batch-size=2", "--accumulate=3", "--epochs=1"]
+    assert train("one", *options) == 0
+    assert train("other", *options, "--workers=2", cache) == 0
+    assert same_weights(Path("one"), Path("other"))
 
 
 @pytest.mark.parametrize("option", ["--seed=1", "--no-flip", "--dropout=0.3"])
@@ -68,7 +83,7 @@ def test_two_kills_in_mid_epoch_change_nothing(
     train: Train, small: list[str], undisturbed: Path
 ) -> None:
     run = Path("run")
-    first, second = [*small, *LONG, "--workers=1"], ["--resume", "--workers=2"]
+    first, second = [*small, *LONG, "--workers=1"], ["--resume", "--workers=2", "--no-cache"]
     for kill_at, options in ((5, first), (45, second)):
         process = start("train.py", f"--run={run}", *options)
         wait_for_step(process, run, kill_at)

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,10 +15,12 @@ from prefetch_generator import BackgroundGenerator
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from engine import devices
 from engine.errors import BadInput
 from engine.loading import Loader
 from engine.order import TestOrder, TrainOrder
 
+CPU = torch.device("cpu")
 HOW = [(0, 0), (0, 2), (1, 0), (1, 2), (2, 3)]  # workers, prefetch
 
 
@@ -34,6 +37,15 @@ class Numbers(Dataset):
         if index == self.broken:
             raise BadInput(f"images/{index}.png: not readable as an image")
         return torch.tensor(index), torch.rand(())
+
+
+class WholeBatches(Numbers):
+    """The same numbers, of which a batch is made at once."""
+
+    def batch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        if self.broken in indices:
+            raise BadInput(f"images/{self.broken}.png: not readable as an image")
+        return torch.tensor(indices), torch.zeros(len(indices))
 
 
 class ShortOrder(TestOrder):
@@ -106,6 +118,129 @@ def test_loading_leaves_the_generator_of_the_model_alone() -> None:
         for _ in batches:
             pass
     assert torch.rand(3).equal(expected)
+
+
+@pytest.mark.parametrize("kind", [Numbers, WholeBatches])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("first", [1, 3, 7, 100])
+def test_batches_that_are_loaded_beforehand_are_the_same(
+    kind: type[Numbers], workers: int, first: int
+) -> None:
+    order = TrainOrder(20, 3, 1, seed=5)
+    source = Loader(kind(), order, CPU, workers, prefetch=2)
+    for n_iter in (0, 2):  # and in the middle of an epoch
+        order.n_iter = n_iter
+        with source.batches() as batches:
+            expected = [[part.tolist() for part in batch] for batch in batches]
+        with source.batches(first) as batches:
+            assert [[part.tolist() for part in batch] for batch in batches] == expected
+    source.close()
+
+
+def test_batches_that_are_loaded_beforehand_need_no_workers() -> None:
+    before = len(multiprocessing.active_children())
+    source = loader(workers=1, prefetch=2)
+    with source.batches(first=2) as batches:
+        for number in range(2):
+            assert next(batches)[0].tolist() == list(range(3 * number, 3 * number + 3))
+            assert len(multiprocessing.active_children()) == before
+            assert not reading_ahead()
+        next(batches)
+        assert len(multiprocessing.active_children()) == before + 1
+    source.close()
+
+
+def test_whole_batches_need_no_workers() -> None:
+    before = len(multiprocessing.active_children())
+    source = Loader(WholeBatches(), TestOrder(20, 3), CPU, None, prefetch=2)
+    with source.batches() as batches:
+        numbers = [batch[0].tolist() for batch in batches]
+        assert len(multiprocessing.active_children()) == before
+    assert numbers == [list(range(i, min(i + 3, 20))) for i in range(0, 20, 3)]
+    assert source.workers == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "have", "at_once", "workers"),
+    [
+        ("cpu", 1, False, 0),
+        ("cpu", 64, False, 0),
+        ("cpu", 64, True, 0),
+        ("cuda", 1, False, 1),
+        ("cuda", 8, False, 7),
+        ("cuda", 64, False, 16),
+        ("cuda", 64, True, 0),
+    ],
+)
+def test_the_number_of_workers_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, device: str, have: int, at_once: bool, workers: int
+) -> None:
+    monkeypatch.setattr(devices, "cores", lambda: have)
+    assert devices.choose_workers(torch.device(device), at_once) == workers
+
+
+def test_an_error_in_whole_batches_reaches_the_main_thread() -> None:
+    for workers in (0, 1):
+        source = Loader(WholeBatches(broken=7), TestOrder(20, 3), CPU, workers, prefetch=2)
+        with pytest.raises(BadInput, match=r"^images/7\.png"), source.batches() as batches:
+            deque(batches, maxlen=0)
+
+
+class Grey(Dataset):
+    """Large grey images, each of a shade of its own."""
+
+    def __init__(self, at_once: bool, last: bool) -> None:
+        self.last = last
+        if at_once:
+            self.batch = self.make
+
+    def __len__(self) -> int:
+        return 40
+
+    def make(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        images = torch.tensor(indices, dtype=torch.uint8)[:, None, None, None]
+        images = images.expand(-1, 3, 96, 96).contiguous()
+        order = torch.channels_last if self.last else torch.contiguous_format
+        return images.contiguous(memory_format=order), torch.tensor(indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        images, indices = self.make([index])
+        return images[0], indices[0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("last", [False, True])
+def test_images_lie_in_memory_in_one_order(workers: int, at_once: bool, last: bool) -> None:
+    """Else what is computed with them might be rounded differently with a cache and without."""
+    source = Loader(Grey(at_once, last), TestOrder(40, 8), CPU, workers, prefetch=2)
+    with source.batches() as batches:
+        for images, _ in batches:
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            assert images.shape == (8, 3, 96, 96)
+    source.close()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_batches_on_the_gpu_are_those_of_the_cpu_while_memory_is_used_again(
+    workers: int, at_once: bool
+) -> None:
+    device = torch.device("cuda")
+    source = Loader(Grey(at_once, last=True), TestOrder(40, 4), device, workers, prefetch=2)
+    for _ in range(5):
+        seen, numbers = [], []
+        with source.batches() as batches:
+            for images, indices in batches:
+                busy = torch.randn(2048, 2048, device=device)
+                for _ in range(20):  # the device falls behind the program
+                    busy = busy @ busy / 2048
+                seen.append(images.float().mean(dim=(1, 2, 3)) + 0 * busy[0, 0])
+                numbers.append(indices.clone())
+                del images, indices  # their memory is free for the next batch
+        assert torch.cat(seen).tolist() == torch.cat(numbers).tolist() == list(range(40))
+    source.close()
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])

@@ -1,12 +1,16 @@
 """The rates on the bar are shares of the elapsed time, told by a clock that tests can turn."""
 
+import multiprocessing
 import time
+from collections.abc import Sequence
 
 import pytest
 import torch
 from conftest import Prepare
 
 from engine.meter import Meter
+
+CPU = torch.device("cpu")
 
 
 class Clock:
@@ -30,7 +34,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_shares_of_the_elapsed_time(clock: Clock) -> None:
-    meter = Meter(torch.device("cpu"), shared=False)
+    meter = Meter(CPU, shared=False)
     for wait, compute in ((1, 3), (2, 2)):
         clock.turn(wait)
         meter.loaded()
@@ -46,7 +50,7 @@ def test_shares_of_the_elapsed_time(clock: Clock) -> None:
 
 
 def test_restart_forgets(clock: Clock) -> None:
-    meter = Meter(torch.device("cpu"), shared=False)
+    meter = Meter(CPU, shared=False)
     clock.turn(50)
     meter.loaded()
     meter.computed(images=1000)
@@ -61,8 +65,72 @@ def test_restart_forgets(clock: Clock) -> None:
 
 
 def test_rates_of_no_time_at_all_are_finite(clock: Clock) -> None:
-    rates = Meter(torch.device("cpu"), shared=False).rates()
+    rates = Meter(CPU, shared=False).rates()
     assert (rates.images_per_second, rates.data_wait, rates.efficiency) == (0, 0, 0)
+
+
+def steps(meter: Meter, clock: Clock, times: Sequence[tuple[float, float]]) -> None:
+    """Lets batches pass that have to be waited for and computed with for so long."""
+    for wait, compute in times:
+        meter.waiting()
+        clock.turn(wait)
+        meter.loaded()
+        clock.turn(compute)
+        meter.computed(images=1)
+
+
+def test_on_a_cpu_with_workers_a_step_counts_as_long_as_it_takes_undisturbed(clock: Clock) -> None:
+    meter = Meter(CPU, shared=True)
+    assert meter.wanted == 5
+    steps(meter, clock, [(0, 7), (0, 1), (0, 1), (0, 1), (0, 1)])  # the first prepares the kernels
+    assert meter.rates().efficiency == 1
+    assert meter.wanted == 0
+    meter.restart()
+    steps(meter, clock, [(1, 3), (1, 1), (0, 2), (0, 0.5)])  # workers lengthen some of them
+    rates = meter.rates()
+    assert rates.efficiency == pytest.approx((1 + 1 + 1 + 0.5) / 8.5)
+    assert rates.data_wait == pytest.approx(2 / 8.5)
+    assert rates.images_per_second == pytest.approx(4 / 8.5)
+
+
+def test_an_accumulated_step_counts_with_its_update(clock: Clock) -> None:
+    meter = Meter(CPU, shared=True, parts=3)
+    assert meter.wanted == 6
+    steps(meter, clock, [(0, 1), (0, 1), (0, 9), (0, 1), (0, 1), (0, 3)])
+    meter.restart()
+    steps(meter, clock, [(0, 2), (0, 2), (0, 6)])
+    assert meter.rates().efficiency == pytest.approx(5 / 10)
+
+
+@pytest.mark.parametrize(("parts", "wanted"), [(1, 5), (2, 6), (5, 10), (8, 16)])
+def test_a_few_whole_steps_are_watched_undisturbed(clock: Clock, parts: int, wanted: int) -> None:
+    meter = Meter(CPU, shared=True, parts=parts)
+    assert meter.wanted == wanted
+    steps(meter, clock, [(0, 1)] * parts)  # an epoch of one step
+    assert meter.wanted == wanted - parts
+
+
+def test_nothing_has_to_be_loaded_beforehand_where_nothing_disturbs() -> None:
+    assert Meter(CPU, shared=False).wanted == 0
+    assert Meter(torch.device("cuda"), shared=True).wanted == 0
+
+
+def test_the_undisturbed_steps_of_a_run_come_before_its_workers(
+    prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = prepare("--workers=1", "--batch-size=2", "--save-every=1000")
+    children: list[int] = []
+    before = len(multiprocessing.active_children())
+    computed = training.meter.computed
+
+    def count(images: int) -> None:
+        children.append(len(multiprocessing.active_children()) - before)
+        computed(images)
+
+    monkeypatch.setattr(training.meter, "computed", count)
+    training.train_epoch()
+    assert children == [0] * 5 + [1] * 7
+    training.train_loader.close()
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

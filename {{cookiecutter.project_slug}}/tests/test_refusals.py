@@ -42,6 +42,10 @@ def test_a_dataset_json_of_another_kind(
         (["--padding=mirror"], "--padding"),
         (["--optimizer=lion"], "--optimizer"),
         (["--schedule=step"], "--schedule"),
+        (["--precision=fp8"], "--precision"),
+        (["--workers=-1"], "--workers"),
+        (["--workers=some"], "--workers"),
+        (["--parallel=ddp"], "--parallel"),
         (["--device=tpu"], "--device tpu"),
         (["--device=cuda:99"], "--device cuda:99"),
         (["--device=meta"], "--device meta"),
@@ -129,7 +133,10 @@ def test_a_damaged_image_is_named(
     whole.unlink()
     path.write_bytes(path.read_bytes()[:-300])
     words = [*small, f"--data={spoiled}", "--run=run", *how]
+    before = sorted(Path().rglob("*"))
     assert status(lambda: Training().main(), "train.py", *words) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert str(path) in error
+    if "--no-cache" not in how:  # else it is found when the run has begun
+        assert sorted(Path().rglob("*")) == before

@@ -71,8 +71,8 @@ class Generator(nn.Module):
         channels_in: C of the images that come in.
         channels_out: K of the images that go out.
         width: Channels of the first convolution.
-        downs: How often the size is halved. 0 keeps every detail, and is best for noise and blur;
-            2 sees further, and is best where shapes have to be understood.
+        downs: How often the size is halved. 0 keeps every detail, and learned fastest to take out
+            noise; with 2, say, each pixel sees more of the image.
         blocks: Residual blocks, at the smallest size.
         padding: How borders are continued: one of layers.PADDINGS.
         norm: One of layers.NORMS. With `none` a pixel depends on its surroundings only, so that a

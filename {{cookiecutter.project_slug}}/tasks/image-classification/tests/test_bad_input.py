@@ -69,6 +69,7 @@ def test_data_that_cannot_be_used(
         (["--network=simpel"], "simple"),
         (["--network=zzz"], "--network zzz"),
         (["--loss=mse"], "--loss"),
+        (["--shift=-1"], "--shift"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -76,6 +77,13 @@ def test_networks_and_losses_that_do_not_exist(
     small: list[str], capsys: pytest.CaptureFixture[str], words: list[str], culprit: str
 ) -> None:
     assert culprit in train_refuses(capsys, *small, "--run=run", *words)
+
+
+@pytest.mark.parametrize("words", [["--network=zzz"], ["--padding=reflect", "--img-size=4"]])
+def test_bad_options_are_refused_before_images_are_decoded(
+    spoiled: Path, small: list[str], capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    train_refuses(capsys, *small, f"--data={spoiled}", "--run=run", *words)
 
 
 def test_an_older_checkpoint_without_a_newer_option(

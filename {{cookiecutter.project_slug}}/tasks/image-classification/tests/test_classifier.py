@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import options
 from classifier import Classifier
+from engine.precision import Precision
 from train import Training
 
 ABOUT = {"classes": {"cat": 3, "dog": 5, "eel": 2}}
@@ -87,6 +88,13 @@ def test_features_that_are_not_frozen_learn(prepare: Prepare) -> None:
     training.train_epoch()
     after = training.model.net.state_dict()
     assert all(not after[name].equal(before[name]) for name in before)
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
+def test_scores_are_float32_in_any_precision(name: str) -> None:
+    images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
+    with Precision(name, torch.device("cpu")).autocast():
+        assert classifier().scores(images).dtype == torch.float32
 
 
 def test_metrics_are_sums_over_the_images() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -10,12 +11,18 @@ import example
 import numpy as np
 import pytest
 import torch
+from conftest import Train
 from PIL import Image
+from programs import same_weights
 from torch import Tensor
 from torch.utils.data import default_collate
+from torchvision.transforms import v2
 
 import data
+import images as image_files
+from engine.cache import use_cache
 from engine.errors import BadInput
+from engine.order import SeededDataset
 from images import ImageFiles, read_facts, read_image
 
 TRAIN_FILES, TEST_FILES = (
@@ -237,6 +244,102 @@ def test_training_images_are_mirrored_and_moved_if_wanted(images: Path) -> None:
     assert moved.shape == still.shape
     assert sum(not a.equal(b) for a, b in zip(moved, still, strict=True)) > 20
     assert not augmented(*batch, flip=True, shift=3)[0].equal(moved)
+
+
+def change_each_image(options: Namespace) -> list[v2.Transform]:
+    return [
+        v2.RandomResizedCrop(options.img_size, antialias=True),
+        v2.ColorJitter(0.4, 0.4, 0.4, 0.1),
+        v2.RandomHorizontalFlip(),
+    ]
+
+
+@pytest.fixture(scope="module")
+def jittered(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose images are changed by transforms of torchvision, each by itself."""
+    run = tmp_path_factory.mktemp("jittered") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "random_transforms", change_each_image)
+        assert train(run) == 0
+    return run
+
+
+@pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_any_transform_is_exact(
+    train: Train,
+    jittered: Path,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cache: str,
+    workers: int,
+) -> None:
+    monkeypatch.setattr(data, "random_transforms", change_each_image)
+    assert train("run", cache, f"--workers={workers}") == 0
+    assert same_weights(Path("run"), jittered)
+    assert not same_weights(Path("run"), finished)
+
+
+def test_random_transforms_are_for_training_alone(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = [data.test_part(opt(images), ABOUT)[i][0] for i in range(12)]
+    unchanged = [data.train_part(opt(images))[i][0] for i in range(12)]
+    monkeypatch.setattr(data, "random_transforms", change_each_image)
+    test, train = data.test_part(opt(images), ABOUT), data.train_part(opt(images))
+    assert all(test[i][0].equal(plain[i]) for i in range(12))
+    assert not any(train[i][0].equal(unchanged[i]) for i in range(12))
+
+
+def test_the_cache_follows_the_size_and_the_code(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {data.train_part(opt(images)).cache_file().name}
+    names.add(data.train_part(opt(images, img_size=17)).cache_file().name)
+    names.add(data.train_part(opt(images, flip=False, shift=2)).cache_file().name)  # later on
+    for module in (data, image_files):
+        edited = Path(f"{module.__name__}.py")
+        edited.write_text(Path(str(module.__file__)).read_text() + "# edited\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "__file__", str(edited))
+            names.add(data.train_part(opt(images)).cache_file().name)
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize("random", [False, True])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_data_sets_can_be_sent_to_workers(
+    images: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool, random: bool
+) -> None:
+    if random:
+        monkeypatch.setattr(data, "random_transforms", change_each_image)
+    part = data.train_part(opt(images))
+    use_cache([part], wanted, 2, torch.device("cpu"))
+    received = pickle.loads(pickle.dumps(part))
+    samples = []
+    for dataset in (part, received):
+        samples += SeededDataset(dataset).__getitems__([(3, 7), (20, 8)])
+    assert samples[0].equal(samples[2])
+    assert samples[1].equal(samples[3])
+    assert (part.batch([0]) is None) == (random or not wanted)
+
+
+def test_images_are_not_decoded_again_in_a_second_run(
+    train: Train, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(images, tmp_path / "copy", ignore=shutil.ignore_patterns(".cache"))
+    assert train("first", f"--data={folder}") == 0
+    read: list[str] = []
+    read_all = data.read_image
+
+    def note(path: str, least: tuple[int, int]) -> Image.Image:
+        read.append(path)
+        return read_all(path, least)
+
+    monkeypatch.setattr(data, "read_image", note)
+    assert train("second", f"--data={folder}") == 0
+    assert len(read) == 1  # the one that summarize shows the networks
+    assert same_weights(Path("first"), Path("second"))
 
 
 def test_a_data_set_may_say_that_mirroring_changes_it(images: Path, tmp_path: Path) -> None:

@@ -1,17 +1,21 @@
 """predict.py: a line for each image, in the order in which they were given."""
 
 import csv
+import pickle
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from programs import status
+from torch.utils.data import Dataset
 
 import data
 import predict
 from classifier import Classifier
+from engine.loading import Loader
 from images import ImageFiles
 
 
@@ -58,6 +62,22 @@ def test_workers_and_batches_change_nothing(checkpoint: str, images: Path) -> No
     more = ["--workers=1", "--batch-size=3", "--out=other.csv"]
     again = predicted(checkpoint, str(images / "test"), *more, out="other.csv")
     assert [row["class"] for row in again] == [row["class"] for row in first]
+
+
+def test_the_images_can_be_sent_to_workers(
+    checkpoint: str, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they are where workers are not forked: on macOS, on Windows, since Python 3.14."""
+    sent: list[bool] = []
+
+    class Sending(Loader):
+        def __init__(self, dataset: Dataset, *more: Any) -> None:
+            super().__init__(pickle.loads(pickle.dumps(dataset)), *more)
+            sent.append(True)
+
+    monkeypatch.setattr(predict, "Loader", Sending)
+    assert len(predicted(checkpoint, str(images / "test"))) == 12
+    assert sent
 
 
 def test_a_file_that_was_there_is_replaced_as_a_whole(checkpoint: str, images: Path) -> None:

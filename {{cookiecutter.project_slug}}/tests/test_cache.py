@@ -1,0 +1,453 @@
+"""Decoded images are kept, and used only as long as they are what decoding would give now."""
+
+import os
+import pickle
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.functional import pil_to_tensor
+
+from engine import cache
+from engine.cache import CachedImages, Store, use_cache
+from engine.errors import BadInput
+from engine.names import Names
+from images import images_below, read_image
+
+CPU = torch.device("cpu")
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+class Pictures(CachedImages):
+    """All images in a folder, each as large as it is. Notes which ones are decoded."""
+
+    def __init__(self, root: Path, recipe: str = "8px", code: list[str] | None = None) -> None:
+        super().__init__(root, recipe, code or [])
+        self.files = Names(os.path.relpath(path, root) for path in images_below(root))
+        self.decoded: list[int] = []
+
+    def decode(self, index: int) -> Tensor:
+        self.decoded.append(index)
+        return pil_to_tensor(read_image(self.root / self.files[index]))
+
+
+def draw(path: Path, size: tuple[int, int] = (8, 8), seed: int = 0) -> None:
+    width, height = size
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def folder() -> Path:
+    """Twelve pictures of one size."""
+    folder = Path("data/train")
+    folder.mkdir(parents=True)
+    for i in range(12):
+        draw(folder / f"{i:02d}.png", seed=i)
+    return folder
+
+
+def cached(root: Path, wanted: bool | None = True, **more: object) -> Pictures:
+    part = Pictures(root, **more)  # type: ignore[arg-type]
+    use_cache([part], wanted, epochs=2, device=CPU)
+    return part
+
+
+def caches(root: Path) -> list[str]:
+    return sorted(path.name for path in (root.parent / ".cache").glob("*"))
+
+
+def assert_right(part: Pictures) -> None:
+    """What comes from the cache is what decoding gives now."""
+    assert part.store is not None
+    for index in range(len(part)):
+        assert part.image(index).equal(Pictures(part.root).decode(index))
+
+
+def test_images_are_decoded_once_for_all_runs(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = cached(folder)
+    assert set(first.decoded) == set(range(12))
+    first.decoded.clear()
+    assert_right(first)
+    second = cached(folder)
+    assert_right(second)
+    assert first.decoded == second.decoded == []
+    made, found = capsys.readouterr().out.splitlines()
+    for line in (made, found):
+        assert line.startswith(f"cache: 12 images of {folder}, ")
+        assert str(folder.parent / ".cache") in line
+    assert "decoded in" in made
+    assert "decoded in" not in found
+
+
+@pytest.mark.parametrize("indices", [[0], [3, 1, 11], [5, 5, 5], list(range(12))])
+def test_many_images_at_once(folder: Path, indices: list[int]) -> None:
+    part = cached(folder)
+    batch = part.images(indices)
+    assert batch is not None
+    assert batch.equal(torch.stack([Pictures(folder).decode(index) for index in indices]))
+
+
+def add(folder: Path) -> None:
+    draw(folder / "06b.png", seed=77)
+
+
+def remove(folder: Path) -> None:
+    (folder / "03.png").unlink()
+
+
+def rename(folder: Path) -> None:
+    (folder / "03.png").rename(folder / "99.png")
+
+
+def replace(folder: Path) -> None:
+    (folder / "03.png").write_bytes((folder / "04.png").read_bytes() + b" a little longer")
+
+
+def replace_by_one_as_long(folder: Path) -> None:
+    for name in ("03", "04"):  # without compression all are as long
+        with Image.open(folder / f"{name}.png") as image:
+            image.save(folder / f"{name}.bmp")
+        (folder / f"{name}.png").unlink()
+    cached(folder)
+    first, second = folder / "03.bmp", folder / "04.bmp"
+    before = first.stat()
+    first.write_bytes(second.read_bytes())
+    os.utime(first, ns=(before.st_atime_ns, before.st_mtime_ns + 1000))
+    assert first.stat().st_size == before.st_size
+
+
+def grow(folder: Path) -> None:
+    draw(folder / "03.png", size=(5, 20))
+
+
+@pytest.mark.parametrize("change", [add, remove, rename, replace, replace_by_one_as_long, grow])
+def test_another_list_or_content_of_files_makes_it_anew(
+    folder: Path, change: Callable[[Path], None]
+) -> None:
+    cached(folder)
+    change(folder)
+    part = cached(folder)
+    assert part.decoded
+    assert_right(part)
+    assert len(caches(folder)) == 1, "the one that is out of date is still there"
+
+
+def test_another_recipe_has_a_cache_of_its_own(folder: Path) -> None:
+    cached(folder)
+    assert cached(folder, recipe="9px").decoded
+    assert not cached(folder).decoded
+    assert not cached(folder, recipe="9px").decoded
+    assert len(caches(folder)) == 2
+
+
+def test_other_code_makes_it_anew(folder: Path) -> None:
+    code = Path("code.py")
+    code.write_text("size = 8")
+    assert cached(folder, code=[str(code)]).decoded
+    assert not cached(folder, code=[str(code)]).decoded
+    code.write_text("size = 9")
+    assert cached(folder, code=[str(code)]).decoded
+    assert len(caches(folder)) == 1
+
+
+def test_a_data_set_that_moves_takes_its_cache_along(folder: Path) -> None:
+    cached(folder)
+    moved = Path(shutil.copytree(folder.parent, "elsewhere")) / "train"
+    assert not cached(moved).decoded
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda whole: whole[:-1],
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole[:50],
+        lambda whole: b"",
+        lambda whole: bytes(len(whole)),  # what a power cut may leave
+        lambda whole: whole[-8 * 12 :],
+        lambda whole: whole + b"more",
+    ],
+    ids=["a byte short", "half", "50 bytes", "empty", "zeros", "no pixels", "longer"],
+)
+def test_a_damaged_file_is_made_anew(folder: Path, spoil: Callable[[bytes], bytes]) -> None:
+    cached(folder)
+    (path,) = (folder.parent / ".cache").iterdir()
+    path.write_bytes(spoil(path.read_bytes()))
+    part = cached(folder)
+    assert part.decoded
+    assert_right(part)
+    assert caches(folder) == [path.name]
+
+
+@forks
+def test_a_kill_leaves_no_usable_half(folder: Path) -> None:
+    class Killed(Pictures):
+        def decode(self, index: int) -> Tensor:
+            if index == 70:  # of the second batch
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().decode(index)
+
+    for i in range(12, 100):
+        draw(folder / f"{i:02d}.png", seed=i)
+    pid = os.fork()
+    if not pid:
+        use_cache([Killed(folder)], True, 2, CPU)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    (partial,) = (folder.parent / ".cache").iterdir()
+    assert partial.suffix == ".tmp"
+
+    part = cached(folder)
+    assert part.decoded
+    assert_right(part)
+    assert partial.exists(), "it might have been that of a run that is still writing"
+    long_ago = time.time() - 2 * 3600
+    os.utime(partial, (long_ago, long_ago))
+    assert not cached(folder).decoded
+    assert not partial.exists()
+
+
+@forks
+def test_two_runs_may_make_the_same_cache_at_once(folder: Path) -> None:
+    class Slow(Pictures):
+        def decode(self, index: int) -> Tensor:
+            time.sleep(0.01)
+            return super().decode(index)
+
+    children = []
+    for _ in range(3):
+        if pid := os.fork():
+            children.append(pid)
+            continue
+        status = 1
+        try:
+            part = Slow(folder)
+            use_cache([part], True, 2, CPU)
+            assert_right(part)
+            status = 0 if part.store and part.store.path else 2
+        finally:
+            os._exit(status)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0, 0]
+    (name,) = caches(folder)
+    assert name.endswith(".u8")
+    assert not cached(folder).decoded
+
+
+def no_room(monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
+    usage = shutil.disk_usage(folder)._replace(free=1000)
+    monkeypatch.setattr(cache, "disk_usage", lambda path: usage)
+    return "no room"
+
+
+def no_right_to_write(monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
+    def refuse(path: Path, *arguments: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    return "Permission denied"
+
+
+def something_in_the_way(monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
+    (folder.parent / ".cache").write_text("")
+    return "File exists" if os.name != "nt" else "exists"
+
+
+def full_on_the_way(monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
+    def refuse(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    return "No space left"
+
+
+@pytest.mark.parametrize(
+    "hinder", [no_room, no_right_to_write, something_in_the_way, full_on_the_way]
+)
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_where_no_file_can_be_written_the_run_goes_on(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    hinder: Callable[[pytest.MonkeyPatch, Path], str],
+    in_memory: bool,
+) -> None:
+    before = sorted(folder.parent.rglob("*"))
+    reason = hinder(monkeypatch, folder)
+    if not in_memory:
+        monkeypatch.setattr(cache, "IN_MEMORY", 1000)
+    part = cached(folder)
+    streams = capsys.readouterr()
+    line = streams.out if in_memory else streams.err
+    assert (streams.out + streams.err).count("\n") == 1
+    assert reason in line
+    if in_memory:
+        assert "in memory" in line
+        assert_right(part)
+    else:
+        assert line.startswith("warning: no cache of 12 images")
+        assert part.store is None
+        assert part.images([0]) is None
+        assert part.image(3).equal(Pictures(folder).decode(3))
+    left = [path for path in sorted(folder.parent.rglob("*")) if path not in before]
+    assert [path for path in left if path.name != ".cache" or path.is_dir()] == []
+
+
+def test_a_damaged_image_is_named_and_nothing_is_left_behind(folder: Path) -> None:
+    before = sorted(folder.parent.rglob("*"))
+    path = folder / "09.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(BadInput, match=r"09\.png"):
+        cached(folder)
+    assert sorted(folder.parent.rglob("*")) == before
+
+
+def test_a_link_to_nowhere_is_named(folder: Path) -> None:
+    try:
+        (folder / "link.png").symlink_to("nowhere.png")
+    except OSError:
+        pytest.skip("no right to make links")
+    with pytest.raises(BadInput, match=r"link\.png"):
+        cached(folder)
+
+
+def test_links_are_followed(folder: Path) -> None:
+    elsewhere = Path("elsewhere")
+    shutil.move(folder, elsewhere)
+    folder.mkdir()
+    try:
+        for path in sorted(elsewhere.iterdir()):
+            (folder / path.name).symlink_to(path.absolute())
+    except OSError:
+        pytest.skip("no right to make links")
+    assert_right(cached(folder))
+    draw(elsewhere / "03.png", (6, 6), seed=99)
+    part = cached(folder)
+    assert part.decoded
+    assert_right(part)
+
+
+def test_images_of_several_sizes(folder: Path) -> None:
+    for i, size in enumerate([(3, 5), (5, 3), (1, 1), (40, 2)]):
+        draw(folder / f"x{i}.png", size, seed=50 + i)
+    for part in (cached(folder), cached(folder)):
+        assert_right(part)
+        assert part.images([0, 1]) is None  # they make no batch
+
+
+def test_a_sample_may_be_changed(folder: Path) -> None:
+    part = cached(folder)
+    before = part.image(4).clone()
+    part.image(4).zero_()
+    batch = part.images([4, 5])
+    assert batch is not None
+    batch.zero_()
+    assert part.image(4).equal(before)
+    assert cached(folder).image(4).equal(before)
+    assert before.any()
+
+
+def test_images_lie_in_memory_alike_with_and_without_a_cache(folder: Path) -> None:
+    """Else a transform may round differently."""
+
+    class Contiguous(Pictures):
+        def decode(self, index: int) -> Tensor:
+            return super().decode(index).contiguous()
+
+    strides = {part.image(0).stride() for part in (cached(folder), Pictures(folder))}
+    strides.add(Contiguous(folder).image(0).stride())
+    assert len(strides) == 1
+
+
+def test_worker_processes_map_the_file_themselves(folder: Path) -> None:
+    part = cached(folder)
+    sent = pickle.dumps(part.store)
+    assert len(sent) < 1000
+    received = pickle.loads(sent)
+    assert all(received[i].equal(part.image(i)) for i in range(12))
+    assert received.stacked is not None
+
+
+def test_a_store_in_memory_can_be_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_room(monkeypatch, folder)
+    part = cached(folder)
+    assert part.store is not None and part.store.path is None
+    received = pickle.loads(pickle.dumps(part.store))
+    assert all(received[i].equal(part.image(i)) for i in range(12))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "epochs", "makes"),
+    [(True, 1, True), (True, 9, True), (None, 1, False), (None, 2, True), (False, 9, False)],
+)
+def test_it_is_made_if_it_is_wanted_or_pays(
+    folder: Path, wanted: bool | None, epochs: int, makes: bool
+) -> None:
+    part = Pictures(folder)
+    use_cache([part], wanted, epochs, CPU)
+    assert (part.store is not None) == makes
+    assert bool(caches(folder)) == makes
+
+
+def test_one_that_is_there_is_used_though_it_would_not_be_made(folder: Path) -> None:
+    cached(folder)
+    part = Pictures(folder)
+    use_cache([part], None, 1, CPU)
+    assert part.store is not None
+    refused = cached(folder, wanted=False)
+    assert refused.store is None
+    assert refused.image(0).equal(part.image(0))
+
+
+def test_none_is_made_by_default_of_more_than_fits_into_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "memory", lambda: 12 * 8 * 8 * 3 - 1)
+    assert cached(folder, wanted=None).store is None
+    assert cached(folder, wanted=True).store is not None
+
+
+def test_other_data_sets_are_left_alone() -> None:
+    class Plain(Dataset):
+        def __getitem__(self, index: int) -> Tensor:
+            return torch.zeros(3)
+
+    use_cache([Plain()], True, 2, CPU)
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.maxsize < 2**40, reason="needs sparse files")
+def test_a_cache_may_be_larger_than_the_memory() -> None:
+    """Mapped for writing, it would have to fit."""
+    side = 2**20
+    try:
+        with open("large.u8", "wb") as file:
+            file.truncate(side * side)
+            file.seek(0, os.SEEK_END)
+            file.write(np.array([side, side], dtype=np.int32).tobytes())
+    except OSError:
+        pytest.skip("this file system has no files of a terabyte")
+    store = Store.open(Path("large.u8"), 1)
+    assert store.stacked is not None
+    assert store.stacked.shape == (1, side, side, 1)
+    assert store.pixels[-1] == 0
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there are no such names")
+def test_folders_of_any_name(folder: Path) -> None:
+    for name in ("[a-z]*?", os.fsdecode(b"latin\xe9"), "new\nline"):
+        root = Path(shutil.copytree(folder.parent, name)) / "train"
+        assert cached(root).decoded
+        draw(root / "03.png", seed=33)
+        assert_right(cached(root))
+        assert len(caches(root)) == 1

@@ -1,0 +1,216 @@
+"""In which numbers a network computes: chosen by the device, exact if that is asked for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Prepare, Train
+from programs import last, refusal, resume, same_weights, status, tensors
+from torch import Tensor, nn
+
+from engine import precision
+from engine.errors import BadInput
+from engine.precision import TYPES, Precision, best_precision
+from train import Training
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def settings() -> Iterator[None]:
+    """What a precision sets for all of PyTorch is as before afterwards."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@pytest.mark.parametrize(
+    ("about", "best"),
+    [
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16 amx_tile\n", "bf16"),
+        ("flags\t\t: fpu amx_bf16\n", "bf16"),
+        ("Features\t: fp asimd bf16 i8mm\n", "bf16"),
+        ("flags\t\t: fpu avx2 avx512f avx512_vnni\n", "fp32"),
+        ("model name\t: a bf16-less one, avx512_bf16x\nflags\t\t: fpu\n", "fp32"),
+        (None, "fp32"),
+    ],
+)
+def test_a_cpu_computes_in_what_it_has_instructions_for(
+    monkeypatch: pytest.MonkeyPatch, about: str | None, best: str
+) -> None:
+    file = Path("cpuinfo")
+    if about is not None:
+        file.write_text(about)
+    monkeypatch.setattr(precision, "Path", {"/proc/cpuinfo": file}.get)
+    assert best_precision(CPU) == best
+    assert Precision("auto", CPU).name == best
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "best"),
+    [
+        ((7, 0), None, "fp16"),
+        ((7, 5), None, "fp16"),
+        ((8, 0), None, "bf16"),
+        ((9, 0), None, "bf16"),
+        ((12, 0), None, "bf16"),
+        ((7, 0), "6.2", "bf16"),
+    ],
+)
+def test_a_gpu_computes_in_what_it_is_made_for(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], hip: str | None, best: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert best_precision(CUDA) == best
+
+
+def test_apples_gpus_compute_in_fp32() -> None:
+    assert best_precision(torch.device("mps")) == "fp32"
+    for wanted in TYPES:
+        with pytest.raises(BadInput, match=f"--precision {wanted}"):
+            Precision(wanted, torch.device("mps"))
+
+
+def test_fp32_that_was_asked_for_is_in_full() -> None:
+    for wanted, matmul, tf32 in (("fp32", "highest", False), ("auto", "high", True)):
+        chosen = Precision(wanted, CPU)
+        assert torch.get_float32_matmul_precision() == matmul
+        assert torch.backends.cudnn.allow_tf32 is tf32
+    chosen = Precision("fp32", CPU)
+    assert (chosen.name, chosen.dtype) == ("fp32", None)
+    with chosen.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["fp32", *TYPES])
+def test_networks_compute_in_short_numbers_and_weights_and_losses_stay_long(
+    prepare: Prepare, name: str
+) -> None:
+    training = prepare(f"--precision={name}")
+    seen: set[torch.dtype] = set()
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            seen.add(output.dtype)
+
+    for network in training.networks.values():
+        for part in network.modules():
+            part.register_forward_hook(note)
+    with training.train_loader.batches() as batches:
+        losses, _ = training.step(batches)
+    assert TYPES.get(name, torch.float32) in seen
+    assert name != "fp32" or seen == {torch.float32}
+    for group in losses[0].values():
+        assert {loss.dtype for loss in group.values()} == {torch.float32}
+    weights = [w for net in training.networks.values() for w in net.state_dict().values()]
+    assert {w.dtype for w in weights if w.is_floating_point()} == {torch.float32}
+    assert training.precision.scaler.is_enabled() == (name == "fp16")
+
+
+@pytest.mark.parametrize("name", ["fp32", *TYPES])
+def test_every_precision_trains(train: Train, name: str) -> None:
+    assert train("run", f"--precision={name}", "--epochs=4", "--log-every=1", "--save-every=5") == 0
+    state = last(Path("run"))
+    assert state["conditions"]["precision"] == name
+    assert bool(state["scaler"]) == (name == "fp16")
+    assert all(value.isfinite().all() for value in tensors(state).values())
+
+
+def overflow(training: Training, at: set[int]) -> None:
+    """Makes the gradient infinite in some steps, as if the scale of fp16 were too large."""
+    parameter = next(p for p in training.model.parameters() if p.requires_grad)
+    parameter.register_hook(
+        lambda gradient: gradient * (float("inf") if training.progress.n_iter in at else 1)
+    )
+
+
+@pytest.mark.parametrize("name", ["fp32", *TYPES])
+def test_a_killed_run_of_any_precision_ends_with_the_same_bits(prepare: Prepare, name: str) -> None:
+    """In fp16 with a scale that has changed before the kill, and is the newest checkpoint's."""
+    bad = {2, 3} if name == "fp16" else set()
+    options = [f"--precision={name}", "--save-every=4"]
+    undisturbed = prepare(*options)
+    overflow(undisturbed, at=bad)
+    assert status(undisturbed.main, "train.py") == 0
+
+    killed = prepare(*options, "--workers=1", "--no-cache")
+    overflow(killed, at=bad)
+    compute = killed.compute
+
+    def die(*batch: Tensor) -> dict:
+        if killed.progress.n_iter == 9:  # one step after the newest checkpoint
+            killed.run.checkpoints.wait()
+            raise SystemExit(9)
+        return compute(*batch)
+
+    killed.compute = die  # type: ignore[assignment]
+    with pytest.raises(SystemExit):
+        killed.main()
+    killed.test_loader.close()
+    run = killed.run.path
+    assert last(run)["n_iter"] == 8
+    assert resume(run, "--workers=0", "--cache") == 0
+    assert same_weights(run, undisturbed.run.path)
+    assert last(run)["scaler"] == last(undisturbed.run.path)["scaler"]
+    if name == "fp16":
+        assert last(run)["scaler"]["scale"] == 2.0**14
+
+
+def test_a_step_that_overflows_in_fp16_is_left_out(prepare: Prepare) -> None:
+    training = prepare("--precision=fp16")
+    overflow(training, at={0})
+    before = [p.detach().clone() for p in training.model.parameters()]
+    with training.train_loader.batches() as batches:
+        training.step(batches)
+        assert all(map(torch.equal, training.model.parameters(), before))
+        assert training.precision.scaler.get_scale() == 2.0**15
+        training.progress.n_iter = 1
+        training.step(batches)
+    assert not any(map(torch.equal, training.model.parameters(), before))
+
+
+def test_gradients_that_overflow_for_ever_end_the_run_in_one_line(
+    prepare: Prepare, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = prepare("--precision=fp16", "--epochs=90")
+    overflow(training, at=set(range(10_000)))
+    capsys.readouterr()
+    assert status(training.main, "train.py") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "not finite" in error
+    assert training.progress.n_iter < 60
+
+
+def test_gradients_are_clipped_as_they_are_and_not_as_they_are_scaled(prepare: Prepare) -> None:
+    norms = []
+    for name in ("fp32", "fp16"):
+        training = prepare(f"--precision={name}", "--clip-grad=0.01")
+        with training.train_loader.batches() as batches:
+            training.step(batches)
+        gradients = [p.grad for p in training.model.parameters() if p.grad is not None]
+        norms.append(nn.utils.get_total_norm(gradients).item())
+    assert norms == pytest.approx([0.01, 0.01], rel=1e-2)
+
+
+def test_another_precision_is_no_exact_continuation(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path("run")
+    assert train(run, "--precision=fp16", "--epochs=1") == 0
+    capsys.readouterr()
+    assert resume(run, "--precision=fp32", "--epochs=2") == 0
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1
+    assert "precision fp16 is now fp32" in warning
+
+
+@pytest.mark.parametrize("wanted", ["int8", "FP16", ""])
+def test_other_numbers_are_refused(
+    small: list[str], capsys: pytest.CaptureFixture[str], wanted: str
+) -> None:
+    words = [*small, "--run=run", f"--precision={wanted}"]
+    assert "--precision" in refusal(capsys, lambda: Training().main(), "train.py", *words)
