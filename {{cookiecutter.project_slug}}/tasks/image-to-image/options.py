@@ -60,7 +60,7 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("generator").add_argument
     add("--width", type=number(int, 1), default=32, help="channels of the first layer")
     add("--downs", type=number(int, 0, 5), default=0,
-        help="how often the size is halved inside: 0 for noise and blur, 2 to see further")
+        help="how often the size is halved inside: 0 keeps every detail, 2 sees further")
     add("--blocks", type=number(int, 0), default=4, help="residual blocks")
     add("--padding", choices=PADDINGS, default="zeros", help="how borders are continued")
     add("--norm", choices=sorted(NORMS), default="none", help="normalisation")
@@ -81,8 +81,8 @@ def make_parser() -> Parser:
     add("--pool", type=number(int, 0), default=0, metavar="N",
         help="drawn pairs that it is reminded of; 0 for none")
 
-    # After Isola et al. 2017, but for a learning rate that suits a run of minutes. Without the limit
-    # to the gradient, a loss that has jumped up at that rate was seen to cost an epoch.
+    # After Isola et al. 2017, but for a learning rate that suits a run of minutes, and a limit to the
+    # gradient: without it the loss was seen to jump at that rate, which cost an epoch.
     add_optimization_options(
         parser, batch_size=16, optimizer="adam", lr=5e-4, momentum=0.5, weight_decay=0.0,
         schedule="late-linear", warmup=0.0, clip_grad=1.0,
