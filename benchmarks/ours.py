@@ -3,6 +3,7 @@
 All of this runs in the project's folder, so `train`, `engine` and so on are the project's.
 """
 
+import copy
 import importlib
 import json
 import multiprocessing
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from benchmarks.timing import Enough, synchronize
 
 Spec = dict[str, Any]
 Result = dict[str, Any]
+STRETCH = 8  # steps
 
 
 def throughput(spec: Spec) -> Result:
@@ -54,6 +57,91 @@ def throughput(spec: Spec) -> Result:
         "setup_s": setup[0],
         "efficiency": _efficiency(Path(spec["run"]) / "metrics.jsonl"),
     }
+
+
+def beside_pure(spec: Spec) -> Result:
+    """Images per second of train.py and of the same step on preloaded data, in turns.
+
+    What else a machine does, and how fast its processor may run, changes within seconds. So one
+    process does both, in stretches of STRETCH steps: an epoch of train.py is held up for a stretch
+    on batches that are ready, with a copy of network and optimizer, and its clocks are set back by
+    as much. From the second epoch on.
+    """
+    _command_line(spec)
+    train: Any = importlib.import_module("train")
+    times = {"ours": 0.0, "pure": 0.0}
+    images = 0
+
+    class Beside(train.Training):
+        def train_epoch(self) -> None:
+            self.taken, self.held_up, self.held_up_by_steps = 0, 0.0, 0.0
+            begun = time.perf_counter()
+            super().train_epoch()
+            synchronize()
+            if self.progress.n_iter > self.order.steps:
+                times["ours"] += time.perf_counter() - begun - self.held_up
+                times["pure"] += self.held_up_by_steps
+                nonlocal images
+                images += self.taken * self.opt.batch_size * self.opt.accumulate
+            if times["ours"] >= spec["seconds"]:
+                raise Enough
+
+        def step(self, batches: Any) -> Any:
+            if self.taken % STRETCH == 0:
+                self.stretch(batches)
+            self.taken += 1
+            return super().step(batches)
+
+        def stretch(self, batches: Any) -> None:
+            """As many steps on preloaded data as train.py takes until the next stretch."""
+            begun = time.perf_counter()
+            if not hasattr(self, "pure"):
+                self.pure = Pure(self)
+            synchronize()
+            started = time.perf_counter()
+            for _ in range(min(STRETCH, self.order.steps - self.taken)):
+                self.pure.step()
+            synchronize()
+            ended = time.perf_counter()
+            self.held_up_by_steps += ended - started
+            self.held_up += ended - begun
+            self.meter.begun += ended - begun
+            self.meter.mark += ended - begun
+
+    with suppress(Enough):
+        Beside().main()
+    return {
+        "images_per_s": images / times["ours"],
+        "pure_images_per_s": images / times["pure"],
+        "share": times["pure"] / times["ours"],
+        "timed_s": times["ours"],
+        "efficiency": _efficiency(Path(spec["run"]) / "metrics.jsonl"),
+    }
+
+
+class Pure:
+    """Forward, backward and step on batches that are ready, with a copy of a run's network."""
+
+    def __init__(self, training: Any) -> None:
+        optimizing: Any = importlib.import_module("engine.optimizing")
+        model, self.precision = training.model, training.precision
+        self.network = copy.deepcopy(model.net)
+        self.optimizer = optimizing.make_optimizer(training.opt, self.network)
+        self.criterion = model.criterion
+        loader = training.train_loader
+        keys = list(islice(iter(training.order), 8))
+        batches = [loader._source.__getitems__(key) for key in keys]
+        moved = [tuple(part.to(training.device) for part in batch) for batch in batches]
+        self.batches = cycle([(model.normalize(images), labels) for images, labels in moved])
+
+    def step(self) -> None:
+        images, labels = next(self.batches)
+        self.optimizer.zero_grad()
+        with self.precision.autocast():
+            scores = self.network(images).float()
+            loss = self.criterion(scores, labels)
+        loss.backward()
+        self.optimizer.step()
 
 
 def first_step(spec: Spec) -> Result:
