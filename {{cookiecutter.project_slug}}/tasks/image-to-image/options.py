@@ -81,8 +81,8 @@ def make_parser() -> Parser:
     add("--pool", type=number(int, 0), default=0, metavar="N",
         help="drawn pairs that it is reminded of; 0 for none")
 
-    # After Isola et al. 2017, but for a learning rate that suits a run of minutes, and a limit to the
-    # gradient: without it the loss was seen to jump at that rate, which cost an epoch.
+    # After Isola et al. 2017, but for a learning rate that suits a run of minutes, and a limit to
+    # the gradient: at that rate the loss was seen to jump without it, which cost an epoch.
     add_optimization_options(
         parser, batch_size=16, optimizer="adam", lr=5e-4, momentum=0.5, weight_decay=0.0,
         schedule="late-linear", warmup=0.0, clip_grad=1.0,
