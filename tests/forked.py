@@ -6,6 +6,7 @@ process group, as a job of a shell has.
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -37,6 +38,8 @@ def start(
         sys.stdout = os.fdopen(1, "w", closefd=False)  # those of pytest are files of its own
         sys.stderr = os.fdopen(2, "w", closefd=False)
         sys.argv = [f"{program}.py", *flags]
+        # Tests that run in the background of a shell inherit that Ctrl-C is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         prepare()
         from engine.errors import run_program  # type: ignore[import-not-found]
 
