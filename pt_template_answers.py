@@ -29,9 +29,8 @@ data images augment options model classifier translator degrade tiles networks l
 notebooks tasks runs report slurm docs conftest importlib_metadata scikit_image skimage scipy
 imageio tifffile lazy_loader predictions con prn aux nul
 """
-PYTHON = {*keyword.kwlist, *keyword.softkwlist, *sys.stdlib_module_names}
-RESERVED = {*TAKEN.split(), *(name.lower() for name in PYTHON)}
-RESERVED |= {f"{port}{number}" for port in ("com", "lpt") for number in range(10)}
+RESERVED = {*TAKEN.split(), *keyword.kwlist, *keyword.softkwlist, *sys.stdlib_module_names}
+RESERVED |= {n.lower() for n in RESERVED} | {f"{p}{i}" for p in ("com", "lpt") for i in range(10)}
 # What breaks a line, acts on a terminal, shows a line as something else, or is no character.
 UNSAFE = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 SLUG, EMAIL = r"[a-z]([a-z0-9_-]{0,98}[a-z0-9])?", r"[^@\s\"<>,;]+@[^@\s\"<>,;]+|"
