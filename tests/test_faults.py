@@ -165,8 +165,75 @@ def test_a_signal_to_the_group_saves_the_step(
         print(f"{slowest:.1f} s at most")
 
 
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
+@pytest.mark.parametrize("name", ["fp32", "fp16", "compiled"])
+def test_other_numbers_and_compiled_networks_are_exact_too(
+    in_project: Path, name: str, full: bool
+) -> None:
+    """Killed once, and resumed with other workers and without the cache."""
+    if name == "compiled" and not (full and (shutil.which("g++") or shutil.which("clang++"))):
+        pytest.skip("needs a compiler, and minutes; `make stress` has it")
+    how = ["--compile"] if name == "compiled" else [f"--precision={name}"]
+    flags = [*SMALL, *EVERY_STEP, *how]
+    run_to_the_end([f"--run=runs/{name}", *flags])
+    wanted = bits(Path(f"runs/{name}/checkpoints/last.pt"))
+
+    run = Path(f"runs/{name}-killed")
+    pid = start([f"--run={run}", *flags])
+    wait_for(run / "checkpoints/last.pt", patience=300)
+    while not any(int(path.stem[5:]) >= 30 for path in (run / "checkpoints").glob("iter-*.pt")):
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGKILL)
+    assert finish(pid) == -signal.SIGKILL
+    run_to_the_end([f"--run={run}", "--resume", "--workers=2", "--no-cache"])
+    assert bits(run / "checkpoints/last.pt") == wanted
+
+
+@pytest.fixture
+def digits(undisturbed: tuple[str, float]) -> Path:
+    """The images again, elsewhere and without a cache."""
+    copy = Path("data/copy")
+    shutil.rmtree(copy, ignore_errors=True)
+    return Path(shutil.copytree("data/digits", copy, ignore=shutil.ignore_patterns(".cache")))
+
+
+def test_a_kill_while_images_are_decoded_leaves_no_usable_half(
+    digits: Path, undisturbed: tuple[str, float]
+) -> None:
+    run = Path("runs/decoding")
+    flags = [f"--run={run}", f"--data={digits}", *SMALL, *EVERY_STEP]
+    pid = start(flags)
+    wait_for(digits / ".cache")
+    os.kill(pid, signal.SIGKILL)
+    assert finish(pid) == -signal.SIGKILL
+    assert left_over(pid, patience=10) == []
+    assert not list((digits / ".cache").glob("*.u8")) and not run.exists()
+    run_to_the_end(flags)
+    assert bits(run / "checkpoints/last.pt") == undisturbed[0]
+    assert len(list((digits / ".cache").glob("*.u8"))) == 2
+
+
+def test_a_full_disk_is_no_reason_not_to_train(
+    digits: Path, undisturbed: tuple[str, float]
+) -> None:
+    """The cache does not fit on it; the images are kept in memory."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    run = Path("runs/no-cache")
+    flags = [f"--run={run}", f"--data={digits}", *SMALL, *EVERY_STEP]
+    status = finish(start(flags, prepare=limit))
+    output = Path("output.txt").read_text()
+    assert status == 0, output
+    line = next(line for line in output.splitlines() if f"{digits}/train" in line)
+    assert f"in memory ({digits}/.cache: " in line
+    assert bits(run / "checkpoints/last.pt") == undisturbed[0]
+    assert not list((digits / ".cache").glob("train-*"))
+
+
+def wait_for(path: Path, patience: float = 60) -> None:
+    deadline = time.monotonic() + patience
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} never came"
         time.sleep(0.002)

@@ -65,7 +65,7 @@ def _remedy(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         less = "lower --batch-size (--accumulate keeps the virtual batch as it was) or --img-size"
         return f"out of memory: {less}", FAULT
-    if "shared memory(shm)" in text:
+    if "shared memory(shm)" in text or "unable to resize file" in text:
         text = "DataLoader worker found no room in /dev/shm"
     # Raised wherever the program is when a worker dies; "Caught" begins an error within a worker.
     if text.startswith("DataLoader worker") and "Caught" not in text:

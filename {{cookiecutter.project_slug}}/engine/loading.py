@@ -10,12 +10,11 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, islice, takewhile
-from typing import Any
 
 import torch
 from prefetch_generator import BackgroundGenerator
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from engine.devices import MEMORY_FORMAT, choose_workers
 from engine.order import Key, SeededDataset, TestOrder, TrainOrder, whole_batch
@@ -58,7 +57,7 @@ class Loader:
         self._loader = DataLoader(
             self._source,
             batch_sampler=self._keys,
-            collate_fn=_as_it_is,
+            collate_fn=_shared,  # type: ignore[arg-type]  # it gets what __getitems__ returns
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=device.type == "cuda" and not on_device,
@@ -110,7 +109,8 @@ class Loader:
     def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches on the device. To CUDA the next one is copied while one is computed with."""
         if self.device.type != "cuda":
-            yield from (_placed(batch, self.device) for batch in batches)
+            moved = (tuple(part.to(self.device) for part in batch) for batch in batches)
+            yield from map(_arranged, moved)
             return
         copying, computing = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
         ready: Batch | None = None
@@ -118,9 +118,9 @@ class Loader:
             coming = None
             if batch is not None:
                 with torch.cuda.stream(copying):
-                    coming = _placed(batch, self.device)
+                    coming = tuple(part.to(self.device, non_blocking=True) for part in batch)
             if ready is not None:
-                yield ready
+                yield _arranged(ready)
             if coming is not None:
                 computing.wait_stream(copying)
                 for part in coming:  # else its memory might be used anew while it is computed with
@@ -137,18 +137,25 @@ class _Keys:
         return self.rest
 
 
-def _as_it_is(batch: Any) -> Any:
+def _shared(batch: Batch) -> Batch:
+    """A batch as it is; that of a worker process in memory which the trainer can read.
+
+    It would get there anyway, but by a thread of the worker whose errors nobody hears, and then the
+    trainer would wait for ever if /dev/shm has no room.
+    """
+    if get_worker_info() is not None:
+        for part in batch:
+            part.share_memory_()
     return batch
 
 
-def _placed(batch: Batch, device: torch.device) -> Batch:
-    """A batch on the device. Its images lie there in one order, wherever they come from.
+def _arranged(batch: Batch) -> Batch:
+    """A batch whose images lie in memory in one order, wherever they come from.
 
     What is computed with them may round differently in another order.
     """
-    moved = (part.to(device, non_blocking=True) for part in batch)
     return tuple(
-        part.contiguous(memory_format=MEMORY_FORMAT) if part.dim() == 4 else part for part in moved
+        part.contiguous(memory_format=MEMORY_FORMAT) if part.dim() == 4 else part for part in batch
     )
 
 

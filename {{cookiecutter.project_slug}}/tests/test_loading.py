@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from prefetch_generator import BackgroundGenerator
+from programs import status
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -71,6 +72,10 @@ def loader(
 ) -> Loader:
     order = order or TestOrder(20, 3)
     return Loader(Numbers(broken), order, torch.device("cpu"), workers, prefetch)
+
+
+def throw(error: BaseException) -> int:
+    raise error
 
 
 def reading_ahead() -> list[threading.Thread]:
@@ -289,6 +294,21 @@ def test_an_error_in_loading_reaches_the_main_thread(workers: int, prefetch: int
             seen += batch[0].tolist()
     assert str(error.value) == "images/7.png: not readable as an image"
     assert seen == list(range(6))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the worker inherits the fault by a fork")
+@pytest.mark.parametrize("kind", [Numbers, WholeBatches])
+def test_a_worker_without_shared_memory_is_no_endless_wait(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Numbers]
+) -> None:
+    def refuse(tensor: Tensor) -> Tensor:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(Tensor, "share_memory_", refuse)
+    source = Loader(kind(), TestOrder(20, 3), CPU, 1, prefetch=2)
+    with pytest.raises(RuntimeError) as error, source.batches() as batches:
+        next(batches)
+    assert status(lambda: throw(error.value), "train.py") == 1
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
