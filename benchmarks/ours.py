@@ -125,7 +125,7 @@ class Pure:
     def __init__(self, training: Any) -> None:
         optimizing: Any = importlib.import_module("engine.optimizing")
         model, self.precision = training.model, training.precision
-        self.network = copy.deepcopy(model.net)
+        self.network = copy.deepcopy(model.net).train()
         self.optimizer = optimizing.make_optimizer(training.opt, self.network)
         self.criterion = model.criterion
         loader = training.train_loader

@@ -11,8 +11,14 @@ from torch.nn import functional
 
 def flip(images: Tensor, random: Generator) -> Tensor:
     """Mirrors about half of the images, left to right."""
-    mirrored = torch.rand(len(images), generator=random, device=images.device) < 0.5
-    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    n, device = len(images), images.device
+    mirrored = torch.rand(n, generator=random, device=device) < 0.5
+    # To pick whole images, with the channels last as they lie in memory, is quicker than to pick
+    # number by number.
+    whole = images.permute(0, 2, 3, 1)
+    either = torch.cat([whole, whole.flip(2)])
+    chosen = torch.arange(n, device=device) + n * mirrored
+    return either.index_select(0, chosen).permute(0, 3, 1, 2)
 
 
 def shift(images: Tensor, most: int, random: Generator) -> Tensor:

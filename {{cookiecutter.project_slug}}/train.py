@@ -54,7 +54,7 @@ class Training:
         self.order = TrainOrder(len(train_set), opt.batch_size, opt.accumulate, opt.seed)
 
         # 3. The model: networks and losses, an optimizer for each network, several GPUs if any.
-        seed_step(opt.seed, "weights")
+        seed_step(self.device, opt.seed, "weights")
         self.model = devices.place(Model(opt, train_set.about), self.device)
         self.networks = self.model.networks()
         self.optimizers = make_optimizers(opt, self.networks)
@@ -139,7 +139,7 @@ class Training:
             self.meter.loaded()
             random = generator(self.device, opt.seed, "augment", n_iter, part)
             batch = data.augment(opt, random, *batch)
-            seed_step(opt.seed, "step", n_iter, part)
+            seed_step(self.device, opt.seed, "step", n_iter, part)
             with self.precision.autocast():
                 losses = self.compute(*batch)
             parts.append(losses)

@@ -128,7 +128,9 @@ class CachedImages(Dataset):
         """Images (N, C, H, W) from the cache; None if there is none or they differ in size."""
         if self.store is None or self.store.stacked is None:
             return None
-        return self.store.stacked[torch.tensor(indices)].permute(0, 3, 1, 2)
+        stacked = self.store.stacked
+        chosen = torch.tensor(indices, device=stacked.device)
+        return stacked.index_select(0, chosen).permute(0, 3, 1, 2)
 
     def fingerprint(self) -> str:
         """What tells this list of files from others; the order of training depends on it."""

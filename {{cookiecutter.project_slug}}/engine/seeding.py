@@ -20,9 +20,12 @@ def mix(*key: int | str) -> int:
     return zlib.crc32(repr(key).encode())
 
 
-def seed_step(*key: int | str) -> None:
-    """Seeds what the model draws from in one step: torch on every device, random and numpy."""
-    torch.manual_seed(mix(*key))
+def seed_step(device: torch.device, *key: int | str) -> None:
+    """Seeds what a model on `device` draws from in one step: torch's generators, random, numpy."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(mix(*key))
+    else:  # seeds all devices, and takes its time if there is no CUDA
+        torch.manual_seed(mix(*key))
     _seed_python(mix(*key))
 
 

@@ -1,7 +1,9 @@
 """Two reasons to stop before the end: somebody says so, or the loss is no longer a number."""
 
+import math
 import signal
 from types import FrameType
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -45,18 +47,23 @@ class FiniteGuard:
 
     def watch(self, value: Tensor, n_iter: int) -> None:
         """Notes whether a scalar, the loss or the norm of the gradient of a step, is finite."""
+        if self.at_once:
+            if not math.isfinite(value.item()):
+                self._refuse(n_iter)
+            return
         bad = ~torch.isfinite(value.detach())
         self.first_bad = torch.where(bad & (self.first_bad < 0), n_iter, self.first_bad)
-        if self.at_once:
-            self.check()
 
     def check(self) -> None:
         """Raises BadInput that names the first bad step and the last good checkpoint, if any."""
-        if (n_iter := int(self.first_bad.item())) >= 0:
-            self.checkpoints.wait()
-            last = self.checkpoints.last
-            raise BadInput(
-                f"the loss or the gradient of step {n_iter} is not finite; "
-                + (f"the last good checkpoint is {last}; " if last.exists() else "")
-                + "try a lower --lr, a longer --warmup or --clip-grad 1"
-            )
+        if not self.at_once and (n_iter := int(self.first_bad.item())) >= 0:
+            self._refuse(n_iter)
+
+    def _refuse(self, n_iter: int) -> NoReturn:
+        self.checkpoints.wait()
+        last = self.checkpoints.last
+        raise BadInput(
+            f"the loss or the gradient of step {n_iter} is not finite; "
+            + (f"the last good checkpoint is {last}; " if last.exists() else "")
+            + "try a lower --lr, a longer --warmup or --clip-grad 1"
+        )
