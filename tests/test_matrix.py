@@ -4,7 +4,7 @@ Task, licence and author meet in the same files, so all their combinations are c
 PyTorch and what the answers say are independent of them, and are cycled through. No answer changes
 the Python of a project (that is checked), so most of its own tests cannot tell one cell from
 another: `make test` runs SUBSET of them in each cell, and all of them in the project of the
-defaults (test_project.py); `--full` runs all of them in one cell of each licence.
+defaults (test_project.py, test_translation.py); `--full` runs all of them in the cells WHOLE too.
 """
 
 import itertools
@@ -33,6 +33,7 @@ AUTHORS = {
     "both": ('Zoë "Z" Ørsted', "zoe@example.org"),
 }
 SUBSET = ["test_model.py", "test_options.py"]
+WHOLE = "-Apache-2.0-both-"  # of each task the cell with the longest licence and all of an author
 # Of each task: a training run that takes a moment, the steps of its first epoch, a metric, the test
 # images that come with the project, some of them, and what is predicted of them.
 SMALL = {
@@ -150,12 +151,7 @@ def test_cell_is_clean_and_passes_its_own_tests(
     render: Callable[[str], Project], mypy_cache: Path, name: str, full: bool, tmp_path: Path
 ) -> None:
     cell = render(name)
-    # Of two files of one path, size and second of writing mypy would take the first for the second.
-    cache = mypy_cache / task_of(name)
-    for command in (["ruff", "check", "."], ["mypy", "--cache-dir", str(cache), "."]):
-        report = cell.run("python", "-m", *command)
-        assert report.returncode == 0, report.stdout[-3000:] + report.stderr
-    names = ["."] if full and "-both-" in name else SUBSET
+    names = ["."] if full and WHOLE in name else SUBSET
     output = tmp_path / "output.txt"
 
     def run_tests() -> None:
@@ -167,8 +163,15 @@ def test_cell_is_clean_and_passes_its_own_tests(
         tests = [f"tests/{name}" for name in names]
         raise SystemExit(pytest.main(["-p", "no:cacheprovider", "--rootdir=.", *tests]))
 
-    assert finish(start([], run_tests, output=str(output))) == 0, output.read_text()[-3000:]
+    child = start([], run_tests, output=str(output))  # meanwhile, on the other core:
+    # Of two files of one path, size and second of writing mypy would take the first for the second.
+    cache = str(mypy_cache / task_of(name))
+    commands = (["ruff", "check", "."], ["mypy", "--cache-dir", cache, "."])
+    reports = [cell.run("python", "-m", *command) for command in commands]
+    assert finish(child) == 0, output.read_text()[-3000:]
     assert re.search(r"\d+ passed", output.read_text())
+    for report in reports:
+        assert report.returncode == 0, report.stdout[-3000:] + report.stderr
 
 
 @pytest.mark.parametrize("name", NAMES)
