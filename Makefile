@@ -32,7 +32,7 @@ test: lint  ## runs every check and every test
 	$(PY) -m pytest $(ARGS)
 
 stress: $(INSTALLED)  ## many more faults and answers than `make test`, and three seeds
-	$(PY) -m pytest --full tests/test_faults.py tests/test_accuracy.py \
+	$(PY) -m pytest --full tests/test_faults.py tests/test_accuracy.py tests/test_benchmarks.py \
 		tests/test_generated_answers.py tests/test_matrix.py $(ARGS)
 
 bench: $(BENCH_INSTALLED)  ## measures speed against others and the limit; ARGS="--help" says more

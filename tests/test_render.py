@@ -147,13 +147,6 @@ def test_settings_of_the_template_are_those_of_the_project(project: Project) -> 
     assert ours["mypy"] == theirs["mypy"]
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("command", [["ruff", "check", "."], ["mypy", "."]], ids=["ruff", "mypy"])
-def test_the_project_is_clean(bake: Bake, command: list[str], task: str) -> None:
-    report = bake(task=task, accelerator="cpu").run("python", "-m", *command)
-    assert report.returncode == 0, report.stdout + report.stderr
-
-
 def test_a_project_without_hooks_is_well_formed(bake: Bake) -> None:
     project = bake(accept_hooks=False)
     for path in project.files():
