@@ -88,11 +88,11 @@ def beside_pure(spec: Spec) -> Result:
 
         def step(self, batches: Any) -> Any:
             if self.taken % STRETCH == 0:
-                self.stretch(batches)
+                self.stretch()
             self.taken += 1
             return super().step(batches)
 
-        def stretch(self, batches: Any) -> None:
+        def stretch(self) -> None:
             """As many steps on preloaded data as train.py takes until the next stretch."""
             begun = time.perf_counter()
             if not hasattr(self, "pure"):

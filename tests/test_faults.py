@@ -181,6 +181,7 @@ def test_other_numbers_and_compiled_networks_are_exact_too(
     pid = start([f"--run={run}", *flags])
     wait_for(run / "checkpoints/last.pt", patience=300)
     while not any(int(path.stem[5:]) >= 30 for path in (run / "checkpoints").glob("iter-*.pt")):
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended before it was killed"
         time.sleep(0.005)
     os.kill(pid, signal.SIGKILL)
     assert finish(pid) == -signal.SIGKILL

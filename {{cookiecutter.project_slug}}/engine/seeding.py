@@ -22,11 +22,12 @@ def mix(*key: int | str) -> int:
 
 def seed_step(device: torch.device, *key: int | str) -> None:
     """Seeds what a model on `device` draws from in one step: torch's generators, random, numpy."""
+    seed = mix(*key)
     if device.type == "cpu":
-        torch.default_generator.manual_seed(mix(*key))
+        torch.default_generator.manual_seed(seed)
     else:  # seeds all devices, and takes its time if there is no CUDA
-        torch.manual_seed(mix(*key))
-    _seed_python(mix(*key))
+        torch.manual_seed(seed)
+    _seed_python(seed)
 
 
 def generator(device: torch.device, *key: int | str) -> torch.Generator:

@@ -56,7 +56,7 @@ class FiniteGuard:
 
     def check(self) -> None:
         """Raises BadInput that names the first bad step and the last good checkpoint, if any."""
-        if not self.at_once and (n_iter := int(self.first_bad.item())) >= 0:
+        if (n_iter := int(self.first_bad.item())) >= 0:
             self._refuse(n_iter)
 
     def _refuse(self, n_iter: int) -> NoReturn:
