@@ -133,7 +133,7 @@ def test_smoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool) -> N
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     cases = ["small", "photos"] if full else ["photos"]
     words = ["--smoke", "--out", str(tmp_path), "--cases", *cases, "startup"]
-    only = ["--only", "ours", "pure", "guide", "train.py"]
+    only = ["--only", "ours", "ours-beside-pure", "pure", "guide", "train.py"]
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks", *words, *only],
         cwd=ROOT,
@@ -144,7 +144,7 @@ def test_smoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool) -> N
     results = json.loads((tmp_path / "results.json").read_text("utf-8"))
     for name in cases:
         case = results[name]
-        assert list(case["contenders"]) == ["ours", "pure", "guide"]
+        assert list(case["contenders"]) == ["ours", "ours-beside-pure", "pure", "guide"]
         have = figures(case, "images_per_s")
         assert all(have[contender].values for contender in have), run.stdout
     assert figures(results["startup"], "seconds")["train.py"].values, run.stdout
