@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
-
-from engine import devices
 
 Padding = Literal["zeros", "reflect", "replicate", "circular"]  # what nn.Conv2d can do itself
 PADDINGS: tuple[Padding, ...] = get_args(Padding)
@@ -121,9 +120,11 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         n, channels, height, width = images.shape
-        # Long rows of numbers, as they lie in memory: threes of them would take four times as long.
+        # Long rows, as they lie in memory: rows of three numbers would take four times as long.
         rows = images.permute(0, 2, 3, 1).reshape(n, height, width * channels)
         values = rows * self.scale.repeat(width) + self.shift.repeat(width)
         values = values.view(n, height, width, channels).permute(0, 3, 1, 2)
-        # One order in memory, however the images lay there: rounding may depend on it.
-        return values.contiguous(memory_format=devices.MEMORY_FORMAT)
+        # The order in memory of the images is kept: networks are faster in the one chosen for them.
+        channels_last = images.stride(1) == 1
+        order = torch.channels_last if channels_last else torch.contiguous_format
+        return values.contiguous(memory_format=order)

@@ -1,18 +1,21 @@
-"""argparse with one-line errors, checked numbers, and a config.txt that can be read back."""
+"""Options: argparse with errors of one line, the options that tasks share, config.txt."""
 
 import argparse
+import difflib
+import re
 import sys
 from argparse import BooleanOptionalAction
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine.optimizing import OPTIMIZERS, SCHEDULES
-from engine.parallel import WAYS
-from engine.precision import PRECISIONS
+from engine.checkpoint import find_checkpoint
+from engine.devices import PRECISIONS
+from engine.modules import PARALLEL
+from engine.optimizers import OPTIMIZERS, SCHEDULES
 
 HUGE = 1e38  # as large as a float32 can be
-NOT_IN_CONFIG = ("run", "resume")  # a repeated run gets a folder of its own
+NOT_IN_CONFIG = ("run_dir", "resume")  # a repeated run gets a folder of its own
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -44,6 +47,9 @@ class Parser(argparse.ArgumentParser):
             self.error("a file given by @ is not a config.txt")
 
     def error(self, message: str) -> NoReturn:
+        if unknown := re.match(r"unrecognized arguments: (--[\w-]+)", message):
+            near = difflib.get_close_matches(unknown[1], self._option_string_actions)
+            message += f"; did you mean {' or '.join(near)}?" * bool(near)
         print(f"{self.prog}: error: {message} (--help lists the options)", file=sys.stderr)
         sys.exit(2)
 
@@ -77,16 +83,16 @@ def auto_or(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def add_machine_options(parser: argparse.ArgumentParser) -> Any:
-    """Adds the options that say where to compute; returns their group, for more of the kind."""
+    """Adds the options for device and data loading; returns their group, for more of the kind."""
     group = parser.add_argument_group("machine")
     add = group.add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    numbers = "the numbers to compute in; auto: bf16 where the device has it, fp16 on older GPUs"
-    add("--precision", choices=PRECISIONS, default="auto", help=numbers)
-    few = "processes that load images; 0 loads in the main one (default: auto)"
-    add("--workers", type=auto_or(number(int, 0)), metavar="N", help=few)
-    ahead = "batches that a background thread keeps ready; 0 for no thread"
-    add("--prefetch", type=number(int, 0), default=2, help=ahead)
+    precision = "automatic mixed precision; auto: bf16 if the device supports it, fp16 on older GPUs"
+    add("--precision", choices=PRECISIONS, default="auto", help=precision)
+    workers = "processes that load images; 0 loads in the main process (default: auto)"
+    add("--workers", type=auto_or(number(int, 0)), metavar="N", help=workers)
+    prefetch = "batches that a background thread keeps ready; 0 for no thread"
+    add("--prefetch", type=number(int, 0), default=2, help=prefetch)
     return group
 
 
@@ -97,44 +103,62 @@ def parse_run(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
     """
     given = sys.argv[1:] if argv is None else argv
     opt = parser.parse_args(given)
-    if opt.resume and opt.run is None:
-        parser.error("--resume needs --run DIR, the folder of the run to go on with")
-    if opt.resume and (config := Path(opt.run) / "config.txt").exists():
+    if opt.resume and opt.run_dir is None:
+        parser.error("--resume needs --run-dir DIR, the folder of the run to go on with")
+    if opt.resume and (config := Path(opt.run_dir) / "config.txt").exists():
         opt = parser.parse_args([f"@{config}", *given])
     return opt
 
 
 # fmt: off
 def add_test_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what every test.py is told."""
+    """Adds the options that every test.py has."""
+    _add_checkpoint(parser)
     add = parser.add_argument
-    add("--checkpoint", metavar="PATH", required=True, help="a file out of checkpoints/")
-    add("--data", metavar="DIR", help="folder that holds test/ (default: that of the training)")
+    add("--data", metavar="DIR", help="folder with test/ (default: that of the training)")
+    add("--split", choices=("test", "val", "train"), default="test", help="images to judge by")
     add("--report", metavar="DIR", help="where to write (default: report/ in the run folder)")
 
 
+def report_name(opt: argparse.Namespace, trained_on: str) -> str:
+    """The name of the report's folder, another one for each data set and split."""
+    named = opt.data if opt.data and Path(opt.data) != Path(trained_on) else ""
+    words = ["report", Path(named).absolute().name if named else "", opt.split]
+    return "-".join(word for word in words if word not in ("", "test"))
+
+
 def add_predict_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what every predict.py is told."""
-    add = parser.add_argument
-    add("paths", nargs="+", metavar="FILE_OR_DIR", help="images, and folders of images")
-    add("--checkpoint", metavar="PATH", required=True, help="a file out of checkpoints/")
+    """Adds the options that every predict.py has."""
+    parser.add_argument("paths", nargs="+", metavar="FILE_OR_DIR", help="images, and folders of them")
+    _add_checkpoint(parser)
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", metavar="PATH", required=True, type=find_checkpoint,
+        help="a checkpoint, or a run folder for its best.pt")
 
 
 def add_run_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
-    """Adds the options of the course of a run; `defaults` are those of the task."""
+    """Adds the options for the course of a run; `defaults` are those of the task."""
     add = parser.add_argument_group("the run").add_argument
-    add("--run", metavar="DIR", help="folder of all outputs (default: runs/<date-time>)")
-    add("--resume", action="store_true", help="go on from the newest good checkpoint of --run")
-    add("--epochs", type=number(int, 1), help="times that all images are seen")
-    add("--test-every", type=number(int, 1), default=1, help="epochs between two test passes")
+    add("--run-dir", metavar="DIR", help="folder of all outputs (default: runs/<date-time>)")
+    add("--resume", action="store_true", help="go on from the newest good checkpoint of --run-dir")
+    add("--epochs", type=number(int, 1), help="passes over the training images")
+    add("--val-every", type=number(int, 1), default=1, help="epochs between two validations")
     add("--patience", type=number(int, 0), default=0,
-        help="stop after so many test passes without a better one; 0 never stops early")
-    add("--log-every", type=number(int, 1), default=20, help="steps between two points of a curve")
-    add("--picture-every", type=number(int, 1), default=500,
-        help="steps between two pictures of a batch, from the first step on")
+        help="stop after so many validations without a better one; 0 never stops early")
+    add("--log-every", type=number(int, 1), default=10, help="steps between two points of a curve")
+    add("--image-every", type=number(int, 1), default=100,
+        help="steps between two images of a batch, from the first step on")
     add("--save-every", type=number(int, 1), default=500, help="steps between two checkpoints")
-    add("--keep", type=number(int, 2), default=3, help="newest checkpoints that are kept")
+    add("--keep", type=number(int, 2), default=3, help="number of the newest checkpoints to keep")
     parser.set_defaults(**defaults)
+
+
+def add_split_options(group: Any) -> None:
+    """Adds the options for the validation split to the group of the data."""
+    group.add_argument("--val-share", type=number(float, 0.001, 0.9), default=0.1, metavar="SHARE",
+        help="share of train/ to validate on if there is no val/")
 
 
 def add_optimization_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
@@ -143,29 +167,29 @@ def add_optimization_options(parser: argparse.ArgumentParser, **defaults: Any) -
     add("--batch-size", type=number(int, 1), help="images in a batch")
     add("--accumulate", type=number(int, 1), default=1, metavar="N",
         help="add up the gradients of N batches for one step: a virtual batch N times as large")
-    add("--optimizer", choices=OPTIMIZERS, help="the method")
+    add("--optimizer", choices=OPTIMIZERS, help="optimizer of every network")
     add("--lr", type=number(float, 0), help="highest learning rate")
     add("--momentum", type=number(float, 0, 0.9999), default=0.9, help="of SGD; beta 1 of Adam")
-    add("--weight-decay", type=number(float, 0), help="pull of weights towards zero")
-    add("--schedule", choices=SCHEDULES, help="how the learning rate goes on after the warm-up")
+    add("--weight-decay", type=number(float, 0), help="weight decay")
+    add("--schedule", choices=SCHEDULES, help="schedule of the learning rate after the warm-up")
     add("--warmup", type=number(float, 0, 1), default=0.05,
         help="share of all steps in which the learning rate rises")
     add("--clip-grad", type=number(float, 0), default=0.0,
         help="highest norm of the gradient; 0 does not limit it")
-    add("--seed", type=number(int, 0), default=0, help="everything random follows from it")
+    add("--seed", type=number(int, 0), default=0, help="seed of everything random")
     parser.set_defaults(**defaults)
 
 
 def add_training_machine_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say where and how to train."""
+    """Adds the options for device, data loading and several GPUs."""
     add = add_machine_options(parser).add_argument
-    add("--parallel", choices=WAYS, default="auto",
-        help="divide each batch between the GPUs: for each network (split), or for networks and "
-        "losses as one (super)")
+    add("--parallel", choices=PARALLEL, default="auto",
+        help="divide each batch between the GPUs, for each network (split) or for networks and "
+        "losses together (super)")
     add("--compile", action=BooleanOptionalAction, default=False,
-        help="let torch.compile make faster code first, which takes a while")
+        help="compile the networks with torch.compile, which takes a while")
     add("--deterministic", action=BooleanOptionalAction, default=False,
-        help="the same bits in every run on CUDA too, at some cost of speed")
+        help="on CUDA too the same bits in every run, at some cost of speed")
 # fmt: on
 
 

@@ -1,8 +1,8 @@
-"""Decoded images in a file beside the data, so that only the first run decodes them, and once.
+"""A file of decoded images beside the data: only the first run decodes them.
 
-A cache is one file: the pixels of all images (uint8, rows from top to bottom, channels last), then
-height and width of each (int32). Its name says what it was made of, so one that is out of date is
-not found and is made anew. It is mapped into memory, where all processes share it.
+The file holds the pixels of all images (uint8, rows from top to bottom, channels last), then the
+height and width of each (int32). Its name is a digest of all that it was made of, so an outdated
+one is not found, and a new one is made. It is mapped into memory, which all processes share.
 """
 
 import glob
@@ -11,10 +11,11 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from shutil import disk_usage
+from typing import Any
 
 import numpy as np
 import PIL
@@ -25,15 +26,15 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from engine.devices import cores, memory
-from engine.loading import Loader
-from engine.names import Names
-from engine.order import TestOrder, whole_batch
+from engine.images import SerializedList
+from engine.loader import Loader
+from engine.sampler import EvalBatchSampler, whole_batch
 
-PARTIAL = ".tmp"  # the end of the name of what is not yet whole
+PARTIAL = ".tmp"  # the end of the name of an unfinished file
 IN_MEMORY = 2**30  # bytes that may be kept in memory where there is no room on the disk
 
 
-class Store:
+class MappedImages:
     """Images of one or several sizes, stored end to end.
 
     Args:
@@ -58,19 +59,19 @@ class Store:
             self.stacked = pixels.view(len(sizes), height, width, self.channels)
 
     @classmethod
-    def open(cls, path: Path, images: int) -> "Store":
+    def open(cls, path: Path, images: int) -> "MappedImages":
         """Maps the file of a cache into memory.
 
         Raises:
             OSError: It cannot be read.
             ValueError: It is not a whole cache of so many images.
         """
-        # For reading alone: what may be written to would have to fit into the memory there is.
+        # Read-only: the pages of a writable map would have to fit into memory.
         content = np.memmap(path, np.uint8, "r")
         end = max(0, len(content) - 8 * images)
         sizes = np.array(content[end:]).view(np.int32).reshape(images, 2)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch knows no tensors that are for reading alone
+            warnings.simplefilter("ignore")  # PyTorch has no read-only tensors
             return cls(torch.from_numpy(content[:end]), torch.from_numpy(sizes), path)
 
     def __getstate__(self) -> dict:
@@ -78,7 +79,7 @@ class Store:
         return vars(self) if self.path is None else {"path": self.path, "images": len(self.sizes)}
 
     def __setstate__(self, state: dict) -> None:
-        opened = state if state["path"] is None else vars(Store.open(**state))
+        opened = state if state["path"] is None else vars(MappedImages.open(**state))
         self.__dict__.update(opened)
 
     def __getitem__(self, index: int) -> Tensor:
@@ -89,55 +90,55 @@ class Store:
         return image.view(height, width, self.channels).permute(2, 0, 1)
 
 
-class CachedImages(Dataset):
-    """A data set of image files that are decoded in the same way each time.
-
-    A subclass sets `files`, has `decode`, and takes its images from `image`, or many at once from
-    `images`.
+class CachedImages:
+    """The images of a list of files, each decoded in the same way every time.
 
     Args:
         root: The folder of the images; their cache is in `.cache` beside it.
-        recipe: What of the options `decode` depends on, fit for a file name.
-        code: The files of the code behind `decode`; a change in them makes the cache anew.
+        files: Their paths, relative to `root`.
+        decode: From a path to an image, uint8 (C, H, W); worker processes must be able to import
+            it.
+        recipe: The options that `decode` depends on, as a part of a file name.
+        code: The files with the code of `decode`; when they change, the cache is made again.
     """
 
-    files: Names  # paths, relative to `root`
-
-    def __init__(self, root: Path, recipe: str, code: list[str]) -> None:
-        self.root, self.recipe, self.code = root, recipe, code
-        self.store: Store | None = None
+    def __init__(
+        self,
+        root: Path,
+        files: SerializedList,
+        decode: Callable[[str], Tensor],
+        recipe: str,
+        code: list[str],
+    ) -> None:
+        self.root, self.files, self.recipe, self.code = root, files, recipe, code
+        self._decode = decode
+        self.mapped: MappedImages | None = None
 
     def __len__(self) -> int:
         return len(self.files)
 
     def decode(self, index: int) -> Tensor:
-        """Reads an image: uint8 (C, H, W)."""
-        raise NotImplementedError
+        """Reads an image from its file: uint8 (C, H, W)."""
+        return self._decode(f"{self.root}/{self.files[index]}")
 
-    def image(self, index: int) -> Tensor:
-        """An image, from the cache if there is one.
+    def __getitem__(self, index: int) -> Tensor:
+        """An image, uint8 (C, H, W), from the cache if there is one.
 
         It lies in memory with the channels last in either case, since transforms may round
         differently with another order.
         """
-        if self.store is not None:
-            return self.store[index]
+        if self.mapped is not None:
+            return self.mapped[index]
         return self.decode(index).permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
-    def images(self, indices: list[int]) -> Tensor | None:
+    def stack(self, indices: Tensor) -> Tensor | None:
         """Images (N, C, H, W) from the cache; None if there is none or they differ in size."""
-        if self.store is None or self.store.stacked is None:
+        if self.mapped is None or self.mapped.stacked is None:
             return None
-        stacked = self.store.stacked
-        chosen = torch.tensor(indices, device=stacked.device)
-        return stacked.index_select(0, chosen).permute(0, 3, 1, 2)
-
-    def fingerprint(self) -> str:
-        """What tells this list of files from others; the order of training depends on it."""
-        return hashlib.sha256(self.files.digest()).hexdigest()[:16]
+        return self.mapped.stacked.index_select(0, indices).permute(0, 3, 1, 2)
 
     def cache_file(self) -> Path:
-        """Where the cache of these files is, as they are now, read as they are now."""
+        """The path of the cache of these files in their present state."""
         made_of = hashlib.sha256(self.files.digest())
         made_of.update(f"{PIL.__version__} {torchvision.__version__} {self.recipe}".encode())
         for path in (__file__, *self.code):
@@ -157,87 +158,103 @@ def _stamp(path: str) -> tuple[int, int]:
 
 
 def use_cache(
-    parts: Iterable[Dataset], wanted: bool | None, epochs: int, device: torch.device
+    data_sets: list[Any], wanted: bool | None, epochs: int, device: torch.device
 ) -> None:
-    """Gives each part its cache, which is made if it has to be; says so in one line.
+    """Gives the images of data sets their cache, which is made if necessary; reports in one line.
 
-    On a GPU with plenty of free memory the images are kept there, if whole batches come from them.
+    On a GPU with plenty of free memory the images are kept there, if all batches are made at once.
 
     Args:
-        parts: The data sets; those that are no CachedImages are left as they are.
-        wanted: Whether there is to be one; None: if it fits into memory and is used twice.
-        epochs: How often each sample will be used; an image may have several samples.
-        device: Where the images are wanted.
+        data_sets: Those without CachedImages as `images` are left as they are. Two that share
+            their images, such as the parts of a split, share the cache.
+        wanted: Whether to make one; None: if it fits into memory and is used twice.
+        epochs: How often each sample is used; an image may have several samples.
+        device: The device of the model.
 
     Raises:
         BadInput: One of the images is not readable.
     """
-    for part in parts if wanted is not False else ():
-        if isinstance(part, CachedImages):
-            _use_cache(part, wanted, epochs, device)
+    groups: dict[int, list[Any]] = {}
+    for data_set in data_sets if wanted is not False else ():
+        if isinstance(getattr(data_set, "images", None), CachedImages):
+            groups.setdefault(id(data_set.images), []).append(data_set)
+    for sharing in groups.values():
+        images = sharing[0].images
+        uses = epochs * max(1, sum(map(len, sharing)) // len(images))
+        _use_cache(images, wanted, uses)
+        if device.type == "cuda" and images.mapped is not None:
+            _move_if_few(sharing, images, device)
 
 
-def _use_cache(part: CachedImages, wanted: bool | None, epochs: int, device: torch.device) -> None:
-    path, problem, decoded = part.cache_file(), "", ""
+def _use_cache(images: CachedImages, wanted: bool | None, uses: int) -> None:
+    path, problem, decoded = images.cache_file(), "", ""
     _delete_leftovers(path.parent)
-    part.store = _open(path, len(part.files))
-    if part.store is None:
-        begun, expected = time.perf_counter(), _expected_bytes(part)
-        uses = epochs * max(1, len(part) // len(part.files))
+    images.mapped = _open(path, len(images))
+    if images.mapped is None:
+        begun, expected = time.perf_counter(), _expected_bytes(images)
         if wanted is None and (uses < 2 or expected > memory()):
             return
-        part.store, problem = _make(part, path, expected)
+        images.mapped, problem = _make(images, path, expected)
         decoded = f"decoded in {time.perf_counter() - begun:.1f} s, "
-    what = f"{len(part.files):,} images of {part.root}"
-    if part.store is None:
-        print(f"warning: no cache of {what}, to be decoded each time: {problem}", file=sys.stderr)
+    what = f"{len(images):,} images of {images.root}"
+    if images.mapped is None:
+        print(f"warning: no cache for {what}, they are decoded each time: {problem}", file=sys.stderr)
         return
-    place = f"in {part.store.path}" if part.store.path else f"in memory ({problem})"
-    pixels = part.store.pixels
-    # Single images are for worker processes, and those cannot use the memory of the GPU.
-    few = device.type == "cuda" and len(pixels) < torch.cuda.mem_get_info(device)[0] / 8
-    if few and whole_batch(part, [0]) is not None:
-        part.store, place = Store(pixels.to(device), part.store.sizes), f"on {device}"
-    print(f"cache: {what}, {decoded}{len(pixels) / 1e6:,.1f} MB {place}")
+    place = f"in {images.mapped.path}" if images.mapped.path else f"in memory ({problem})"
+    print(f"cache: {what}, {decoded}{len(images.mapped.pixels) / 1e6:,.1f} MB {place}")
 
 
-def _open(path: Path, images: int) -> Store | None:
+def _move_if_few(sharing: list[Any], images: CachedImages, device: torch.device) -> None:
+    """Keeps the images on the GPU if they take an eighth of its free memory at most."""
+    mapped = images.mapped
+    assert mapped is not None
+    first = torch.tensor([0])
+    # Single samples may be loaded by worker processes, which cannot use the memory of the GPU.
+    at_once = all(whole_batch(data_set, first) is not None for data_set in sharing)
+    if at_once and len(mapped.pixels) < torch.cuda.mem_get_info(device)[0] / 8:
+        images.mapped = MappedImages(mapped.pixels.to(device), mapped.sizes)
+        for data_set in sharing:
+            data_set.to(device)
+        print(f"cache: {len(images):,} images of {images.root} are kept on {device}")
+
+
+def _open(path: Path, images: int) -> MappedImages | None:
     """The cache in a file; None if there is no such file, or it is not whole."""
     with suppress(OSError, ValueError):
-        return Store.open(path, images)
+        return MappedImages.open(path, images)
     return None
 
 
-def _make(part: CachedImages, path: Path, expected: int) -> tuple[Store | None, str]:
+def _make(images: CachedImages, path: Path, expected: int) -> tuple[MappedImages | None, str]:
     """Decodes all images, into a file if there is room for it, else into memory if they are few.
 
     Returns:
-        The store if there is one, and what stood in the way of a file.
+        The images if they could be kept, and why there is no file.
     """
     try:
         if disk_usage(path.parents[1]).free > 1.2 * expected + 2**28:
-            _write(part, path)
-            return Store.open(path, len(part.files)), ""
+            _write(images, path)
+            return MappedImages.open(path, len(images)), ""
         problem = f"the disk has no room for {expected / 1e9:,.1f} GB"
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or str(error)
     problem = f"{path.parent}: {problem}"
     if expected > IN_MEMORY:
         return None, problem
-    pixels, sizes = zip(*_decode(part), strict=True)
-    return Store(torch.cat(pixels), torch.cat(sizes)), problem
+    pixels, sizes = zip(*_decode(images), strict=True)
+    return MappedImages(torch.cat(pixels), torch.cat(sizes)), problem
 
 
-def _write(part: CachedImages, path: Path) -> None:
-    """Writes the cache of `part`, which is there in whole or not at all, and deletes older ones."""
+def _write(images: CachedImages, path: Path) -> None:
+    """Writes the cache file, whole or not at all, and deletes the outdated ones."""
     path.parent.mkdir(exist_ok=True)
-    older = list(path.parent.glob(glob.escape(f"{part.root.name}-{part.recipe}-") + "*.u8"))
+    older = list(path.parent.glob(glob.escape(f"{images.root.name}-{images.recipe}-") + "*.u8"))
     # A random name, since containers on several machines have equal process numbers.
     partial = path.with_name(f"{path.name}.{os.urandom(4).hex()}{PARTIAL}")
     try:
         sizes = []
         with open(partial, "wb") as file:
-            for pixels, some in _decode(part):
+            for pixels, some in _decode(images):
                 file.write(pixels.numpy().data)
                 sizes.append(some)
             file.write(torch.cat(sizes).numpy().data)
@@ -255,39 +272,38 @@ def _write(part: CachedImages, path: Path) -> None:
 
 
 def _delete_leftovers(folder: Path) -> None:
-    """Deletes what killed runs have begun to write; other runs may be writing what is younger."""
+    """Deletes the unfinished files of killed runs; a recent one may be in the hands of another run."""
     for partial in folder.glob(f"*{PARTIAL}"):
         with suppress(OSError):
             if partial.stat().st_mtime < time.time() - 3600:
                 partial.unlink()
 
 
-def _decode(part: CachedImages) -> Iterator[tuple[Tensor, Tensor]]:
+def _decode(images: CachedImages) -> Iterator[tuple[Tensor, Tensor]]:
     """The pixels of some images at a time, end to end, and their sizes; uses all cores."""
-    order = TestOrder(len(part.files), 64)
-    workers = min(cores(), len(order) // 8)
-    loader = Loader(_Decoding(part), order, torch.device("cpu"), workers, prefetch=0)
-    bar = tqdm(desc=f"cache {part.root.name}", total=len(part.files), unit="image", disable=None)
-    with loader.batches() as batches, bar:
+    sampler = EvalBatchSampler(len(images), 64)
+    workers = min(cores(), sampler.count() // 8)
+    loader = Loader(_Decoding(images), sampler, torch.device("cpu"), workers, prefetch=0)
+    bar = tqdm(desc=f"cache {images.root.name}", total=len(images), unit="image", disable=None)
+    with loader, loader.batches() as batches, bar:
         for pixels, sizes in batches:
             yield pixels, sizes
             bar.update(len(sizes))
-    loader.close()
 
 
 class _Decoding(Dataset):
     """The images of a data set, in the form in which they are stored."""
 
-    def __init__(self, part: CachedImages) -> None:
-        self.part = part
+    def __init__(self, images: CachedImages) -> None:
+        self.images = images
 
-    def batch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        images = [self.part.decode(index).permute(1, 2, 0) for index in indices]
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        images = [self.images.decode(index).permute(1, 2, 0) for index in indices.tolist()]
         sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int32)
         return torch.cat([image.reshape(-1) for image in images]), sizes
 
 
-def _expected_bytes(part: CachedImages) -> int:
+def _expected_bytes(images: CachedImages) -> int:
     """About how large the cache will be, judged by a few of the images."""
-    few = range(0, len(part.files), max(1, len(part.files) // 8))
-    return sum(part.decode(index).numel() for index in few) * len(part.files) // len(few)
+    few = range(0, len(images), max(1, len(images) // 8))
+    return sum(images.decode(index).numel() for index in few) * len(images) // len(few)

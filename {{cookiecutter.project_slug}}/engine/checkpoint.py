@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there at all.
+"""Checkpoints: files that are whole, or not there at all.
 
 A checkpoint is a plain dict, readable by `torch.load(path, weights_only=True)`. It is written
 beside its final name, forced to the disk and then renamed, so no crash leaves half a file under a
@@ -15,12 +15,19 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from engine.errors import BadInput, Fault
+
+
+class Saved(Protocol):
+    """What is saved and loaded; see state.TrainState."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None: ...
 
 
 class Checkpoints:
@@ -34,22 +41,25 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder, self.keep = folder, max(2, keep)
         self.last, self.best = folder / "last.pt", folder / "best.pt"
-        for partial in folder.glob(".*.tmp"):  # left by a run that was killed while it wrote
-            partial.unlink(missing_ok=True)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
 
-    def save(self, state: dict[str, Any], best: bool) -> None:
-        """Saves the state of step `state["n_iter"]`; `best` makes it best.pt as well.
+    def clean(self) -> None:
+        """Deletes the unfinished files of a run that was killed while it wrote them."""
+        for partial in self.folder.glob(".*.tmp"):
+            partial.unlink(missing_ok=True)
+
+    def save(self, state: Saved, best: bool = False) -> None:
+        """Saves a state under the number of its step; `best` makes it best.pt as well.
 
         The tensors are copied here and written by a thread, so that training goes on while the
         disk works. Only one file is written at a time.
 
         Raises:
-            Fault: The one before could not be written.
+            Fault: The checkpoint before could not be written.
         """
         self.wait()
-        self._writing = self._thread.submit(self._write, _copy(state), best)
+        self._writing = self._thread.submit(self._write, _copy(state.state_dict()), best)
 
     def wait(self) -> None:
         """Returns when all that was saved is on the disk, or raises Fault if it cannot be."""
@@ -73,6 +83,17 @@ class Checkpoints:
                 f"{path}: cannot be written ({' '.join(str(error).split())[:100]}); {kept}; make "
                 "room and go on with --resume"
             ) from None
+
+    def load_newest(self, state: Saved) -> None:
+        """Brings `state` to the newest whole checkpoint; without one it stays at the beginning.
+
+        Raises:
+            BadInput: No checkpoint is whole, or it does not fit the state.
+        """
+        if (found := self.newest()) is None:
+            print(f"nothing to resume in {self.folder}: starting from the beginning")
+        else:
+            state.load_state_dict(found, self.folder)
 
     def newest(self) -> dict[str, Any] | None:
         """The newest checkpoint that is whole, on the CPU; None if there is no file at all.
@@ -110,6 +131,13 @@ class Checkpoints:
         yield from (path for path in (self.last, self.best) if path.exists())
 
 
+def find_checkpoint(name: str) -> str:
+    """The checkpoint that `--checkpoint` names: a file, or in a run folder best.pt, or last.pt."""
+    folders = (Path(name), Path(name, "checkpoints"))
+    found = [folder / file for file in ("best.pt", "last.pt") for folder in folders]
+    return str(next((path for path in found if path.is_file()), name))
+
+
 def load(path: Path) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU, after checking all of it.
 
@@ -134,8 +162,16 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_weights(network: nn.Module, weights: dict[str, Any], path: Path | str) -> None:
+def load_weights(
+    network: nn.Module, weights: dict[str, Any], path: Path | str, remedy: str
+) -> None:
     """Puts the weights of a checkpoint into `network`.
+
+    Args:
+        network: The network.
+        weights: Its state dict.
+        path: The checkpoint, for the message.
+        remedy: What to do if they do not fit.
 
     Raises:
         BadInput: They belong to another network; the first difference is named.
@@ -150,8 +186,7 @@ def load_weights(network: nn.Module, weights: dict[str, Any], path: Path | str) 
     ]
     if different := missing + unknown + reshaped:
         raise BadInput(
-            f"{path}: a checkpoint of another network (it has {different[0]}); "
-            "use the options of its config.txt"
+            f"{path}: a checkpoint of another network (it has {different[0]}); {remedy}"
         )
     network.load_state_dict(weights)
 
@@ -173,7 +208,7 @@ def _save_sealed(state: dict[str, Any], file: BinaryIO) -> None:
     The checksums inside the archive cover the tensors and not the directory that finds them.
     """
     torch.save(state, file)
-    end = file.seek(-2, os.SEEK_END)  # the last two bytes are the length of the comment, yet 0
+    end = file.seek(-2, os.SEEK_END)  # the last two bytes are the length of the comment, still 0
     seal = _digest(file, end)
     file.seek(end)
     file.write(len(seal).to_bytes(2, "little") + seal)

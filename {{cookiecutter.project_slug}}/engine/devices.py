@@ -1,25 +1,26 @@
-"""Where to compute: the device, how exact, and how many of them."""
+"""Where and how to compute: the device, its precision, and what a result depends on."""
 
 import contextlib
 import ctypes
 import os
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
 
 import PIL
 import torch
 import torchvision
-from torch import nn
 
 from engine.errors import BadInput
-from engine.precision import Precision
 
-Model = TypeVar("Model", bound=nn.Module)
-MEMORY_FORMAT = torch.channels_last  # in which convolutions are fastest
+MEMORY_FORMAT = torch.channels_last  # the fastest order in memory for convolutions
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # from malloc.h
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that `--device` names; `auto` takes CUDA, then MPS, then the CPU.
+    """Returns the device for `--device`; `auto` takes CUDA, then MPS, then the CPU.
 
     Raises:
         BadInput: There is no such device on this machine.
@@ -33,21 +34,31 @@ def pick_device(name: str) -> torch.device:
         device = torch.device("meta")
     if device.type not in ("cpu", *have):
         raise BadInput(f"--device {name}: must be auto, cpu, cuda, cuda:N or mps")
-    count = torch.cuda.device_count() if device.type == "cuda" else 1
-    if not have.get(device.type, True) or (device.index or 0) >= count:
-        found = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        found += ["mps"] * have["mps"] + ["cpu"]
+    if not have.get(device.type, True) or (device.index or 0) >= max(1, gpu_count()):
+        found = [f"cuda:{i}" for i in range(gpu_count())] + ["mps"] * have["mps"] + ["cpu"]
         raise BadInput(f"--device {name}: not on this machine, which has {', '.join(found)}")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # events and streams are those of the current device
     return device
 
 
+def gpu_count() -> int:
+    """The number of CUDA devices that can be used; 0 also if the driver is too old for them."""
+    # device_count() alone counts the GPUs of a driver that this PyTorch cannot work with.
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def gpu_names() -> str:
+    """The CUDA devices that can be used, as one line; empty if there is none."""
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(gpu_count()))
+
+
 def set_up(deterministic: bool) -> None:
-    """Sets what PyTorch and the C library leave to their users; once, before anything is computed.
+    """Sets PyTorch and the C library up, once, before anything is computed.
 
-    It chooses between the fastest kernels and those that give the same bits in every run.
-
-    On the CPU both are exact for an equal number of threads. On CUDA, `deterministic` costs speed
-    and refuses the few operations that have no exact version, by name.
+    On the CPU all kernels give the same bits for an equal number of threads. On CUDA,
+    `deterministic` chooses such kernels, at some cost of speed; an operation that has none is
+    refused by its name.
     """
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
@@ -56,77 +67,102 @@ def set_up(deterministic: bool) -> None:
     keep_memory()
 
 
-def choose_workers(device: torch.device, at_once: bool) -> int:
-    """How many worker processes load images if `--workers auto` leaves it to us.
+def keep_memory() -> None:
+    """Lets the C library keep the memory of freed tensors for the next ones.
 
-    On the CPU none: the network computes on every core itself, its threads wait for each other, and
-    a worker on one of the cores makes the others wait as well.
-
-    Args:
-        device: Where the network computes.
-        at_once: Whether batches come from memory ready-made; then there is nothing to do.
+    By default it returns large blocks to the system, and the pages of each new tensor have to be
+    cleared again: a tenth of the time of a small network on the CPU.
     """
-    return 0 if at_once or device.type == "cpu" else max(1, min(16, cores() - 1))
+    with contextlib.suppress(OSError, AttributeError):  # not the C library of Linux
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt(M_MMAP_THRESHOLD, 2**30)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The order in memory of images and weights on a device.
+
+    On MPS the backward pass of batch norm was wrong for channels_last (pytorch #175189).
+    """
+    return torch.contiguous_format if device.type == "mps" else MEMORY_FORMAT
 
 
 def cores() -> int:
-    """The CPU cores that this process may use."""
+    """The number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def memory() -> int:
-    """The bytes of memory that this machine has."""
+    """The memory of this machine in bytes."""
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 8 * 2**30  # Windows does not say without further packages
+    return 8 * 2**30  # a guess for Windows, which has no sysconf
 
 
-def keep_memory() -> None:
-    """Lets the C library keep the memory of freed tensors for the next ones.
+class Amp:
+    """Automatic mixed precision: weights stay float32, operations may use shorter numbers.
 
-    By default it hands large blocks back to the system at once, and each tensor then costs the
-    clearing of its pages again: a tenth of the time of a small network on the CPU.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library than that of Linux
-        library = ctypes.CDLL("libc.so.6")
-        library.mallopt(M_MMAP_THRESHOLD, 2**30)
-        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def conditions(precision: Precision, train_set: Any) -> dict[str, str | int]:
-    """All that the bits of a run depend on besides its options.
+    `auto` takes bf16 where the device has instructions for it, else fp16 on CUDA, else fp32. On
+    CUDA, fp32 uses TF32 unless `--precision fp32` was given.
 
     Args:
-        precision: Where it computes, and in which numbers.
+        precision: One of PRECISIONS.
+        device: The device of the model.
+
+    Raises:
+        BadInput: The device does not support the precision.
+    """
+
+    def __init__(self, precision: str, device: torch.device) -> None:
+        self.device = device
+        self.name = best_precision(device) if precision == "auto" else precision
+        self.dtype = DTYPES.get(self.name)  # None for float32
+        if device.type == "mps" and self.dtype:
+            raise BadInput(f"--precision {precision}: not on mps; use fp32")
+        torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+        torch.backends.cudnn.allow_tf32 = precision != "fp32"
+        # Scales losses so that small gradients do not vanish in fp16; does nothing otherwise.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
+
+    def autocast(self) -> AbstractContextManager:
+        """The context in which operations choose their precision (Micikevicius et al. 2018)."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+
+
+def best_precision(device: torch.device) -> str:
+    """The fastest precision that a device supports natively."""
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        return "bf16" if native or torch.version.hip else "fp16"
+    return "bf16" if device.type == "cpu" and cpu_has_bf16() else "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor has instructions for bf16; without them it is slower than float32."""
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+    except OSError:  # not Linux, or not readable in a sandbox
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
+
+
+def environment(amp: Amp, train_set: Any) -> dict[str, str | int]:
+    """Everything besides the options that the bits of a run depend on.
+
+    Args:
+        amp: The device and its precision.
         train_set: The training data; `fingerprint()` is a checksum of the list of its samples.
     """
-    return {
-        "list of training files": train_set.fingerprint(),
-        "device": precision.device.type,
-        "precision": precision.name,
-        "threads": torch.get_num_threads(),
+    facts = {
+        "list of training images": train_set.fingerprint(),
+        "device": amp.device.type,
+        "precision": amp.name,
         "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),
         "pillow": str(PIL.__version__),
     }
-
-
-def place(model: Model, device: torch.device) -> Model:
-    """Moves a model to where it is to compute, in place."""
-    return model.to(device).to(memory_format=MEMORY_FORMAT)
-
-
-def computing(networks: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """Those of the networks that compute with weights; the others, such as a pool, only remember.
-
-    To divide or to compile those would spoil what they remember.
-    """
-    return {name: network for name, network in networks.items() if list(network.parameters())}
-
-
-def compile_networks(networks: dict[str, nn.Module], wanted: bool) -> None:
-    """Lets `torch.compile` make faster code of the networks, in place, when they are first used."""
-    for network in computing(networks).values() if wanted else ():
-        network.compile()
+    if amp.device.type == "cuda":
+        return {**facts, "GPUs": gpu_names()}
+    return {**facts, "threads": torch.get_num_threads()}

@@ -1,36 +1,95 @@
-"""One line for what the user can mend, a traceback for what is our own bug."""
+"""How a program ends: exit statuses, errors of one line, signals.
+
+Every program imports this module first. From then on Ctrl-C ends even the imports in one line.
+"""
 
 import io
+import multiprocessing
 import os
+import re
 import signal
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
+from types import FrameType
 
 DONE, FAULT, BAD_INPUT, STOPPED = 0, 1, 2, 75  # the exit statuses of every program
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+STOP_SIGNALS = tuple(  # Windows has only some of them
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+)
 
 
 class BadInput(Exception):
-    """Something the user gave is wrong. The text says what, where, and what to do, in one line."""
+    """An option, a file or a data set is wrong. The text says what, where and what to do."""
 
-    def __init__(self, text: str) -> None:
-        # A DataLoader worker sends its whole traceback as the text; ours is the end of it.
+    def __init__(self, text: object) -> None:
+        # A DataLoader worker sends its whole traceback as the text, which ends with ours.
         super().__init__(" ".join(str(text).rsplit("BadInput: ", 1)[-1].split()))
 
 
 class Fault(Exception):
-    """Something outside went wrong, such as a full disk. The text is one line, as BadInput's."""
+    """The machine failed, as with a full disk. The text is one line, like that of BadInput."""
+
+
+class Diverged(Fault):
+    """A loss or a gradient is not finite."""
+
+
+# Messages of PyTorch that users meet, with the remedy and the exit status.
+OUT_OF_MEMORY = r"out of memory|can't allocate memory"
+REMEDIES = (
+    (
+        OUT_OF_MEMORY,
+        "out of memory: lower --batch-size (a larger --accumulate keeps the step as it was) or "
+        "--img-size",
+        FAULT,
+    ),
+    (
+        r"shared memory\(shm\)|unable to resize file",
+        "/dev/shm is full: use --workers 0, or in Docker --shm-size=8g",
+        FAULT,
+    ),
+    (
+        r"^DataLoader worker .*exited unexpectedly|^DataLoader worker .*is killed",
+        "a DataLoader worker died: if memory is short, lower --workers or --batch-size; if "
+        "/dev/shm is small, as in Docker, use --shm-size=8g or --workers 0",
+        FAULT,
+    ),
+    (
+        r"No working C\+\+ compiler|working triton|Failed to find C compiler",
+        "--compile: there is no compiler on this machine; leave the option out",
+        BAD_INPUT,
+    ),
+    (
+        r"^Expected more than 1 value per channel when training",
+        "--batch-size 1: batch norm needs more images, or larger ones",
+        BAD_INPUT,
+    ),
+    (
+        r"(\S+) does not have a deterministic implementation",
+        r"--deterministic: \1 has no deterministic implementation on this device; leave the option "
+        "out, or replace the layer (with --padding reflect: use zeros)",
+        BAD_INPUT,
+    ),
+    (
+        r"no kernel image is available",
+        "this build of PyTorch has no code for this GPU; install the build that README.md names "
+        "for it, or use --device cpu",
+        FAULT,
+    ),
+)
 
 
 def run_program(main: Callable[[], int]) -> None:
-    """Runs `main` and exits with its status; what is no bug of ours ends in one line."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as for a job in the background
+    """Runs `main` and exits with its status. Errors that a user can act on end in one line."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored in background jobs
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that cannot be shown is no reason to stop
+        if isinstance(stream, io.TextIOWrapper):  # printing a file name must not fail
             stream.reconfigure(errors="backslashreplace")
     try:
         status = main()
@@ -44,7 +103,7 @@ def run_program(main: Callable[[], int]) -> None:
     except OSError as error:
         status = _complain(f"{error.filename or 'a file'}: {error.strerror or error}", FAULT)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is being written is finished
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a file being written is finished
         status = _complain("interrupted", INTERRUPTED)
     except (MemoryError, RuntimeError, ValueError) as error:
         if not (remedy := _remedy(error)):
@@ -60,27 +119,76 @@ def shorten(names: list[str], most: int = 5) -> str:
 
 
 def _remedy(error: Exception) -> tuple[str, int] | None:
-    """What to do about an error of PyTorch that is not the program's, and the exit status."""
-    text = " ".join(str(error).split())
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
-        less = "lower --batch-size (--accumulate keeps the virtual batch as it was) or --img-size"
-        return f"out of memory: {less}", FAULT
-    if "shared memory(shm)" in text or "unable to resize file" in text:
-        text = "DataLoader worker found no room in /dev/shm"
-    # Raised wherever the program is when a worker dies; "Caught" begins an error within a worker.
-    if text.startswith("DataLoader worker") and "Caught" not in text:
-        what = text.partition(". ")[0].rstrip(".")
-        return (
-            f"{what}: if memory is short, lower --workers or --batch-size; if /dev/shm is small, "
-            "as in Docker, use --shm-size=8g or --workers 0"
-        ), FAULT
-    if "No working C++ compiler" in text or "working triton" in text:
-        return "--compile: there is no compiler for it on this machine; leave it out", BAD_INPUT
-    if text.startswith("Expected more than 1 value per channel when training"):
-        return "--batch-size 1: batch norm needs more images, or larger ones", BAD_INPUT
+    """A line with the remedy for an error of PyTorch, and the exit status; None for a bug."""
+    text = "out of memory" if isinstance(error, MemoryError) else " ".join(str(error).split())
+    if "DataLoader worker" in text and "Caught" in text and not re.search(OUT_OF_MEMORY, text):
+        text = text[text.index("Caught") :]  # an error within a worker, not its death
+    for pattern, remedy, status in REMEDIES:
+        if found := re.search(pattern, text):
+            return found.expand(remedy), status
     return None
 
 
 def _complain(problem: object, status: int) -> int:
-    print(f"{Path(sys.argv[0]).name}: error: {problem}", file=sys.stderr)
+    print(f"{_program()}: error: {problem}", file=sys.stderr)
     return status
+
+
+def _program() -> str:
+    return Path(sys.argv[0]).name
+
+
+class StopSignal:
+    """True once a signal has asked the run to stop.
+
+    The signals are SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2. A signal is only noted,
+    so that the step under way can be finished and saved. A SIGINT after that ends the process at
+    once, without saving: an exception could come up inside a lock, and the run would hang.
+    """
+
+    def __init__(self) -> None:
+        self.received = ""  # the name of the first signal
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup ignores SIGHUP
+                signal.signal(number, self._note)
+
+    def __bool__(self) -> bool:
+        return bool(self.received)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received and number == signal.SIGINT:
+            end_at_once(number, frame)
+        self.received = self.received or signal.Signals(number).name
+        if number == getattr(signal, "SIGHUP", None):
+            _leave_closed_terminal()
+
+
+def end_at_once(number: int, frame: FrameType | None) -> None:
+    """Handles SIGINT by one line and the end of this process and its workers."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    line_break = b"\n" * os.isatty(2)  # after the progress bar
+    os.write(2, line_break + f"{_program()}: error: interrupted\n".encode(errors="replace"))
+    os._exit(INTERRUPTED)
+
+
+def _leave_closed_terminal() -> None:
+    """Sends output to nowhere if the terminal is gone, where every print would fail."""
+    for stream in (1, 2):
+        # A terminal that is gone is a device still, but no terminal any more.
+        if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+
+
+def _watch_imports() -> None:
+    if multiprocessing.parent_process() is not None:  # Ctrl-C is for the trainer, not its workers
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    main = Path(getattr(sys.modules["__main__"], "__file__", None) or "").resolve()
+    root = Path(__file__).resolve().parents[1]
+    ours = main.parent in (root, root / "tools")
+    # A test or a notebook that imports a program keeps its own way with Ctrl-C.
+    if ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end_at_once)
+
+
+_watch_imports()

@@ -1,22 +1,19 @@
-"""How fast a run is, and how much of its time is the network's own."""
+"""How fast a run is, and how much of the time is the network's own."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
 import torch
-from tqdm import tqdm
 
-
-def make_bar(title: str, total: int, done: int) -> tqdm:
-    """A progress bar that leaves room for what is written behind it; none if nobody looks."""
-    layout = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt} {remaining}{postfix}"
-    return tqdm(total=total, initial=done, desc=title, bar_format=layout, leave=False, disable=None)
+from engine.loader import UNDISTURBED_STEPS
 
 
 @dataclass
 class Rates:
-    """What a stretch of training achieved; the shares are of the elapsed time, in [0, 1]."""
+    """The speed of a stretch of training; shares are of the elapsed time, in [0, 1]."""
 
     images_per_second: float
     data_wait: float
@@ -30,89 +27,88 @@ class Rates:
 
 
 class Meter:
-    """Times the two parts of every step: waiting for data, then computing.
+    """Times the parts of a step: waiting for data, and computing.
 
-    Call `waiting` before a batch is asked for, `loaded` when it has arrived, and `computed` when
-    its step has been given to the device. Compute efficiency is the share of the elapsed time that
-    the steps would take by themselves, on data that are already there.
+    Compute efficiency is the share of the elapsed time that the same steps would take on data that
+    are already there. Time outside of `waiting` and `computing` counts as neither.
 
-    On CUDA, whose kernels run after the call that starts them has returned, a step's own time is
-    read from events which the device stamps; the program never waits for them. On the CPU, worker
-    processes take cores away from the step they load for, and lengthen it. There the batches of the
-    first few steps are to be loaded before the workers start, and show what a step takes.
+    On CUDA, whose kernels run after the call that starts them has returned, the time of a step is
+    read from events that the device stamps; the program never waits for them. On the CPU, worker
+    processes take cores away from the step they load for, and lengthen it. There the first few
+    steps are timed on batches that the main process has loaded before the workers start.
 
     Args:
-        device: Where the steps are computed.
-        shared: Whether worker processes share the device with the steps.
-        parts: Batches in a step, of which the last brings the update of the weights.
+        device: The device of the model.
+        images: Images of an optimizer step.
+        shared: Whether worker processes share the cores with the model. They start after
+            loader.UNDISTURBED_STEPS.
     """
 
-    QUIET = 5
-
-    def __init__(self, device: torch.device, shared: bool, parts: int = 1) -> None:
-        self.cuda, self.shared = device.type == "cuda", shared and device.type == "cpu"
+    def __init__(self, device: torch.device, images: int, shared: bool) -> None:
+        self.cuda, self.images, self.shared = device.type == "cuda", images, shared
         self.events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self.parts = parts
-        self.step: list[float] = []  # the times of the parts of the step under way
-        self.quiet: list[float] = []  # the times of steps that nothing disturbed
-        self.steps = max(2, -(-self.QUIET // parts))  # how many of them are wanted
+        self.undisturbed: list[float] = []  # seconds of steps without workers
         self.restart()
 
-    @property
-    def wanted(self) -> int:
-        """How many batches are to be loaded beforehand."""
-        return (self.steps - len(self.quiet)) * self.parts if self.shared else 0
-
     def restart(self) -> None:
-        """Forgets what was measured, and starts now; steps still on the device count from here."""
-        self.begun = self.mark = time.perf_counter()
-        self.waited = self.computed_for = 0.0
-        self.images = 0
+        """Starts a new stretch, and forgets the one before."""
+        self._finished_events()
+        self.begun = time.perf_counter()
+        self.waited = self.computed = self.step_time = 0.0
+        self.steps = 0
 
-    def waiting(self) -> None:
-        """The batch is asked for: what was done since the last step is neither wait nor step."""
-        self._lap()
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The program waits for data."""
+        begun = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - begun
 
-    def loaded(self) -> None:
-        """The batch is here: what follows is computing."""
-        self.waited += self._lap()
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """The program computes, or on CUDA gives work to the device."""
+        begun = time.perf_counter()
         if self.cuda:
-            self.start = torch.cuda.Event(enable_timing=True)
-            self.start.record()
-
-    def computed(self, images: int) -> None:
-        """The step on `images` images has been done, or on CUDA given to the device."""
-        lap = self._lap()
-        self.images += images
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+        yield
+        self.step_time += time.perf_counter() - begun
         if self.cuda:
-            end = torch.cuda.Event(enable_timing=True)
             end.record()
-            self.events.append((self.start, end))
-        elif not self.shared:
-            self.computed_for += lap
-        else:
-            self.step.append(lap)
-            if len(self.step) == self.parts:
-                self.computed_for += self._undisturbed(sum(self.step))
-                self.step = []
+            self.events.append((start, end))
+
+    def count_step(self) -> None:
+        """A step has been completed, or on CUDA given to the device."""
+        self.steps += 1
+        if not self.cuda:
+            self.computed += self._without_workers(self.step_time)
+        self.step_time = 0.0
 
     def rates(self) -> Rates:
-        """The rates since the last `restart`; on CUDA over those steps that the device has done."""
+        """The rates since the last start, and starts anew. On CUDA of finished steps alone."""
         elapsed = max(time.perf_counter() - self.begun, 1e-9)
+        self.computed += self._finished_events()
+        rates = Rates(
+            self.steps * self.images / elapsed,
+            self.waited / elapsed,
+            min(1.0, self.computed / elapsed),
+        )
+        self.restart()
+        return rates
+
+    def _without_workers(self, seconds: float) -> float:
+        """The time that a step of so many seconds would take without workers."""
+        if not self.shared:
+            return seconds
+        if len(self.undisturbed) < UNDISTURBED_STEPS:
+            self.undisturbed.append(seconds)
+            return seconds
+        return min(seconds, median(self.undisturbed[1:]))  # the first one prepares kernels
+
+    def _finished_events(self) -> float:
+        """Takes the events that the device has passed; returns their time in seconds."""
+        seconds = 0.0
         while self.events and self.events[0][1].query():
             start, end = self.events.pop(0)
-            self.computed_for += start.elapsed_time(end) / 1000  # milliseconds
-        return Rates(
-            self.images / elapsed, self.waited / elapsed, min(1.0, self.computed_for / elapsed)
-        )
-
-    def _undisturbed(self, taken: float) -> float:
-        """What a step that has taken so long would take by itself."""
-        if len(self.quiet) < self.steps:
-            self.quiet.append(taken)
-            return taken
-        return min(taken, median(self.quiet[1:]))  # the first one also prepares the kernels
-
-    def _lap(self) -> float:
-        before, self.mark = self.mark, time.perf_counter()
-        return self.mark - before
+            seconds += start.elapsed_time(end) / 1000  # milliseconds
+        return seconds

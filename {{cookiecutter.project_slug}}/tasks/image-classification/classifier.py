@@ -1,4 +1,4 @@
-"""The finished model: a network, its loss, and what they are judged by."""
+"""The finished model: a network, its loss and its metrics."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -17,14 +17,13 @@ from layers import Normalize
 
 
 class Classifier(nn.Module):
-    """Says which of the classes an image shows. The programs know this class and nothing behind it.
+    """Predicts the class of an image. The programs use only this class, see model.py.
 
-    Called with a batch it returns its losses, named, under the name of the optimizer that is to
-    lower them: `{"net": {"cross_entropy": scalar}}`.
+    Called with a batch it returns the losses of its network: `{"net": {"cross_entropy": scalar}}`.
 
     Args:
-        opt: The options of training; this is the one place where they become a network and a loss.
-        about: Of the training data: "classes", with the number of images of each.
+        opt: The options of training; here alone they become a network and a loss.
+        info: Of the training data: "classes", with the number of images of each.
 
     Shape: images (N, 3, H, W) uint8, labels (N,) int64 in [0, K) -> the losses.
 
@@ -32,16 +31,16 @@ class Classifier(nn.Module):
         BadInput: The options name an unknown network.
     """
 
-    headline = "accuracy"  # the metric, higher is better, that decides which checkpoint is best
+    monitor = "accuracy"  # the metric, higher is better, that decides which checkpoint is best
 
-    def __init__(self, opt: Namespace, about: dict[str, Any]) -> None:
+    def __init__(self, opt: Namespace, info: dict[str, Any]) -> None:
         super().__init__()
-        self.about = about  # kept in checkpoints, to build the model again
-        self.classes = list(about["classes"])
-        choice = networks.make_network(opt, len(self.classes))
-        self.net, self.frozen = choice.network, choice.frozen
-        self.normalize = Normalize(choice.mean, choice.std)
-        self.criterion = losses.make_loss(opt, list(about["classes"].values()))
+        self.info = info  # kept in checkpoints, to build the model again
+        self.classes = list(info["classes"])
+        spec = networks.make_network(opt, len(self.classes))
+        self.net, self.frozen = spec.network, spec.frozen
+        self.normalize = Normalize(spec.mean, spec.std)
+        self.criterion = losses.make_loss(opt, list(info["classes"].values()))
         self.loss_name = opt.loss.replace("-", "_")
 
     @classmethod
@@ -53,16 +52,16 @@ class Classifier(nn.Module):
         """
         state = load(Path(path))
         if "classes" not in state:
-            raise BadInput(f"{path}: a checkpoint without classes, of another kind of model")
-        # Its weights are in the checkpoint: ImageNet's need not be downloaded for it.
+            raise BadInput(f"{path}: a checkpoint of another model ({state.get('model')})")
+        # The weights are in the checkpoint; those of ImageNet need not be downloaded.
         defaults = vars(options.make_parser().parse_args([]))  # for options added since
         opt = Namespace(**{**defaults, **state["args"], "pretrained": False})
         model = cls(opt, {"classes": state["classes"]})
-        load_weights(model.net, state["net"], path)
+        load_weights(model.net, state["net"], path, "networks.py was changed since then")
         return model.eval(), opt
 
     def networks(self) -> dict[str, nn.Module]:
-        """The networks by the name of their attribute: each is saved, and has an optimizer."""
+        """The networks by the name of their attribute."""
         return {"net": self.net}
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, dict[str, Tensor]]:
@@ -73,7 +72,7 @@ class Classifier(nn.Module):
         return self.net(self.normalize(images)).float()
 
     @torch.no_grad()
-    def measure(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def compute_metrics(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The metrics of a batch by name, each as the sum over its images."""
         scores = self.scores(images)
         return {
@@ -81,12 +80,12 @@ class Classifier(nn.Module):
             "accuracy": (scores.argmax(dim=1) == labels).sum(),
         }
 
-    def picture(self, images: Tensor, labels: Tensor) -> Tensor:
+    def image_grid(self, images: Tensor, labels: Tensor) -> Tensor:
         """Up to 64 images of a batch as the network gets them: uint8, (3, H, W)."""
         return make_grid(images[:64].cpu(), nrow=8)
 
     def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)
-        for part in self.frozen:  # else the batch norm of frozen features would go on learning
+        for part in self.frozen:  # else the batch norm of frozen features would change
             part.eval()
         return self

@@ -1,4 +1,17 @@
-"""The model that train.py trains; for another one, name it here."""
+"""The finished model of this project, under the one name by which all programs get it.
+
+To use another one, write it in a file of its own and import it here as `Model`. Every model has
+
+    Model(opt, info)            info: a dict that the data set provides and checkpoints keep
+    info                        that dict
+    networks()                  {"net": network, ...}: each is saved, and trained if it has parameters
+    forward(*batch)             {"net": {loss name: scalar}}: the losses of each network
+    compute_metrics(*batch)     {metric name: sum over the images of the batch}
+    monitor                     the metric, higher is better, that decides which checkpoint is best
+    image_grid(*batch)          an image of a batch for TensorBoard: uint8 (3, H, W)
+
+and for test.py and predict.py: from_checkpoint(path), scores(images), classes.
+"""
 
 from classifier import Classifier as Model
 

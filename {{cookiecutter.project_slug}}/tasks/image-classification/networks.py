@@ -13,8 +13,8 @@ from layers import CENTRED, IMAGENET, ConvBlock, Padding, ResnetBlock
 
 
 @dataclass
-class Choice:
-    """A network, and what has to be known to use it."""
+class NetworkSpec:
+    """A network, with the normalisation of its input and its frozen parts."""
 
     network: nn.Module
     mean: tuple[float, float, float]
@@ -22,7 +22,7 @@ class Choice:
     frozen: list[nn.Module] = field(default_factory=list)  # parts that stay in evaluation mode
 
 
-def make_network(opt: Namespace, num_classes: int) -> Choice:
+def make_network(opt: Namespace, num_classes: int) -> NetworkSpec:
     """The network that `--network` names: a new one is another `if` here.
 
     Raises:
@@ -39,17 +39,17 @@ def make_network(opt: Namespace, num_classes: int) -> Choice:
         network = SimpleNetwork(
             num_classes, opt.blocks, opt.width, opt.padding, opt.norm, opt.dropout
         )
-        return Choice(network, *CENTRED)
-    choice = torchvision_network(opt.network, num_classes, opt.pretrained, opt.freeze)
+        return NetworkSpec(network, *CENTRED)
+    spec = torchvision_network(opt.network, num_classes, opt.pretrained, opt.freeze)
     try:
         with torch.no_grad():
-            choice.network.eval()(torch.zeros(1, 3, opt.img_size, opt.img_size))
+            spec.network.eval()(torch.zeros(1, 3, opt.img_size, opt.img_size))
     except (RuntimeError, AssertionError) as error:
         raise BadInput(
             f"--img-size {opt.img_size}: not for {opt.network} ({error}); leave the option out for "
             f"{usual_size(opt.network)}"
         ) from None
-    return choice
+    return spec
 
 
 def usual_size(name: str) -> int:
@@ -99,7 +99,7 @@ class SimpleNetwork(nn.Module):
         return self.head(self.features(x))
 
 
-def torchvision_network(name: str, num_classes: int, pretrained: bool, frozen: bool) -> Choice:
+def torchvision_network(name: str, num_classes: int, pretrained: bool, frozen: bool) -> NetworkSpec:
     """A classification network of torchvision, with a new last layer of `num_classes` scores.
 
     Args:
@@ -137,7 +137,7 @@ def torchvision_network(name: str, num_classes: int, pretrained: bool, frozen: b
         head.requires_grad_(True)
         # Without parameters of the head inside, a part may stay in evaluation mode as a whole.
         frozen_parts = [part for part in network.modules() if head not in part.modules()]
-    return Choice(network, *IMAGENET, frozen_parts)
+    return NetworkSpec(network, *IMAGENET, frozen_parts)
 
 
 def _replace_head(network: nn.Module, num_classes: int) -> nn.Module:

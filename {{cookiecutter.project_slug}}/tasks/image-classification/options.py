@@ -2,26 +2,27 @@
 
 from argparse import BooleanOptionalAction, Namespace
 
-import data
+import dataset
 from engine.arguments import (
     Parser,
     add_optimization_options,
     add_run_options,
+    add_split_options,
     add_training_machine_options,
     number,
     parse_run,
 )
-from images import read_facts
+from engine.images import read_dataset_json
 from layers import NORMS, PADDINGS
 from losses import LOSSES
 from networks import usual_size
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
-    """The options of a training run, and what they leave open to the data and the network."""
+    """The options of a training run; defaults that depend on data and network are filled in."""
     opt = parse_run(make_parser(), argv)
     if opt.flip is None:
-        opt.flip = read_facts(data.folder(opt.data)).get("flip", True)
+        opt.flip = read_dataset_json(dataset.data_dir(opt.data)).get("flip", True)
     if opt.img_size is None:
         opt.img_size = usual_size(opt.network)
     return opt
@@ -29,16 +30,18 @@ def parse(argv: list[str] | None = None) -> Namespace:
 
 # fmt: off
 def make_parser() -> Parser:
-    parser = Parser(description="Trains a network that tells classes of images apart.")
+    parser = Parser(description="Trains a network for image classification.")
 
     add_run_options(parser, epochs=10)
 
-    add = parser.add_argument_group("data").add_argument
-    add("--data", metavar="DIR", default=data.BUILT_IN, help="folder with train/ and test/")
+    data = parser.add_argument_group("data")
+    add = data.add_argument
+    add("--data", metavar="DIR", default=dataset.BUILT_IN, help="folder with train/, perhaps val/")
+    add_split_options(data)
     add("--img-size", type=number(int, 1), metavar="S",
-        help="images are resized to S x S (default: what the network is made for)")
+        help="images are resized to S x S (default: the usual size of the network)")
     add("--flip", action=BooleanOptionalAction,
-        help="mirror training images at random (default: what the data set says, else yes)")
+        help="mirror training images at random (default: as dataset.json says, else yes)")
     add("--shift", type=number(int, 0), default=0, metavar="PIXELS",
         help="move training images at random by up to so many pixels")
     add("--cache", action=BooleanOptionalAction,
@@ -48,7 +51,7 @@ def make_parser() -> Parser:
     add("--network", default="simple", help="simple, or a name from torchvision such as resnet18")
     add("--blocks", type=number(int, 0), default=2, help="residual blocks of simple")
     add("--width", type=number(int, 1), default=32, help="channels of simple's first layer")
-    add("--padding", choices=PADDINGS, default="zeros", help="borders in simple")
+    add("--padding", choices=PADDINGS, default="zeros", help="padding in simple")
     add("--norm", choices=sorted(NORMS), default="batch", help="normalisation in simple")
     add("--dropout", type=number(float, 0, 0.99), default=0.0, help="dropout in simple")
     add("--pretrained", action=BooleanOptionalAction, default=False,
@@ -58,7 +61,7 @@ def make_parser() -> Parser:
     add("--loss", choices=LOSSES, default="cross-entropy", help="the criterion")
     add("--label-smoothing", type=number(float, 0, 0.99), default=0.0, help="for cross-entropy")
     add("--balance", action=BooleanOptionalAction, default=False,
-        help="weight the classes so that rare ones count as much as common ones")
+        help="weight the classes in the loss so that each counts alike")
 
     add_optimization_options(
         parser, batch_size=64, optimizer="adamw", lr=2e-3, weight_decay=0.01, schedule="cosine"

@@ -1,11 +1,11 @@
-"""Says what images show.
+"""Predicts the class of images.
 
-    python predict.py --checkpoint runs/a/checkpoints/best.pt photo.jpg folder_of_photos
+    python predict.py --checkpoint runs/a photo.jpg folder_of_photos
 
-Writes predictions.csv: file, class, probability.
+Prints the first predictions, and writes all to predictions.csv: file, class, probability.
 """
 
-import engine.interrupt  # noqa: F401  first, so that Ctrl-C ends in one line from here on
+from engine.errors import DONE, BadInput, run_program  # first: Ctrl-C ends in one line
 
 # isort: split
 import csv
@@ -17,16 +17,17 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import data
-from classifier import Classifier
-from engine import devices
+import dataset
+from engine import modules
 from engine.arguments import Parser, add_machine_options, add_predict_options, number
 from engine.checkpoint import write_atomically
-from engine.errors import DONE, BadInput, run_program
-from engine.loading import Loader
-from engine.order import TestOrder
-from engine.precision import Precision
-from images import ImageFiles
+from engine.devices import Amp, pick_device
+from engine.images import ImageFiles
+from engine.loader import Loader
+from engine.sampler import EvalBatchSampler
+from model import Model
+
+SHOWN = 10  # predictions that are printed
 
 
 @torch.no_grad()
@@ -42,17 +43,17 @@ def main() -> int:
     out = Path(opt.out).resolve()
     if not out.parent.is_dir() or (out.exists() and not out.is_file()):
         raise BadInput(f"--out {opt.out}: not a file in a folder that exists; name another")
-    device = devices.pick_device(opt.device)
-    precision = Precision(opt.precision, device)
-    model, trained_with = Classifier.from_checkpoint(opt.checkpoint)
-    devices.place(model, device)
-    images = ImageFiles(opt.paths, partial(data.load, opt=trained_with))
-    order = TestOrder(len(images), opt.batch_size)
-    loader = Loader(images, order, device, opt.workers, opt.prefetch)
+    device = pick_device(opt.device)
+    amp = Amp(opt.precision, device)
+    model, trained_with = Model.from_checkpoint(opt.checkpoint)
+    modules.place(model, device).eval()
+    images = ImageFiles(opt.paths, partial(dataset.load, opt=trained_with))
+    sampler = EvalBatchSampler(len(images), opt.batch_size)
+    loader = Loader(images, sampler, device, opt.workers, opt.prefetch)
 
     rows: list[tuple[str, str, str]] = []
-    with loader.batches() as batches, precision.autocast():
-        for (batch,) in tqdm(batches, total=len(order), desc="predict", disable=None):
+    with loader, loader.batches() as batches, amp.autocast():
+        for (batch,) in tqdm(batches, total=sampler.count(), desc="predict", disable=None):
             probabilities, labels = model.scores(batch).softmax(dim=1).max(dim=1)
             for probability, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
                 file = images.files[len(rows)]
@@ -61,7 +62,9 @@ def main() -> int:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([("file", "class", "probability"), *rows])
     write_atomically(out, lambda file: file.write(os.fsencode(text.getvalue())))
-    print(f"wrote {opt.out}: {len(rows)} images")
+    for file, name, probability in rows[:SHOWN]:
+        print(f"{file}: {name} ({float(probability):.0%})")
+    print(f"wrote {opt.out}: {len(rows)} image{'s' * (len(rows) > 1)}")
     return DONE
 
 

@@ -1,32 +1,33 @@
-"""Judges a checkpoint by the test images: metrics, a confusion matrix, the worst mistakes.
+"""Evaluates a checkpoint: metrics, a confusion matrix, the worst mistakes.
 
-python test.py --checkpoint runs/a/checkpoints/best.pt
-python test.py --checkpoint best.pt --data my_images --report my_report
+    python test.py --checkpoint runs/a
+    python test.py --checkpoint runs/a --split train                   on the training images
+    python test.py --checkpoint best.pt --data my_images --report my_report
 """
 
-import engine.interrupt  # noqa: F401  first, so that Ctrl-C ends in one line from here on
+from engine.errors import DONE, run_program  # first: Ctrl-C ends in one line from here on
 
 # isort: split
 import json
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import data
-from classifier import Classifier
-from engine import devices
-from engine.arguments import Parser, add_machine_options, add_test_options, number
-from engine.errors import DONE, run_program
-from engine.loading import Loader
-from engine.order import TestOrder
-from engine.pictures import save_confusion, save_sheet
-from engine.precision import Precision
-from engine.runfolder import report_folder
+import dataset
+from engine import modules
+from engine.arguments import Parser, add_machine_options, add_test_options, number, report_name
+from engine.devices import Amp, pick_device
+from engine.figures import new_figure, save_sheet, shorten_text
+from engine.loader import Loader
+from engine.run_dir import report_dir
+from engine.sampler import EvalBatchSampler
+from model import Model
 
 
 def main() -> int:
-    parser = Parser(description="Judges a checkpoint by the test part of a data set.")
+    parser = Parser(description="Evaluates a checkpoint on the test images.")
     add_test_options(parser)
     add = parser.add_argument
     add("--batch-size", type=number(int, 1), default=128, help="images in a batch")
@@ -34,21 +35,22 @@ def main() -> int:
     add_machine_options(parser)
     opt = parser.parse_args()
 
-    # 1. The trained model, and the test part of its data.
-    device = devices.pick_device(opt.device)
-    precision = Precision(opt.precision, device)
-    model, trained_with = Classifier.from_checkpoint(opt.checkpoint)
+    # 1. The trained model, and the images to judge it by.
+    device = pick_device(opt.device)
+    amp = Amp(opt.precision, device)
+    model, trained_with = Model.from_checkpoint(opt.checkpoint)
+    name = report_name(opt, trained_with.data)
     trained_with.data = opt.data or trained_with.data
-    test_set = data.test_part(trained_with, model.about)
-    order = TestOrder(len(test_set), opt.batch_size)
-    loader = Loader(test_set, order, device, opt.workers, opt.prefetch)
-
-    report = report_folder(opt.report, opt.checkpoint)
+    test_set = dataset.eval_set(trained_with, model.classes, opt.split)
+    sampler = EvalBatchSampler(len(test_set), opt.batch_size)
+    loader = Loader(test_set, sampler, device, opt.workers, opt.prefetch)
+    report = report_dir(opt.report, opt.checkpoint, name)
 
     # 2. The scores of all images.
-    scores, labels = score(devices.place(model, device), loader, precision)
+    with loader:
+        scores, labels = score(modules.place(model, device).eval(), loader, amp)
 
-    # 3. What they say.
+    # 3. The metrics and figures.
     matrix = confusion_matrix(scores.argmax(dim=1), labels, len(model.classes))
     metrics = summarize(scores, labels, matrix, model)
     text = json.dumps(metrics, indent=2)
@@ -56,7 +58,7 @@ def main() -> int:
     save_confusion(matrix, model.classes, report / "confusion.png")
     mistakes = worst_mistakes(scores, labels)[: opt.worst]
     save_sheet(
-        [test_set[i][0] for i in mistakes],
+        [test_set[i][0].cpu() for i in mistakes],
         [describe(scores[i], int(labels[i]), model.classes) for i in mistakes],
         report / "mistakes.png",
     )
@@ -66,13 +68,15 @@ def main() -> int:
 
 
 @torch.no_grad()
-def score(model: Classifier, loader: Loader, precision: Precision) -> tuple[Tensor, Tensor]:
+def score(model: Model, loader: Loader, amp: Amp) -> tuple[Tensor, Tensor]:
     """The scores (N, K) and the labels (N,) of all images of `loader`, on the CPU."""
     scores, labels = [], []
-    with loader.batches() as batches, precision.autocast():
-        for images, wanted in tqdm(batches, total=len(loader.order), desc="test", disable=None):
+    with loader.batches() as batches, amp.autocast():
+        for images, expected in tqdm(
+            batches, total=loader.sampler.count(), desc="test", disable=None
+        ):
             scores.append(model.scores(images).cpu())
-            labels.append(wanted.cpu())
+            labels.append(expected.cpu())
     return torch.cat(scores), torch.cat(labels)
 
 
@@ -81,7 +85,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, k: int) -> Tensor:
     return torch.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
 
 
-def summarize(scores: Tensor, labels: Tensor, matrix: Tensor, model: Classifier) -> dict:
+def summarize(scores: Tensor, labels: Tensor, matrix: Tensor, model: Model) -> dict:
     """All metrics, in [0, 1] but for the loss.
 
     The precision of a class that was never predicted, and the recall of one without images, is 0.
@@ -113,6 +117,31 @@ def worst_mistakes(scores: Tensor, labels: Tensor) -> list[int]:
     truth = scores.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
     order = truth.argsort(stable=True)
     return order[wrong[order]].tolist()
+
+
+def save_confusion(matrix: Tensor, classes: list[str], path: Path) -> None:
+    """Saves a confusion matrix; the shade of a cell is its share of the row.
+
+    Args:
+        matrix: Counts of shape (K, K): row = true class, column = predicted class.
+        classes: The K names.
+        path: Where to write the PNG.
+    """
+    k = len(classes)
+    side = min(max(4.0, 1.5 + 0.42 * k), 24.0)
+    figure, axes = new_figure(side, side)
+    axes.imshow(matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1), cmap="Blues", vmin=0, vmax=1)
+    if k <= 40:
+        for row, column in matrix.nonzero().tolist():
+            count = int(matrix[row, column])
+            light = count > 0.5 * int(matrix[row].sum())
+            color = "white" if light else "black"
+            axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+    names = [shorten_text(name, 24) for name in classes]
+    axes.set_xticks(range(k), names, rotation=90)
+    axes.set_yticks(range(k), names)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    figure.savefig(path)
 
 
 def describe(scores: Tensor, label: int, classes: list[str]) -> str:

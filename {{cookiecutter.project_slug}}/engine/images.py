@@ -1,17 +1,20 @@
-"""Images in files: which files count, and how they are read."""
+"""Images: which files count, how they are read, lists of them; random flips of batches."""
 
+import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import overload
 
+import numpy as np
+import torch
 from PIL import ExifTags, Image, ImageOps
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from engine.errors import BadInput
-from engine.names import Names
 
 
 def read_image(path: str | Path, least: tuple[int, int] | None = None) -> Image.Image:
@@ -36,6 +39,8 @@ def read_image(path: str | Path, least: tuple[int, int] | None = None) -> Image.
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
+    except MemoryError:
+        raise
     except Exception as error:  # damaged files make Pillow raise almost anything
         raise _unreadable(path, error) from None
 
@@ -83,7 +88,7 @@ class ImageFiles(Dataset):
             if not found:
                 raise BadInput(f"{path}: no image in this folder")
             files += found
-        self.files = Names(files)
+        self.files = SerializedList(files)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -92,10 +97,10 @@ class ImageFiles(Dataset):
         return (self.load(self.files[index]),)
 
 
-def read_facts(folder: Path) -> dict:
-    """What the dataset.json in a folder of images says, if there is one.
+def read_dataset_json(folder: Path) -> dict:
+    """The content of dataset.json in a folder of images; empty if there is no such file.
 
-    `"flip": false` says that mirrored images are not what they were, as with letters.
+    `"flip": false` in it turns random flips off, for letters and the like.
 
     Raises:
         BadInput: The file cannot be read, or `flip` is neither true nor false.
@@ -135,3 +140,89 @@ def is_hidden(path: str | Path) -> bool:
     """Whether a file is what Unix hides, or what Windows puts into folders by itself."""
     name = os.path.basename(path)
     return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini")
+
+
+def split_by_hash(names: Iterable[str], groups: Sequence[int], share: float) -> list[bool]:
+    """Chooses about `share` of the names of each group, by a hash of the name.
+
+    Adding names changes no choice, unless a group would be chosen whole or not at all: then its
+    name with the highest hash is left, or that with the lowest is chosen.
+
+    Args:
+        names: Such as relative paths.
+        groups: A number for each name, such as its class; each number stands at least twice.
+        share: In (0, 1).
+
+    Returns:
+        Whether each name is chosen.
+    """
+    hashes = [
+        int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:6], "big")
+        / 2**48
+        for name in names
+    ]
+    lowest: dict[int, int] = {}
+    highest: dict[int, int] = {}
+    for i, group in enumerate(groups):
+        if hashes[i] < hashes[lowest.setdefault(group, i)]:
+            lowest[group] = i
+        if hashes[i] >= hashes[highest.setdefault(group, i)]:
+            highest[group] = i
+    chosen = [value < share for value in hashes]
+    for group in lowest:
+        chosen[lowest[group]], chosen[highest[group]] = True, False
+    return chosen
+
+
+class SerializedList(Sequence[str]):
+    """An immutable list of strings, kept as one block of bytes.
+
+    A forked worker shares its parent's memory until one of the two writes to it. Reading an object
+    of Python changes its reference count, so workers that read a million paths from a list would
+    each end up with a copy of them (pytorch #13246).
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        encoded = [name.encode("utf-8", "surrogatepass") for name in names]
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = range(len(self))[index]  # counts negative ones from the end, raises IndexError
+        start = self._ends[i - 1] if i else 0
+        return self._bytes[start : self._ends[i]].tobytes().decode("utf-8", "surrogatepass")
+
+    def digest(self) -> bytes:
+        """All strings and their lengths as bytes, which differ for any two lists."""
+        return self._ends.tobytes() + self._bytes.tobytes()
+
+
+def flip(images: Tensor, random: Generator) -> Tensor:
+    """Mirrors about half of the images of a batch, left to right.
+
+    To mirror the two images of a pair alike, concatenate their channels first.
+
+    Args:
+        images: (N, C, H, W) of any type.
+        random: The generator to draw from, on the device of the images.
+
+    Returns:
+        The same shape and type.
+    """
+    n, device = len(images), images.device
+    mirrored = torch.rand(n, generator=random, device=device) < 0.5
+    # Whole images are picked, with the channels last as they lie in memory: that is faster than
+    # picking number by number.
+    whole = images.permute(0, 2, 3, 1)
+    either = torch.cat([whole, whole.flip(2)])
+    chosen = torch.arange(n, device=device) + n * mirrored
+    return either.index_select(0, chosen).permute(0, 3, 1, 2)

@@ -1,12 +1,12 @@
 """Turns a data set of torchvision into folders of images that train.py reads.
 
-    python prepare_data.py CIFAR10                        downloads it, writes data/CIFAR10
-    python prepare_data.py FashionMNIST --root my_files   from files that are on disk already
+    python -m tools.prepare_data CIFAR10                        downloads it, writes data/CIFAR10
+    python -m tools.prepare_data FashionMNIST --root my_files   from files that are on disk already
 
 Images that torchvision keeps as files are copied unchanged; others are written as PNG.
 """
 
-import engine.interrupt  # noqa: F401  first, so that Ctrl-C ends in one line from here on
+import engine.errors  # noqa: F401  first: Ctrl-C ends in one line from here on
 
 # isort: split
 import gzip

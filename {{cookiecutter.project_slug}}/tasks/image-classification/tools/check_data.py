@@ -1,12 +1,12 @@
 """Looks at every image of a data set before a run does.
 
-    python check_data.py my_images
+    python -m tools.check_data my_images
 
 Lists what would stop a run (exit status 2 if there is any) and what may spoil it: files that are
 left out, images that are in both parts, classes of very different size.
 """
 
-import engine.interrupt  # noqa: F401  first, so that Ctrl-C ends in one line from here on
+import engine.errors  # noqa: F401  first: Ctrl-C ends in one line from here on
 
 # isort: split
 import hashlib
@@ -17,8 +17,8 @@ from statistics import median
 
 from tqdm import tqdm
 
-import data
-import images
+import dataset
+from engine import images
 from engine.arguments import Parser
 from engine.devices import cores
 from engine.errors import BAD_INPUT, DONE, BadInput, run_program
@@ -41,11 +41,11 @@ class Part:
 def main() -> int:
     parser = Parser(description="Lists what is wrong with a data set, with file and remedy.")
     parser.add_argument("data", metavar="DIR", help="folder with train/ and test/")
-    folder = data.folder(parser.parse_args().data)
+    folder = dataset.data_dir(parser.parse_args().data)
     train, test = (check_part(folder / name) for name in ("train", "test"))
     faults = [*train.faults, *test.faults]
     try:
-        images.read_facts(folder)
+        images.read_dataset_json(folder)
     except BadInput as error:
         faults.append(str(error))
     notes = [*train.notes, *test.notes]

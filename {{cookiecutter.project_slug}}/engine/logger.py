@@ -1,0 +1,130 @@
+"""What is shown and recorded of a run: the progress bar, metrics.jsonl, TensorBoard's files."""
+
+import json
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from tqdm import tqdm
+
+from engine.checkpoint import write_atomically
+from engine.evaluation import Losses, mean_losses
+from engine.meter import Rates
+from engine.state import TrainState
+
+LAYOUT = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt} {remaining}{postfix}"
+
+
+class Logger:
+    """Shows the progress of a run and appends to its records. It reads the state of the run only.
+
+    A context manager. An interrupted run logs once more what it had logged after its last
+    checkpoint, so that is dropped at the beginning. A full disk ends the logging, with a warning,
+    and not the run.
+
+    Args:
+        folder: The run folder.
+        state: The state of the run.
+    """
+
+    def __init__(self, folder: Path, state: TrainState) -> None:
+        self.metrics, self.report, self.state = folder / "metrics.jsonl", folder / "report", state
+        self.working = True
+
+    def __enter__(self) -> "Logger":
+        n_iter = self.state.n_iter
+        if self.metrics.exists():
+            limit = {"train": n_iter, "val": self.state.validated}
+            kept = [p for p in _read_lines(self.metrics) if p["n_iter"] <= limit[p["split"]]]
+            text = "".join(json.dumps(point) + "\n" for point in kept)
+            write_atomically(self.metrics, lambda file: file.write(text.encode()))
+        # TensorBoard cannot forget points, but hides those that come after purge_step.
+        purge = n_iter + 1 if n_iter else None
+        self.writer = SummaryWriter(str(self.metrics.parent), purge_step=purge)
+        # tensorboardX writes in a thread; if that ended unnoticed, the run would wait for ever.
+        self._excepthook, threading.excepthook = threading.excepthook, self._thread_failed
+        self.bar = tqdm(  # none if the output is not a terminal
+            total=self.state.total, initial=n_iter, bar_format=LAYOUT, leave=False, disable=None
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+        if self.working:
+            with suppress(OSError):  # a full disk
+                self.writer.close()
+        threading.excepthook = self._excepthook
+
+    def step(self) -> None:
+        """Moves the bar on by a step."""
+        epochs = f"epoch {self.state.epoch}/{self.state.opt.epochs}"
+        self.bar.set_description_str(epochs, refresh=False)
+        self.bar.update()
+
+    def train(self, micro_batches: list[Losses], lr: float, rates: Rates) -> None:
+        """Records the losses of a step; reading them makes the program wait for the device."""
+        values = mean_losses(micro_batches)
+        shown = [f"{name} {value:.4f}" for name, value in values.items()]
+        self.bar.set_postfix_str(", ".join([*shown, str(rates)]), refresh=False)
+        self._add("train", {**values, "lr": lr, **asdict(rates)})
+
+    def validation(self, metrics: dict[str, float], better: bool) -> None:
+        """Records and prints the metrics of a validation."""
+        text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        epochs = f"epoch {self.state.epoch}/{self.state.opt.epochs}"
+        self.bar.clear()
+        print(f"{epochs}: val {text}{' (best)' * better}", flush=True)
+        self._add("val", metrics)
+
+    def image(self, name: str, grid: Tensor) -> None:
+        """Records an image, uint8 of shape (3, H, W), in TensorBoard and in report/."""
+        if not self.working:
+            return
+        n_iter = self.state.n_iter
+        self.writer.add_image(name, grid.cpu().numpy(), n_iter)
+        try:
+            self.report.mkdir(exist_ok=True)
+            path = self.report / f"{name}-{n_iter:09d}.png"
+            write_atomically(path, lambda file: to_pil_image(grid.cpu()).save(file, "PNG"))
+        except OSError as error:
+            self._give_up(error)
+
+    def _add(self, split: str, values: dict[str, float]) -> None:
+        """Adds a point: a line of metrics.jsonl, and the scalars `split/name`."""
+        n_iter = self.state.n_iter
+        point = {"n_iter": n_iter, "epoch": self.state.epoch, "split": split, "values": values}
+        try:
+            with open(self.metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps(point) + "\n")
+        except OSError as error:
+            self._give_up(error)
+        for name, value in values.items():
+            if self.working:
+                self.writer.add_scalar(f"{split}/{name}", value, n_iter)
+
+    def _give_up(self, error: OSError) -> None:
+        if self.working:
+            print(f"warning: {error}; the run goes on without a record", file=sys.stderr)
+        self.working = False
+
+    def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
+        if isinstance(args.exc_value, OSError):
+            self._give_up(args.exc_value)
+        else:
+            threading.__excepthook__(args)
+
+
+def _read_lines(path: Path) -> list[dict]:
+    """The objects of a .jsonl file, without lines that a kill or a full disk has cut off."""
+    points = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            points.append(json.loads(line))
+        except ValueError:
+            continue
+    return points

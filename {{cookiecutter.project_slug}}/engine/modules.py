@@ -1,0 +1,186 @@
+"""The model as a module: moved to its device, described, compiled, split over several GPUs."""
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from engine.devices import Amp, gpu_count, memory_format
+from engine.errors import BadInput
+from engine.evaluation import Losses
+
+Module = TypeVar("Module", bound=nn.Module)
+PARALLEL = ("auto", "none", "split", "super")  # what --parallel may name
+
+
+def place(model: Module, device: torch.device) -> Module:
+    """Moves a model to its device, in place, in training mode."""
+    return model.to(device).to(memory_format=memory_format(device)).train()
+
+
+def with_weights(networks: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """The networks that have parameters; the others, such as an image pool, only remember.
+
+    A copy of a pool, or a compiled one, would spoil what it remembers.
+    """
+    return {name: network for name, network in networks.items() if list(network.parameters())}
+
+
+def compile_networks(networks: dict[str, nn.Module]) -> None:
+    """Lets `torch.compile` make faster code of the networks, in place, when they are first used."""
+    for network in with_weights(networks).values():
+        network.compile()
+
+
+def parallelize(
+    model: nn.Module, networks: dict[str, nn.Module], how: str, amp: Amp
+) -> nn.Module:
+    """Spreads the work over the GPUs of this machine.
+
+    `split` (and `auto` where there are several GPUs and none was named) divides the batch of each
+    network, in place; the losses see the whole batch. `super` takes the model as one super network
+    of networks and losses: each GPU computes the losses of its share, and only they come back. The
+    modules in `networks` stay the bare ones, so that state dicts have no `module.` prefix.
+
+    Args:
+        model: The finished model; its attributes that are networks are wrapped for `split`.
+        networks: The bare networks by the name of the attribute.
+        how: One of PARALLEL.
+        amp: The device of the model, and its precision. On the CPU there is nothing to divide, and
+            the wrappers hand the batches through.
+
+    Returns:
+        The module to call with a batch for its losses.
+
+    Raises:
+        BadInput: `split` or `super`, with one GPU named or with compiled networks.
+    """
+    device = amp.device
+    if how in ("split", "super") and device.index is not None:
+        raise BadInput(f"--parallel {how} uses all GPUs; use --device cuda instead of {device}")
+    several = device.type == "cuda" and device.index is None and gpu_count() > 1
+    how = ("split" if several else "none") if how == "auto" else how
+    # A copy of a compiled network would compute with the weights of the original.
+    compiled = any(network._compiled_call_impl is not None for network in networks.values())
+    if several and compiled and how != "none":
+        raise BadInput("--compile: not on several GPUs at once; add --parallel none")
+    if how == "super":
+        return SuperNetwork(model, amp)
+    for name, network in with_weights(networks).items() if how == "split" else ():
+        setattr(model, name, _data_parallel(network, amp))
+    return model
+
+
+class SuperNetwork(nn.Module):
+    """A model with its networks and losses, copied to every GPU; each takes a share of the batch.
+
+    A loss of the whole batch is the mean of those of the shares, each weighted by its number of
+    samples, since the last share may be smaller.
+
+    Args:
+        model: Returns losses (evaluation.Losses), each the mean over the samples it was given.
+        amp: The device of the model, and its precision.
+    """
+
+    def __init__(self, model: nn.Module, amp: Amp) -> None:
+        super().__init__()
+        self.replicas = _data_parallel(_Weighted(model), amp)
+
+    def forward(self, *batch: Tensor) -> Losses:
+        return {
+            network: {name: shares.sum() / len(batch[0]) for name, shares in losses.items()}
+            for network, losses in self.replicas(*batch).items()
+        }
+
+
+class _Weighted(nn.Module):
+    """The losses of a share of a batch, times its size, of shape (1,) for them to be joined."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *batch: Tensor) -> Losses:
+        return {
+            network: {name: loss.reshape(1) * len(batch[0]) for name, loss in losses.items()}
+            for network, losses in self.model(*batch).items()
+        }
+
+
+class _WithAutocast(nn.Module):
+    """A module that opens autocast itself: DataParallel's threads would open it without the dtype,
+    and so compute in fp16 where bf16 was chosen."""
+
+    def __init__(self, module: nn.Module, amp: Amp) -> None:
+        super().__init__()
+        self.module, self.amp = module, amp
+
+    def forward(self, *inputs: Tensor) -> object:
+        with self.amp.autocast():
+            return self.module(*inputs)
+
+
+def _data_parallel(module: nn.Module, amp: Amp) -> nn.Module:
+    wrapped = _WithAutocast(module, amp)
+    # Off CUDA, DataParallel would move the module to the first GPU it finds.
+    return nn.DataParallel(wrapped) if amp.device.type == "cuda" else wrapped
+
+
+@torch.no_grad()
+def summarize(model: nn.Module, networks: dict[str, nn.Module], sample: tuple[Tensor, ...]) -> str:
+    """The networks as a table: a line for each layer with name, type, output shape, parameters.
+
+    Args:
+        model: The finished model; it is run once, in evaluation mode.
+        networks: Its networks by name.
+        sample: A sample of the data set, of which the model takes batches.
+    """
+    parts = {
+        f"{name}.{part}": child
+        for name, network in networks.items()
+        for part, child in _direct_parts(network)
+    }
+    shapes: dict[str, str] = {}
+    hooks = [child.register_forward_hook(_note(shapes, name)) for name, child in parts.items()]
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    model(*(part.to(device) for part in default_collate([sample, sample])))
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+    rows = [("layer", "type", "output", "parameters")]
+    rows += [
+        (name, type(child).__name__, shapes.get(name, ""), f"{_count(child):,}")
+        for name, child in parts.items()
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "  ".join((*map(str.ljust, row[:3], widths[:3]), row[3].rjust(widths[3]))) for row in rows
+    ]
+    for name, network in networks.items():
+        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        kind = type(network).__name__
+        lines += [f"{name}: {kind}, {_count(network):,} parameters, {trained:,} of them trained"]
+    return "\n".join(lines)
+
+
+def _direct_parts(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The children of `network`; of a sequence or list of modules its children instead."""
+    for name, child in network.named_children():
+        if isinstance(child, nn.Sequential | nn.ModuleList):
+            yield from ((f"{name}.{part}", inner) for part, inner in child.named_children())
+        else:
+            yield name, child
+
+
+def _note(shapes: dict[str, str], name: str) -> Callable[..., None]:
+    def hook(module: nn.Module, inputs: object, output: object) -> None:
+        shapes[name] = "x".join(map(str, output.shape)) if isinstance(output, Tensor) else ""
+
+    return hook
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

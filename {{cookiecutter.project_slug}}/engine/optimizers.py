@@ -1,0 +1,187 @@
+"""Optimizers, the learning rate, and the guard against values that are not finite."""
+
+import math
+from argparse import Namespace
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from engine.errors import Diverged
+from engine.evaluation import Losses
+
+LEAST_SCALE = 2.0**-20  # of the losses in fp16, which begins at 2**16
+SCHEDULES = ("cosine", "linear", "late-linear", "constant")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+FUSED = True  # one kernel for all weights, on every kind of device
+
+
+class Optimizers:
+    """An optimizer for each network that has parameters to train.
+
+    The order of a step is `zero_grad`, `backward` for each micro-batch, `step`.
+
+    Args:
+        opt: The options.
+        networks: The networks by name.
+        scaler: The scaler of the losses; does nothing unless the precision is fp16.
+
+    Raises:
+        Diverged: A loss or the norm of a gradient is not finite. On the CPU that is noticed at
+            once, before it can reach the weights. Elsewhere it is noticed by `check`, since asking
+            at each step would make the program wait for the device.
+    """
+
+    def __init__(
+        self, opt: Namespace, networks: dict[str, nn.Module], scaler: GradScaler
+    ) -> None:
+        self.networks, self.scaler = networks, scaler
+        self.accumulate, self.clip_grad = opt.accumulate, opt.clip_grad
+        self.optimizers = {
+            name: make_optimizer(opt, network)
+            for name, network in networks.items()
+            if any(parameter.requires_grad for parameter in network.parameters())
+        }
+        self.n_iter = 0
+        self._unchecked: list[tuple[int, Tensor]] = []  # a step, and scalars on the device
+
+    def zero_grad(self, n_iter: int, lr: float) -> None:
+        """Begins step `n_iter`, with the learning rate `lr`."""
+        self.n_iter = n_iter
+        for optimizer in self.optimizers.values():
+            optimizer.param_groups[0]["lr"] = lr
+            optimizer.zero_grad()
+
+    def backward(self, losses: Losses) -> None:
+        """Adds the gradients of the losses of a micro-batch.
+
+        Args:
+            losses: For each network, by name, its losses. They are added up, and their gradients
+                go into the parameters of that network alone: a generator's loss passes through the
+                discriminator and must not train it.
+        """
+        for name, optimizer in self.optimizers.items():
+            loss = torch.stack(list(losses[name].values())).sum()
+            self._watch(loss)
+            scaled = self.scaler.scale(loss / self.accumulate)
+            scaled.backward(inputs=parameters_of(optimizer))
+
+    def step(self) -> None:
+        """Changes the weights: unscale, clip, guard, step, in this order."""
+        for optimizer in self.optimizers.values():
+            self._watch(clip_gradient(optimizer, self.scaler, self.clip_grad))
+            self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def check(self) -> None:
+        """Raises Diverged if any value since the last check was not finite; waits for the device."""
+        unchecked, self._unchecked = self._unchecked, []
+        if unchecked:
+            finite = torch.stack([value for _, value in unchecked]).isfinite().tolist()
+            for (n_iter, _), fine in zip(unchecked, finite, strict=True):
+                if not fine:
+                    self._refuse(n_iter)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of each optimizer by name. What is saved has passed the check."""
+        self.check()
+        return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what the optimizers remember of each weight; options stay those given now.
+
+        Raises:
+            ValueError: The state is one of other weights; nothing is changed.
+        """
+        groups: dict[str, list[dict]] = {}
+        for name, optimizer in self.optimizers.items():
+            own, theirs = optimizer.state_dict()["param_groups"], state[name]["param_groups"]
+            if [len(g["params"]) for g in own] != [len(g["params"]) for g in theirs]:
+                raise ValueError(f"the optimizer of {name} has other weights")
+            groups[name] = [
+                {**group, "params": loaded["params"]}
+                for group, loaded in zip(own, theirs, strict=True)
+            ]
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(
+                {"state": state[name]["state"], "param_groups": groups[name]}
+            )
+
+    def _watch(self, value: Tensor) -> None:
+        """Notes a scalar that has to be finite."""
+        value = value.detach()
+        if value.device.type == "cpu":
+            if not math.isfinite(value.item()):
+                self._refuse(self.n_iter)
+            return
+        self._unchecked.append((self.n_iter, value))
+        if len(self._unchecked) >= 1000:  # a long time without a check must not fill the memory
+            self.check()
+
+    def _refuse(self, n_iter: int) -> NoReturn:
+        raise Diverged(
+            f"the loss or the gradient of step {n_iter} is not finite; try a lower --lr, a longer "
+            "--warmup or --clip-grad 1"
+        )
+
+
+def make_optimizer(opt: Namespace, network: nn.Module) -> Optimizer:
+    """The optimizer for `--optimizer`, over the parameters that require a gradient."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    more = {"weight_decay": opt.weight_decay, "fused": FUSED}
+    if opt.optimizer != "sgd":
+        kind = {"adam": Adam, "adamw": AdamW}[opt.optimizer]
+        return kind(trained, opt.lr, betas=(opt.momentum, 0.999), **more)
+    sgd = SGD(trained, opt.lr, momentum=opt.momentum, **more)
+    if opt.momentum:
+        # The fused SGD allocates it without setting it, and counts on its first step to do that;
+        # in fp16 the first step may be skipped.
+        for parameter in trained:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
+
+
+def learning_rate(opt: Namespace, n_iter: int, total: int) -> float:
+    """The learning rate of step `n_iter`, counted from 0, of `total` steps.
+
+    It rises linearly over the first `--warmup` share of the steps to `--lr`, then stays there
+    (constant), or falls to zero: linearly, along half a cosine (Loshchilov and Hutter 2017), or
+    linearly in the second half of the time (late-linear; Isola et al. 2017).
+    """
+    warmup = round(opt.warmup * total)
+    if n_iter < warmup:
+        return opt.lr * (n_iter + 1) / (warmup + 1)
+    done = (n_iter - warmup) / max(1, total - warmup)
+    falling = {
+        "constant": 1.0,
+        "linear": 1 - done,
+        "late-linear": min(1.0, 2 * (1 - done)),
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+    }
+    return opt.lr * falling[opt.schedule]
+
+
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """The parameters that `optimizer` changes."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def clip_gradient(optimizer: Optimizer, scaler: GradScaler, limit: float) -> Tensor:
+    """Scales the gradient down to a norm of `limit`; 0 leaves it as it is.
+
+    Returns:
+        The norm before, a scalar on the device. In fp16 a norm that is not finite counts as 0,
+        since the scaler skips such a step and halves its scale; it counts as infinite once the
+        scale has become tiny.
+    """
+    scaler.unscale_(optimizer)
+    gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if limit:
+        nn.utils.clip_grads_with_norm_(parameters_of(optimizer), limit, norm)
+    if not scaler.is_enabled():
+        return norm
+    scale = scaler.scale(torch.ones_like(norm))  # get_scale() would wait for the device
+    return torch.where(scale < LEAST_SCALE, math.inf, 0.0)

@@ -1,0 +1,157 @@
+"""The folder of a run: its options, its environment, its checkpoints, its lock."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+import torchvision
+from filelock import FileLock, Timeout
+
+from engine.arguments import config_text
+from engine.checkpoint import Checkpoints, write_atomically
+from engine.devices import gpu_names
+from engine.errors import DONE, STOPPED, BadInput, Diverged, StopSignal
+from engine.state import TrainState
+
+
+class RunDir:
+    """The folder of a run: runs/ and the time, unless it is named.
+
+    A context manager. Its beginning makes the folder, locks it and writes config.txt and
+    environment.txt; its end waits for the last checkpoint and releases the lock, which the system
+    does as well for a process that is killed.
+
+    Args:
+        opt: The options; `run_dir` is the folder, and `resume` allows it to hold a run already.
+
+    Raises:
+        BadInput: The folder holds a run and `--resume` was not given, another process uses it, or
+            it cannot be made.
+    """
+
+    def __init__(self, opt: Namespace) -> None:
+        self.opt = opt
+        self._use(opt.run_dir or _unused_name())
+        if any(self.checkpoints.folder.glob("*.pt")) and not opt.resume:
+            raise BadInput(
+                f"--run-dir {self.path}: holds a run already; add --resume or name another"
+            )
+        if self.path.is_dir():
+            self._lock()
+            self.lock.release()  # taken again once every refusal is behind
+
+    def _use(self, name: str) -> None:
+        self.path = Path(name)
+        self.checkpoints = Checkpoints(self.path / "checkpoints", self.opt.keep)
+        self.lock = FileLock(self.path / ".lock", blocking=False)
+
+    def _lock(self) -> None:
+        try:
+            self.lock.acquire()
+        except Timeout:
+            raise BadInput(
+                f"--run-dir {self.path}: another process is running in it; wait, or name another"
+            ) from None
+        except NotImplementedError:  # a network file system without locks
+            print(f"warning: {self.path}: cannot be locked on this file system", file=sys.stderr)
+
+    def __enter__(self) -> "RunDir":
+        try:
+            if self.opt.run_dir:
+                self.path.mkdir(parents=True, exist_ok=True)
+            else:
+                self._claim()
+            self._lock()
+        except OSError as error:
+            raise BadInput(
+                f"--run-dir {self.path}: {error.strerror}; name another folder"
+            ) from None
+        self.checkpoints.clean()
+        _write(self.path / "config.txt", config_text(self.opt, self.path / "config.txt"))
+        _write(self.path / "environment.txt", _environment())
+        print(f"run: {self.path}", flush=True)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            self.checkpoints.wait()
+        finally:
+            self.lock.release()
+        if isinstance(error, Diverged) and self.checkpoints.last.exists():
+            error.args = (f"{error}; the last good checkpoint is {self.checkpoints.last}",)
+
+    def _claim(self) -> None:
+        """Makes the folder of a run without a name; one begun in the same second gets another."""
+        while True:
+            try:
+                return self.path.mkdir(parents=True)
+            except FileExistsError:
+                self._use(_unused_name())
+
+    def finish(self, state: TrainState, stop: StopSignal, monitor: str) -> int:
+        """Reports how the run ended; returns its exit status."""
+        if stop:
+            print(
+                f"{stop.received}: saved step {state.n_iter} as {self.checkpoints.last}; "
+                "--resume goes on"
+            )
+            return STOPPED
+        early = " early (--patience)" * (state.n_iter < state.total)
+        print(f"done{early}: best {monitor} {state.best:.4f} on the validation images; next:")
+        print(f"python {_path_to('test.py')} --checkpoint {self.checkpoints.best}")
+        return DONE
+
+
+def report_dir(named: str | None, checkpoint: str, name: str = "report") -> Path:
+    """Makes the folder for a report on a checkpoint: the one named, or `name` in that of the run.
+
+    A checkpoint that was moved out of its run folder gets its report beside it.
+    """
+    folder = Path(checkpoint).absolute().parent
+    run = folder.parent if folder.name == "checkpoints" else folder
+    report = Path(named) if named else run / name
+    report.mkdir(parents=True, exist_ok=True)
+    return report
+
+
+def _path_to(program: str) -> str:
+    """The path of a program of the project, from the current folder if that is shorter."""
+    path = Path(__file__).parents[1] / program
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(os.fsencode(text)))
+
+
+def _unused_name() -> str:
+    name = time.strftime("runs/%Y-%m-%d_%H-%M-%S")
+    taken = [""] + [f"-{i}" for i in range(2, 100)]
+    return next(name + end for end in taken if not Path(name + end).exists())
+
+
+def _environment() -> str:
+    """What the result of a run may depend on, for whoever has to explain it later."""
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)
+        commit = answer.stdout.strip() or "none"
+    except (OSError, subprocess.TimeoutExpired):
+        commit = "unknown (no git)"
+    facts = {
+        "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "platform": platform.platform(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "gpus": gpu_names() or "none",
+        "git commit": commit,
+    }
+    return "".join(f"{name}: {value}\n" for name, value in facts.items())

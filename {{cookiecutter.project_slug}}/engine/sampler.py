@@ -1,0 +1,151 @@
+"""What is random, and which samples make up which batch: pure functions of (seed, n_iter).
+
+No state of a generator is ever saved. Whoever draws seeds first, with a key that says what is
+drawn: the order of an epoch with ("order", epoch), the augmentation of a batch with ("augment",
+n_iter, micro_batch), dropout and the like with ("forward", n_iter, micro_batch). Each sample carries
+a seed of its own for random transforms.
+"""
+
+import random
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from engine.errors import BadInput
+
+Keys = tuple[Tensor, Tensor]  # of a batch: the indices of its samples, and the seed of each
+
+
+def mix(*key: int | str) -> int:
+    """A seed in [0, 2**32) made from `key`; the same in every process and Python version."""
+    # 32 bits, since torch's CPU generator keeps no more. `seed + epoch` would make epoch 1 of
+    # seed 0 equal epoch 0 of seed 1.
+    return zlib.crc32(repr(key).encode())
+
+
+def seed_all(device: torch.device, *key: int | str) -> None:
+    """Seeds the global generators that a model on `device` draws from: torch, random, numpy."""
+    seed = mix(*key)
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:  # seeds all devices, which takes long where there is no CUDA
+        torch.manual_seed(seed)
+    _seed_python(seed)
+
+
+def generator(device: torch.device, *key: int | str) -> torch.Generator:
+    """A new generator on `device`, seeded with `key`."""
+    return torch.Generator(device).manual_seed(mix(*key))
+
+
+def seed_sample(seed: int) -> None:
+    """Seeds the global generators (torch on the CPU, random, numpy) for the transforms of a sample.
+
+    Without worker processes this happens between two forward passes, each of which seeds anew. The
+    generators of accelerators are left alone.
+    """
+    torch.default_generator.manual_seed(seed)
+    _seed_python(seed)
+
+
+def _seed_python(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # the generator of transforms written for numpy
+
+
+class TrainBatchSampler:
+    """The batches of a whole run, each epoch in another random order.
+
+    An optimizer step takes `accumulate` batches. The samples left over at the end of an epoch, too
+    few for a step, are skipped; the next epoch has another order.
+
+    Args:
+        size: Number of samples in the data set.
+        batch_size: Samples in a batch.
+        accumulate: Batches in an optimizer step.
+        epochs: Epochs of the run.
+        seed: The seed of the run.
+
+    Raises:
+        BadInput: The data set has too few samples for one step.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, accumulate: int, epochs: int, seed: int
+    ) -> None:
+        self.size, self.batch_size, self.accumulate, self.seed = size, batch_size, accumulate, seed
+        self.steps_per_epoch = size // (batch_size * accumulate)
+        self.steps = epochs * self.steps_per_epoch  # of the whole run
+        if self.steps_per_epoch == 0:
+            raise BadInput(
+                f"--batch-size {batch_size} x --accumulate {accumulate} is more than the "
+                f"{size} training samples: use at most {size}"
+            )
+
+    def count(self, n_iter: int = 0) -> int:
+        """The number of batches from step `n_iter` to the end of the run."""
+        return max(0, self.steps - n_iter) * self.accumulate
+
+    def batches(self, n_iter: int = 0, device: torch.device | str = "cpu") -> Iterator[Keys]:
+        """The batches from step `n_iter` to the end of the run, as tensors on `device`."""
+        step_size = self.batch_size * self.accumulate
+        first_epoch, first_step = divmod(n_iter, self.steps_per_epoch)
+        for epoch in range(first_epoch, self.steps // self.steps_per_epoch):
+            random = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
+            indices = torch.randperm(self.size, generator=random).to(device)
+            seeds = torch.randint(2**31, (self.size,), generator=random)
+            end = self.steps_per_epoch * step_size
+            for start in range(first_step * step_size, end, self.batch_size):
+                batch = slice(start, start + self.batch_size)
+                yield indices[batch], seeds[batch]
+            first_step = 0
+
+
+class EvalBatchSampler:
+    """Every sample once, in the order of the data set; the last batch may be smaller."""
+
+    accumulate = 0  # no step is made of these batches
+
+    def __init__(self, size: int, batch_size: int) -> None:
+        self.size, self.batch_size = size, batch_size
+
+    def count(self, n_iter: int = 0) -> int:
+        return -(-self.size // self.batch_size)
+
+    def batches(self, n_iter: int = 0, device: torch.device | str = "cpu") -> Iterator[Keys]:
+        indices, seeds = torch.arange(self.size, device=device), torch.arange(self.size)
+        yield from zip(indices.split(self.batch_size), seeds.split(self.batch_size), strict=True)
+
+
+class SeededDataset(Dataset):
+    """A data set whose batches are asked for by the keys of a sampler.
+
+    The seed travels with the index, so a sample is the same whichever process loads it. A data set
+    may have a method `batch(indices)` that returns a whole batch at once, or None if it cannot, for
+    example because samples are random.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, keys: Keys) -> Any:
+        indices, seeds = map(torch.as_tensor, keys)
+        batch = whole_batch(self.dataset, indices)
+        if batch is not None:
+            return batch
+        samples = []
+        for index, seed in zip(indices.tolist(), seeds.tolist(), strict=True):
+            seed_sample(seed)
+            samples.append(self.dataset[index])
+        return default_collate(samples)
+
+
+def whole_batch(dataset: Dataset, indices: Tensor) -> Any:
+    """A batch made at once by the data set's method `batch`; None if that is not possible."""
+    make = getattr(dataset, "batch", None)
+    return make(indices) if make else None

@@ -1,0 +1,146 @@
+"""Everything that a checkpoint holds, and what the run decides by it."""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoint import load_weights
+from engine.errors import BadInput, shorten
+from engine.optimizers import Optimizers
+
+# Options that change how a run is carried out and watched, and not its weights.
+WITHOUT_EFFECT = (
+    *("run_dir", "resume", "workers", "prefetch", "cache", "parallel", "device", "keep"),
+    *("patience", "precision", "log_every", "image_every", "save_every", "val_every"),
+)
+
+
+RESUME_REMEDY = "use the options of its config.txt, or undo the change of the network"
+
+
+class TrainState:
+    """How far a run has come, with everything that it needs to go on as if it had never stopped.
+
+    `n_iter`, the number of optimizer steps done, says all about data, augmentation, dropout and
+    learning rate. The rest is what networks and optimizers have learned, and what validations
+    found.
+
+    Args:
+        opt: The options.
+        model: The finished model; `info`, which it knows about the training data, is saved too.
+        optimizers: The optimizers of its networks.
+        steps_per_epoch: Optimizer steps in an epoch.
+        environment: What the bits of the run depend on besides the options.
+    """
+
+    def __init__(
+        self,
+        opt: Namespace,
+        model: Any,
+        optimizers: Optimizers,
+        steps_per_epoch: int,
+        environment: dict[str, Any],
+    ) -> None:
+        self.opt, self.optimizers, self.steps_per_epoch = opt, optimizers, steps_per_epoch
+        self.networks, self.info, self.environment = optimizers.networks, model.info, environment
+        self.model_name = type(model).__name__
+        self.total = opt.epochs * steps_per_epoch  # optimizer steps of the whole run
+        self.n_iter = 0  # optimizer steps done
+        self.validated = 0  # n_iter at the last validation
+        self.best = float("-inf")  # the best value so far of the metric that is monitored
+        self.waited = 0  # validations since one was better than all before
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last step, counted from 1; 0 before the first step."""
+        return -(-self.n_iter // self.steps_per_epoch)
+
+    def validation_is_due(self) -> bool:
+        """Whether to validate now: at the end of every x-th epoch and of the run, once each."""
+        epoch, rest = divmod(self.n_iter, self.steps_per_epoch)
+        at_validation = epoch % self.opt.val_every == 0 or epoch == self.opt.epochs
+        return rest == 0 and at_validation and self.validated < self.n_iter
+
+    def record(self, value: float) -> bool:
+        """Records the monitored metric of a validation; returns whether no other was better.
+
+        Of equal ones the last counts as the best, since few images often give equal metrics. The
+        patience waits for a better one.
+        """
+        self.waited = 0 if value > self.best else self.waited + 1
+        self.validated, self.best = self.n_iter, max(self.best, value)
+        return value == self.best
+
+    def is_over(self) -> bool:
+        """Whether all steps are done, or `--patience` is exhausted."""
+        return self.n_iter >= self.total or 0 < self.opt.patience <= self.waited
+
+    def state_dict(self) -> dict[str, Any]:
+        """The content of a checkpoint: tensors and plain values alone.
+
+        Each network is under its own name, the optimizers under `optim` by the same names.
+
+        Raises:
+            Diverged: A loss or a gradient was not finite, so the weights may be spoiled.
+        """
+        return {
+            "optim": self.optimizers.state_dict(),  # first, since it checks
+            **{name: network.state_dict() for name, network in self.networks.items()},
+            "scaler": self.optimizers.scaler.state_dict(),  # empty unless the precision is fp16
+            "epoch": self.epoch,
+            "n_iter": self.n_iter,
+            "validated": self.validated,
+            "best": self.best,
+            "waited": self.waited,
+            "model": self.model_name,
+            "args": vars(self.opt),
+            "environment": self.environment,
+            **self.info,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        """Takes over a checkpoint; options and environment that differ are named in a warning.
+
+        Args:
+            state: As `state_dict` returns it.
+            path: The checkpoint, for messages.
+
+        Raises:
+            BadInput: It is one of other data, another network or another optimizer.
+        """
+        for key, now in self.info.items():
+            if list(state.get(key, [])) != list(now):
+                raise BadInput(
+                    f"{path}: written for the {key} {shorten(list(state.get(key, [])))}, and now "
+                    f"they are {shorten(list(now))}; give it the data it was trained on"
+                )
+        for name, network in self.networks.items():
+            load_weights(network, state.get(name, {}), path, RESUME_REMEDY)
+        options = _changes(state["args"], vars(self.opt), WITHOUT_EFFECT, "--")
+        try:
+            if state["args"].get("optimizer") != self.opt.optimizer:
+                raise ValueError
+            self.optimizers.load_state_dict(state["optim"])
+        except (KeyError, ValueError):
+            raise BadInput(
+                f"{path}: its optimizer does not fit these options; take those of its config.txt "
+                f"({options or 'it has no optimizer'})"
+            ) from None
+        if state.get("scaler"):
+            self.optimizers.scaler.load_state_dict(state["scaler"])
+        environment = _changes(state.get("environment", {}), self.environment, (), "")
+        if changes := ", ".join(filter(None, (options, environment))):
+            print(f"warning: not an exact continuation: {changes}", file=sys.stderr)
+        self.n_iter, self.validated = state["n_iter"], state["validated"]
+        self.best, self.waited = state["best"], state["waited"]
+        print(f"resumed after step {self.n_iter} of {self.total}")
+
+
+def _changes(before: dict, now: dict, ignored: tuple[str, ...], prefix: str) -> str:
+    """The values that differ, as one line."""
+    return ", ".join(
+        f"{prefix}{key.replace('_', '-')} {before.get(key, 'none')} is now {now.get(key, 'none')}"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key) and key not in ignored
+    )

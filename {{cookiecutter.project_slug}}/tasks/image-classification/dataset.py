@@ -1,0 +1,294 @@
+"""What a sample is: an image in a folder named after its class.
+
+    DIR/train/CLASS/any_name.jpg
+    DIR/val/CLASS/any_name.jpg      optional; without it a share of train/ is set aside
+    DIR/test/CLASS/any_name.jpg     read by test.py alone
+
+A file DIR/dataset.json may name the source of the images, and `"flip": false` in it turns random
+flips off, for digits and the like.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import sys
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+from torch.nn import functional
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms import v2
+
+import engine.images
+from engine.cache import CachedImages
+from engine.errors import BadInput, shorten
+from engine.images import (
+    SerializedList,
+    files_below,
+    flip,
+    is_hidden,
+    is_image,
+    read_image,
+    split_by_hash,
+)
+
+BUILT_IN = "data/digits"  # the images that come with the project
+
+# An image takes three steps: `load` always gives the same, so its result is kept in the cache;
+# `random_transforms` change single images; `augment` changes whole batches on the device. Each
+# sample and each batch has a seed of its own, so runs stay exact.
+
+
+def load(path: str | Path, opt: Namespace) -> Tensor:
+    """Reads an image and resizes it: uint8 (3, S, S), S = `--img-size`.
+
+    The cache is made again when this file changes. An option that is used here has to be in the
+    name of the cache too: see `recipe` in ClassFolders.
+    """
+    size = (opt.img_size, opt.img_size)
+    return v2.functional.pil_to_tensor(v2.functional.resize(read_image(path, size), size))
+
+
+def random_transforms(opt: Namespace) -> list[v2.Transform]:
+    """The random transforms of each training image: any of torchvision.transforms.v2."""
+    return []
+
+
+def augment(
+    opt: Namespace, random: Generator, images: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The random changes of a whole training batch, on the device, where they are cheap.
+
+    Args:
+        opt: The options.
+        random: The generator to draw from, on the device.
+        images: uint8 (N, 3, S, S).
+        labels: int64 (N,).
+    """
+    if opt.flip:
+        images = flip(images, random)
+    if opt.shift:
+        images = shift(images, opt.shift, random)
+    return images, labels
+
+
+def shift(images: Tensor, most: int, random: Generator) -> Tensor:
+    """Moves each image (N, C, H, W) by up to `most` pixels in both directions, on black."""
+    n, _, height, width = images.shape
+    padded = functional.pad(images, (most, most, most, most))
+    moves = torch.randint(2 * most + 1, (2, n, 1, 1), generator=random, device=images.device)
+    rows = moves[0] + torch.arange(height, device=images.device)[:, None]
+    columns = moves[1] + torch.arange(width, device=images.device)
+    image = torch.arange(n, device=images.device)[:, None, None]
+    # Indexed with the channels last, which is how they lie in memory.
+    return padded.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 3, 1, 2)
+
+
+def train_and_val(opt: Namespace) -> tuple["ClassFolders", "ClassFolders"]:
+    """The images to train on, and those to validate on: val/, or else a share of train/.
+
+    Raises:
+        BadInput: As ClassFolders; or the classes differ, or a class cannot be divided.
+    """
+    root = data_dir(opt.data)
+    train_set = ClassFolders(root / "train", opt)
+    if (root / "val").is_dir():
+        val_set = ClassFolders(root / "val", opt)
+        val_set.check_classes(train_set.classes)
+    else:
+        train_set, val_set = train_set.split(opt.val_share)
+    train_set.set_transforms(random_transforms(opt))
+    return train_set, val_set
+
+
+def eval_set(opt: Namespace, classes: list[str], split: str) -> "ClassFolders":
+    """The images of a split (test, val or train), never changed at random.
+
+    Raises:
+        BadInput: As ClassFolders; or the classes are not those given.
+    """
+    if split == "test":
+        chosen = ClassFolders(data_dir(opt.data) / "test", opt)
+    else:
+        chosen = train_and_val(opt)[split == "val"]
+        chosen.set_transforms([])
+    chosen.check_classes(classes)
+    return chosen
+
+
+class ClassFolders(Dataset):
+    """Images in one folder for each class. The names of the folders, sorted, give the labels.
+
+    Hidden files and folders (a name that begins with a dot) are ignored. Other files that are not
+    images are left out, with a warning.
+
+    Args:
+        root: The folder that holds the class folders.
+        opt: The options.
+
+    Returns:
+        For an index: a tensor (3, S, S) uint8 and its label, int64.
+
+    Raises:
+        BadInput: There is no such folder, no class in it, or no image in one of them.
+    """
+
+    def __init__(self, root: Path, opt: Namespace) -> None:
+        self.root = root
+        self.transform: v2.Compose | None = None
+        self.classes = find_classes(root)
+        paths: list[str] = []
+        left_out: list[str] = []
+        counts = []
+        start = len(str(root)) + 1
+        for name in self.classes:
+            files = [path[start:].replace(os.sep, "/") for path in files_below(root / name)]
+            found = [path for path in files if is_image(path)]
+            left_out += [path for path in files if not is_image(path)]
+            paths += found
+            counts.append(len(found))
+        if left_out:
+            print(f"warning: {root}: left out, as not images: {shorten(left_out)}", file=sys.stderr)
+        if empty := [n for n, count in zip(self.classes, counts, strict=True) if count == 0]:
+            raise BadInput(
+                f"{root}: no image in the class folder{'s' * (len(empty) > 1)} {', '.join(empty)}; "
+                f"files that count end in {', '.join(IMG_EXTENSIONS)}"
+            )
+        self.images = CachedImages(
+            root,
+            SerializedList(paths),
+            decode=partial(load, opt=opt),
+            recipe=f"{opt.img_size}px",
+            code=[__file__, engine.images.__file__],
+        )
+        self.rows = torch.arange(len(paths))  # of `images`
+        self.labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+
+    def split(self, share: float) -> tuple["ClassFolders", "ClassFolders"]:
+        """Two parts of these images; the second gets about `share` of each class.
+
+        The hash of a file's path decides, so new files move no old one, unless a class would have
+        no image in one of the parts.
+
+        Raises:
+            BadInput: A class has only one image.
+        """
+        if alone := [name for name, count in self.info["classes"].items() if count == 1]:
+            raise BadInput(
+                f"{self.root}: only one image in {shorten(alone)}, and one is needed to train on "
+                "and one to validate on; add images, or a folder val/"
+            )
+        in_val = torch.tensor(split_by_hash(self.files(), self.labels.tolist(), share))
+        return self._select(~in_val), self._select(in_val)
+
+    def _select(self, chosen: Tensor) -> "ClassFolders":
+        part = copy.copy(self)  # the images and their cache are shared
+        part.rows, part.labels = self.rows[chosen], self.labels[chosen]
+        return part
+
+    def set_transforms(self, transforms: list[v2.Transform]) -> None:
+        """Sets the random transforms of single images."""
+        self.transform = v2.Compose(transforms) if transforms else None
+
+    def check_classes(self, classes: list[str]) -> None:
+        """Raises BadInput unless the classes are those given."""
+        missing = sorted(set(classes) - set(self.classes))
+        unknown = sorted(set(self.classes) - set(classes))
+        if missing or unknown:
+            raise BadInput(
+                f"{self.root}: its class folders must be those of training; missing: "
+                f"{', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
+            )
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What checkpoints keep: "classes", with the number of images of each."""
+        counts = torch.bincount(self.labels.cpu(), minlength=len(self.classes)).tolist()
+        return {"classes": dict(zip(self.classes, counts, strict=True))}
+
+    def files(self) -> list[str]:
+        """The path of each sample, relative to `root`."""
+        return [self.images.files[row] for row in self.rows.tolist()]
+
+    def fingerprint(self) -> str:
+        """A checksum of the list of samples, which the order of training depends on."""
+        digest = hashlib.sha256(self.images.files.digest() + self.rows.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = self.images[int(self.rows[index])]
+        return self.transform(image) if self.transform else image, self.labels[index]
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The samples of a batch at once; None if they have to be made one by one."""
+        stacked = None if self.transform else self.images.stack(self.rows[indices])
+        return None if stacked is None else (stacked, self.labels[indices])
+
+    def to(self, device: torch.device) -> None:
+        """Moves what `batch` needs besides the images to their device."""
+        self.rows, self.labels = self.rows.to(device), self.labels.to(device)
+
+
+def find_classes(root: Path) -> list[str]:
+    """The names of the class folders in `root`, sorted.
+
+    Raises:
+        BadInput: There is no such folder, or no class in it.
+    """
+    if not root.is_dir():
+        raise BadInput(f"{root}: no such folder; --data wants a folder that holds {root.name}/")
+    folders = [entry.name for entry in os.scandir(root) if entry.is_dir()]
+    classes = sorted(name for name in folders if not is_hidden(name))
+    if not classes:
+        raise BadInput(f"{root}: no class folders; each class is a folder with its images")
+    return classes
+
+
+def data_dir(name: str) -> Path:
+    """The folder for `--data`. The images that come with the project are unpacked if necessary."""
+    if Path(name) != Path(BUILT_IN) or Path(name).exists():
+        return Path(name)
+    built_in = Path(__file__).with_name("data") / "digits"
+    if not built_in.exists():
+        unpack_digits(built_in)
+    return built_in.relative_to(Path.cwd()) if built_in.is_relative_to(Path.cwd()) else built_in
+
+
+def unpack_digits(target: Path) -> None:
+    """Cuts data/digits.png into single images: row c holds the digits c, each 8x8 pixels.
+
+    Every fifth image of a class is for testing. The sheet is made of the test part of "Optical
+    Recognition of Handwritten Digits" (data/README.md states source and licence).
+    """
+    work = target.with_name(f".{target.name}.{os.getpid()}")
+    with Image.open(target.with_name("digits.png")) as sheet:
+        for label in range(sheet.height // 8):
+            for split in ("train", "test"):
+                (work / split / str(label)).mkdir(parents=True)
+            for i in range(sheet.width // 8):
+                digit = sheet.crop((8 * i, 8 * label, 8 * i + 8, 8 * label + 8))
+                if digit.getbbox():  # the shorter rows end in black
+                    split = "test" if i % 5 == 4 else "train"
+                    digit.save(work / split / str(label) / f"{i:03d}.png")
+    about = {
+        "name": "Optical Recognition of Handwritten Digits",
+        "source": "https://doi.org/10.24432/C50P49",
+        "licence": "CC BY 4.0",
+        "flip": False,
+    }
+    (work / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    try:
+        work.rename(target)  # all or nothing, also when two runs start at once
+    except OSError:
+        shutil.rmtree(work)
