@@ -87,7 +87,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> Any:
     group = parser.add_argument_group("machine")
     add = group.add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    precision = "automatic mixed precision; auto: bf16 if the device supports it, fp16 on older GPUs"
+    precision = "mixed precision; auto: bf16 if the device supports it, fp16 on older GPUs"
     add("--precision", choices=PRECISIONS, default="auto", help=precision)
     workers = "processes that load images; 0 loads in the main process (default: auto)"
     add("--workers", type=auto_or(number(int, 0)), metavar="N", help=workers)
@@ -129,7 +129,7 @@ def report_name(opt: argparse.Namespace, trained_on: str) -> str:
 
 def add_predict_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that every predict.py has."""
-    parser.add_argument("paths", nargs="+", metavar="FILE_OR_DIR", help="images, and folders of them")
+    parser.add_argument("paths", nargs="+", metavar="FILE_OR_DIR", help="images, or their folders")
     _add_checkpoint(parser)
 
 

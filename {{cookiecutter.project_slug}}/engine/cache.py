@@ -198,7 +198,7 @@ def _use_cache(images: CachedImages, wanted: bool | None, uses: int) -> None:
         decoded = f"decoded in {time.perf_counter() - begun:.1f} s, "
     what = f"{len(images):,} images of {images.root}"
     if images.mapped is None:
-        print(f"warning: no cache for {what}, they are decoded each time: {problem}", file=sys.stderr)
+        print(f"warning: no cache for {what}, decoded each time: {problem}", file=sys.stderr)
         return
     place = f"in {images.mapped.path}" if images.mapped.path else f"in memory ({problem})"
     print(f"cache: {what}, {decoded}{len(images.mapped.pixels) / 1e6:,.1f} MB {place}")
@@ -272,7 +272,7 @@ def _write(images: CachedImages, path: Path) -> None:
 
 
 def _delete_leftovers(folder: Path) -> None:
-    """Deletes the unfinished files of killed runs; a recent one may be in the hands of another run."""
+    """Deletes the unfinished files of killed runs; recent ones may be those of other runs."""
     for partial in folder.glob(f"*{PARTIAL}"):
         with suppress(OSError):
             if partial.stat().st_mtime < time.time() - 3600:

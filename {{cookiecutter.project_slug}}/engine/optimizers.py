@@ -76,7 +76,7 @@ class Optimizers:
         self.scaler.update()
 
     def check(self) -> None:
-        """Raises Diverged if any value since the last check was not finite; waits for the device."""
+        """Raises Diverged if a value since the last check was not finite; waits for the device."""
         unchecked, self._unchecked = self._unchecked, []
         if unchecked:
             finite = torch.stack([value for _, value in unchecked]).isfinite().tolist()

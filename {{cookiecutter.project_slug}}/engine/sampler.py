@@ -2,8 +2,8 @@
 
 No state of a generator is ever saved. Whoever draws seeds first, with a key that says what is
 drawn: the order of an epoch with ("order", epoch), the augmentation of a batch with ("augment",
-n_iter, micro_batch), dropout and the like with ("forward", n_iter, micro_batch). Each sample carries
-a seed of its own for random transforms.
+n_iter, micro_batch), dropout and the like with ("forward", n_iter, micro_batch). Each sample
+carries a seed of its own for random transforms.
 """
 
 import random

@@ -1,5 +1,6 @@
 """What all tests share: one thread, a tiny data set, one short trained run."""
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -14,14 +15,16 @@ import example
 import programs
 import pytest
 import torch
+from parts import Parts
 
-from train import Training
+import train as program
+from engine.errors import STOP_SIGNALS
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C is for pytest again
 
 Train = Callable[..., int]
-Prepare = Callable[..., Training]
+Build = Callable[..., Parts]
 
 
 @pytest.fixture(scope="session")
@@ -43,23 +46,20 @@ def train(small: list[str]) -> Train:
     """Runs train.py in the folder `run`, with more options, and returns its exit status."""
 
     def train(run: Path | str, *options: str) -> int:
-        words = [*small, f"--run={run}", *options]
-        return programs.status(lambda: Training().main(), "train.py", *words)
+        return programs.status(program.main, "train.py", *small, f"--run-dir={run}", *options)
 
     return train
 
 
 @pytest.fixture
-def prepare(small: list[str], tmp_path: Path) -> Prepare:
-    """Makes the `Training` of a run of its own, ready for its first step."""
+def build(small: list[str]) -> Iterator[Build]:
+    """Makes the data sets, the model and the optimizers of a run, without the run."""
+    with contextlib.ExitStack() as loaders:
 
-    def prepare(*options: str) -> Training:
-        number = len(list(tmp_path.glob("prepared-*")))
-        run = tmp_path / f"prepared-{number}"
-        with programs.command_line("train.py", *small, f"--run={run}", *options):
-            return Training()
+        def build(*options: str) -> Parts:
+            return loaders.enter_context(Parts([*small, *options]))
 
-    return prepare
+        yield build
 
 
 @pytest.fixture(scope="session")
@@ -95,10 +95,9 @@ def last_resort() -> Iterator[None]:
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A folder for each test, in which it may write; signals are handled again as before."""
     monkeypatch.chdir(tmp_path)
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield
-    for name, handler in before.items():
-        signal.signal(getattr(signal, name), handler)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     if multiprocessing.active_children():
         gc.collect()  # ends the worker processes of loaders that are no longer used

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import train
 from engine.errors import run_program
-from train import Training
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 60.0  # seconds until a test gives up waiting
@@ -37,8 +37,7 @@ def status(main: Callable[[], int], program: str, *words: str) -> int:
 
 def resume(run: Path, *options: str) -> int:
     """Goes on with a run in this process, as one does by hand, and returns the exit status."""
-    words = [f"--run={run}", "--resume", *options]
-    return status(lambda: Training().main(), "train.py", *words)
+    return status(train.main, "train.py", f"--run-dir={run}", "--resume", *options)
 
 
 def refusal(
@@ -57,12 +56,13 @@ def refusal(
 
 def train_refuses(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """The line in which train.py refuses what it was given."""
-    return refusal(capsys, lambda: Training().main(), "train.py", *words)
+    return refusal(capsys, train.main, "train.py", *words)
 
 
 def files() -> dict[Path, int]:
-    """The files and folders below the current one, with their times of change."""
-    return {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
+    """The files below the current folder, with their times of change, but for the locks of runs."""
+    found = (path for path in Path().rglob("*") if path.is_file() and path.name != ".lock")
+    return {path: path.stat().st_mtime_ns for path in found}
 
 
 def start(program: str, *words: str) -> "subprocess.Popen[str]":

@@ -12,7 +12,7 @@ LOSSES = ("cross-entropy", "focal")  # what --loss may name
 
 
 def make_loss(opt: Namespace, counts: list[int]) -> nn.Module:
-    """The loss that `--loss` names: a new one is another name above and another `if` here.
+    """The loss for `--loss`: a new one is another name above and another `if` here.
 
     Args:
         opt: The options.

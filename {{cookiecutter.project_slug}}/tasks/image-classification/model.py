@@ -4,7 +4,7 @@ To use another one, write it in a file of its own and import it here as `Model`.
 
     Model(opt, info)            info: a dict that the data set provides and checkpoints keep
     info                        that dict
-    networks()                  {"net": network, ...}: each is saved, and trained if it has parameters
+    networks()                  {"net": network}: each is saved, and trained if it has parameters
     forward(*batch)             {"net": {loss name: scalar}}: the losses of each network
     compute_metrics(*batch)     {metric name: sum over the images of the batch}
     monitor                     the metric, higher is better, that decides which checkpoint is best

@@ -12,6 +12,9 @@ from engine.errors import BadInput
 from layers import CENTRED, IMAGENET, ConvBlock, Padding, ResnetBlock
 
 
+NETWORKS = ("simple",)  # the networks of this file; those of torchvision need no entry
+
+
 @dataclass
 class NetworkSpec:
     """A network, with the normalisation of its input and its frozen parts."""
@@ -23,7 +26,7 @@ class NetworkSpec:
 
 
 def make_network(opt: Namespace, num_classes: int) -> NetworkSpec:
-    """The network that `--network` names: a new one is another `if` here.
+    """The network for `--network`: a new one is another name above and another `if` here.
 
     Raises:
         BadInput: There is none of that name, or it cannot take images of `--img-size`.
@@ -114,7 +117,7 @@ def torchvision_network(name: str, num_classes: int, pretrained: bool, frozen: b
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
         near = ", ".join(
-            difflib.get_close_matches(name, ["simple", *names]) or ["simple", "resnet18"]
+            difflib.get_close_matches(name, [*NETWORKS, *names]) or [*NETWORKS, "resnet18"]
         )
         raise BadInput(f"--network {name}: not known; did you mean {near}?")
     try:

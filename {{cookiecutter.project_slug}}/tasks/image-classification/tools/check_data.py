@@ -40,7 +40,8 @@ class Part:
 
 def main() -> int:
     parser = Parser(description="Lists what is wrong with a data set, with file and remedy.")
-    parser.add_argument("data", metavar="DIR", help="folder with train/ and test/")
+    default = dataset.BUILT_IN
+    parser.add_argument("data", nargs="?", default=default, help="folder with train/ and test/")
     folder = dataset.data_dir(parser.parse_args().data)
     train, test = (check_part(folder / name) for name in ("train", "test"))
     faults = [*train.faults, *test.faults]
@@ -56,7 +57,7 @@ def main() -> int:
         print(describe(part))
     show("would stop a run", faults)
     show("worth a look", notes)
-    print("no problems" if not faults + notes else f"{len(faults)} faults, {len(notes)} notes")
+    print(f"{count(faults, 'fault')}, {count(notes, 'note')}" if faults + notes else "no problems")
     return BAD_INPUT if faults else DONE
 
 
@@ -150,6 +151,10 @@ def describe(part: Part) -> str:
             middle = median(pixels)
             lines += [f"  {side}: {min(pixels)} to {max(pixels)} pixels, median {middle:g}"]
     return "\n".join(lines)
+
+
+def count(problems: list[str], name: str) -> str:
+    return f"{len(problems)} {name}{'s' * (len(problems) != 1)}"
 
 
 def show(title: str, problems: list[str]) -> None:
