@@ -24,7 +24,7 @@ demo: $(INSTALLED)  ## makes a project in demo/, trains it and tests it
 	rm -rf demo
 	find '$(PROJECT)' -name '*_cache' -prune -exec rm -rf {} +
 	$(PY) -m cookiecutter --no-input --default-config --output-dir demo .
-	cd $(DEMO) && $(PY) train.py --run runs/demo
+	cd $(DEMO) && $(PY) train.py --run-dir runs/demo
 	cd $(DEMO) && $(PY) test.py --checkpoint runs/demo/checkpoints/best.pt
 	@echo "The pictures are in $(DEMO)/runs/demo/report/"
 

@@ -1,15 +1,22 @@
 """Programs of a rendered project, run as children that this process forks.
 
 PyTorch is imported beforehand, so each starts in a moment and many can be run. Each has its own
-process group, as a job of a shell has.
+process group, as a job of a shell has, and ends as an interpreter of its own does.
 """
 
+import atexit
+import faulthandler
 import importlib
+import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the bits of a run depend on the number of threads
 
@@ -25,35 +32,96 @@ def start(
     prepare: Callable[[], object] = lambda: None,
     program: str = "train",
     output: str = "output.txt",
+    errors: str | None = None,
 ) -> int:
-    """Starts a program in the current folder; what it prints goes to the file `output`."""
+    """Starts a program in the current folder; returns its process id, which is its group's too.
+
+    Args:
+        flags: Its command line.
+        prepare: Called in the child, before the program is imported.
+        program: A module with a function `main`.
+        output: The file for what it prints.
+        errors: The file for its stderr; None: as `output`.
+    """
     torch.set_num_threads(1)
     if pid := os.fork():
         return pid
+    status = 1
     try:
         os.setsid()
-        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
+        for number, name in ((1, output), (2, errors)):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if name else 1, number)
         sys.stdout = os.fdopen(1, "w", closefd=False)  # those of pytest are files of its own
-        sys.stderr = os.fdopen(2, "w", closefd=False)
-        sys.argv = [f"{program}.py", *flags]
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        faulthandler.enable(sys.stderr)  # SIGABRT prints where every thread is
+        sys.argv = [f"{program.rpartition('.')[2]}.py", *flags]
         # Tests that run in the background of a shell inherit that Ctrl-C is ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        atexit._clear()  # what pytest does at exit
+        atexit.register(multiprocessing.util._exit_function)
         prepare()
         from engine.errors import run_program  # type: ignore[import-not-found]
 
         run_program(importlib.import_module(program).main)
     except SystemExit as end:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(int(end.code or 0))
-    finally:
+        status = int(end.code or 0)
+    except BaseException:
         traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(70)
+    try:
+        # What an interpreter does at its end. All of it would take a second, and PyTorch's part
+        # fails after a fork.
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
-def finish(pid: int) -> int:
-    """Waits for a program; returns its exit status, negative if a signal ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def finish(pid: int, patience: float = 300) -> int:
+    """Waits for a program; returns its exit status, negative if a signal ended it.
+
+    One that takes longer than `patience` seconds is killed, and the test fails.
+    """
+    if (status := ended(pid, patience)) is None:
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise AssertionError(f"not over after {patience} s")
+    return status
+
+
+def ended(pid: int, patience: float) -> int | None:
+    """The exit status of a program that ends within some seconds, else None."""
+    deadline = time.monotonic() + patience
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.005)
+
+
+def left_over(group: int, patience: float) -> list[int]:
+    """The processes of a group that are alive `patience` seconds from now; zombies are not."""
+    deadline = time.monotonic() + patience
+    while True:
+        alive = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
+            except OSError:
+                continue
+            if int(pgrp) == group and state != "Z":
+                alive.append(int(stat.parent.name))
+        if not alive or time.monotonic() > deadline:
+            return alive
+        time.sleep(0.05)
+
+
+def wait_for(path: Path, patience: float = 120) -> None:
+    deadline = time.monotonic() + patience
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.002)

@@ -18,7 +18,7 @@ def test_three_seeds_reach_99_percent(
     project, reached = bake(accelerator="cpu"), []
     for seed in range(3):
         run = tmp_path / str(seed)
-        trained = project.run("python", "train.py", f"--seed={seed}", f"--run={run}")
+        trained = project.run("python", "train.py", f"--seed={seed}", f"--run-dir={run}")
         assert trained.returncode == 0, trained.stderr
         points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         tests = [point["values"]["accuracy"] for point in points if point["split"] == "test"]

@@ -74,40 +74,55 @@ def bomb() -> bytes:
 def nothing() -> None: ...
 
 
-TRAIN = f"train --data=images --run=runs/new {SMALL}"
-RESUME = f"train --data=images --run=runs/done --resume {SMALL}"
+TRAIN = f"train --data=images --run-dir=runs/new {SMALL}"
+RESUME = f"train --data=images --run-dir=runs/done --resume {SMALL}"
 LAST = "runs/done/checkpoints/last.pt"
+TEST = f"test --checkpoint={LAST} --data=images"
 JPEG, PNG = picture("JPEG"), picture("PNG")
+VAL = both(write("images/val/dark/a.png", PNG), write("images/val/light/a.png", PNG))
+THIRD = both(write("images/train/third/a.png", PNG), write("images/train/third/b.png", PNG))
 
 # What is done to a good data set and a good run, the command, and words that the line must have:
 # the culprit, then the remedy.
 CASES: dict[str, tuple[Damage, str, list[str]]] = {
-    "no data": (nothing, "train --data=nowhere --run=runs/new", ["nowhere", "train/"]),
-    "data is a file": (write("f", b""), "train --data=f --run=runs/new", ["f/train", "--data"]),
+    "no data": (nothing, "train --data=nowhere --run-dir=runs/new", ["nowhere", "train/"]),
+    "data is a file": (write("f", b""), "train --data=f --run-dir=runs/new", ["f/train", "--data"]),
     "no train": (remove("images/train"), TRAIN, ["images/train", "--data wants"]),
-    "no test": (remove("images/test"), TRAIN, ["images/test", "--data wants"]),
+    "no test": (remove("images/test"), TEST, ["images/test", "--data wants"]),
     "no classes in train": (empty("images/train"), TRAIN, ["images/train", "class"]),
-    "no classes in test": (empty("images/test"), TRAIN, ["images/test", "class"]),
+    "no classes in test": (empty("images/test"), TEST, ["images/test", "class"]),
     "only a hidden class": (
         both(empty("images/train"), empty("images/train/.ipynb_checkpoints")),
         TRAIN,
         ["images/train", "class"],
     ),
     "empty class in train": (empty("images/train/dark"), TRAIN, ["images/train", "dark", "end in"]),
-    "empty class in test": (empty("images/test/dark"), TRAIN, ["images/test", "dark", "end in"]),
+    "empty class in test": (empty("images/test/dark"), TEST, ["images/test", "dark", "end in"]),
+    "no classes in val": (empty("images/val"), TRAIN, ["images/val", "class"]),
+    "empty class in val": (
+        both(VAL, empty("images/val/dark")),
+        TRAIN,
+        ["images/val", "dark", "end in"],
+    ),
+    "one image of a class": (
+        write("images/train/third/a.png", PNG),
+        TRAIN,
+        ["images/train", "third", "add images"],
+    ),
     "class without images": (
         both(empty("images/train/dark"), write("images/train/dark/a.txt", b"x")),
         TRAIN,
         ["images/train", "dark"],
     ),
-    "class in train alone": (
-        write("images/train/third/a.png", PNG),
+    "class in train alone": (both(VAL, THIRD), TRAIN, ["images/val", "missing: third"]),
+    "class in val alone": (
+        both(VAL, write("images/val/third/a.png", PNG)),
         TRAIN,
-        ["images/test", "missing: third"],
+        ["images/val", "unknown: third"],
     ),
     "class in test alone": (
         write("images/test/third/a.png", PNG),
-        TRAIN,
+        TEST,
         ["images/test", "unknown: third"],
     ),
     "truncated JPEG": (
@@ -122,8 +137,18 @@ CASES: dict[str, tuple[Damage, str, list[str]]] = {
     ),
     "truncated PNG in test": (
         write("images/test/dark/cut.png", PNG[:600]),
-        TRAIN,
+        TEST,
         ["images/test/dark/cut.png", "replace"],
+    ),
+    "truncated PNG in val": (
+        both(VAL, write("images/val/dark/cut.png", PNG[:600])),
+        TRAIN,
+        ["images/val/dark/cut.png", "replace"],
+    ),
+    "truncated PNG in val, workers": (
+        both(VAL, write("images/val/dark/cut.png", PNG[:600])),
+        TRAIN + " --no-cache --workers=1",
+        ["images/val/dark/cut.png", "replace"],
     ),
     "empty file": (
         write("images/train/dark/zero.png", b""),
@@ -141,7 +166,13 @@ CASES: dict[str, tuple[Damage, str, list[str]]] = {
         ["images/train/light/bomb.png", "replace"],
     ),
     "broken dataset.json": (write("images/dataset.json", b"{"), TRAIN, ["dataset.json", "delete"]),
-    "batch too large": (nothing, TRAIN + " --batch-size=99", ["--batch-size 99", "at most 16"]),
+    "flip is no truth": (
+        write("images/dataset.json", b'{"flip": "no"}'),
+        TRAIN,
+        ["images/dataset.json", "flip", "mend"],
+    ),
+    "all images for validation": (nothing, TRAIN + " --val-share=1", ["--val-share", "'1'", "0.9"]),
+    "batch too large": (nothing, TRAIN + " --batch-size=99", ["--batch-size 99", "at most 14"]),
     "virtual batch too large": (nothing, TRAIN + " --accumulate=9", ["--accumulate 9", "at most"]),
     "nothing to normalise": (nothing, TRAIN + " --batch-size=1 --img-size=2", ["--batch-size 1"]),
     "not a whole number": (nothing, TRAIN + " --epochs=many", ["--epochs", "'many'", "1 or more"]),
@@ -161,13 +192,13 @@ CASES: dict[str, tuple[Damage, str, list[str]]] = {
     "no config": (nothing, "train @nowhere.txt", ["nowhere.txt"]),
     "config of bytes": (write("c.txt", b"\xff\xfe\x00"), "train @c.txt", ["config.txt"]),
     "config with a typo": (write("c.txt", b"--epoch=3\n"), "train @c.txt", ["--epoch=3"]),
-    "run exists": (nothing, f"train --run=runs/done {SMALL}", ["runs/done", "--resume"]),
+    "run exists": (nothing, f"train --run-dir=runs/done {SMALL}", ["runs/done", "--resume"]),
     "run is a file": (
         write("f", b""),
-        f"train --data=images --run=f/x {SMALL}",
+        f"train --data=images --run-dir=f/x {SMALL}",
         ["f/x", "another"],
     ),
-    "resume what": (nothing, "train --resume", ["--resume", "--run DIR"]),
+    "resume what": (nothing, "train --resume", ["--resume", "--run-dir DIR"]),
     "resume another network": (nothing, RESUME + " --width=8", ["another network", "config.txt"]),
     "resume another optimizer": (
         nothing,
@@ -175,7 +206,6 @@ CASES: dict[str, tuple[Damage, str, list[str]]] = {
         ["--optimizer adamw is now sgd", "config.txt"],
     ),
     "all checkpoints damaged": (damage_all_checkpoints, RESUME, ["runs/done/checkpoints", "last"]),
-    "loss is not finite": (nothing, TRAIN + " --lr=1e30", ["of step", "not finite", "--lr"]),
     "no checkpoint": (nothing, "test --checkpoint=no.pt", ["no.pt", "no such"]),
     "no checkpoint named": (nothing, "test", ["--checkpoint"]),
     "checkpoint is cut off": (
@@ -196,7 +226,7 @@ CASES: dict[str, tuple[Damage, str, list[str]]] = {
     ),
     "test classes differ": (
         lambda: Path("images/test/dark").rename("images/test/black"),
-        f"test --checkpoint={LAST} --data=images",
+        TEST,
         ["images/test", "missing: dark", "unknown: black"],
     ),
     "predict what": (nothing, f"predict --checkpoint={LAST}", ["FILE_OR_DIR"]),
@@ -211,8 +241,12 @@ CASES: dict[str, tuple[Damage, str, list[str]]] = {
         f"predict --checkpoint={LAST} broken.png",
         ["broken.png", "replace"],
     ),
-    "prepare what": (nothing, "prepare_data NoSuchSet", ["NoSuchSet", "MNIST"]),
-    "prepare over others": (empty("there"), "prepare_data MNIST --out=there", ["there", "--out"]),
+    "prepare what": (nothing, "tools.prepare_data NoSuchSet", ["NoSuchSet", "MNIST"]),
+    "prepare over others": (
+        empty("there"),
+        "tools.prepare_data MNIST --out=there",
+        ["there", "--out"],
+    ),
 }
 
 
@@ -230,7 +264,7 @@ def good(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(folder)
-        assert finish(start(["--data=images", "--run=runs/done", *SMALL.split()])) == 0
+        assert finish(start(["--data=images", "--run-dir=runs/done", *SMALL.split()])) == 0
         # Each case imports the project's modules from here, and works in a copy.
         yield folder
 
@@ -250,24 +284,38 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in files}
 
 
+def complaint(command: str, folder: Path, status: int) -> str:
+    """Runs a program that must end with a status and one line on stderr; returns that line."""
+    program, *flags = command.split()
+    errors, output = str(folder / "errors.txt"), str(folder / "output.txt")
+    ended = finish(start(flags, program=program, output=output, errors=errors))
+    lines = Path(errors).read_text().splitlines()
+    assert ended == status, lines
+    *before, line = lines
+    assert all(other.startswith("warning: ") for other in before), lines
+    assert line.startswith(f"{program.rpartition('.')[2]}.py: error: "), lines
+    assert ": error: " not in Path(output).read_text()
+    return line
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_bad_input_is_one_line(world: Path, tmp_path: Path, case: str) -> None:
     damage, command, words = CASES[case]
     damage()
     before = contents(world)
-    program, *flags = command.split()
-    status = finish(start(flags, program=program, output=str(tmp_path / "output.txt")))
-    lines = (tmp_path / "output.txt").read_text().splitlines()
-    said = [line for line in lines if ": error: " in line]
-    assert "Traceback" not in "".join(lines)
-    assert status == 2, lines
-    assert said == lines[-1:] and said[0].startswith(f"{program}.py: error: "), lines
+    line = complaint(command, tmp_path, status=2)
     for word in words:
-        assert word in said[0]
+        assert word in line
     after = contents(world)
     changed = [path for path in before if after.get(path) != before[path]]
     assert changed == []
     assert not Path("evil_ran").exists()
+
+
+def test_a_run_that_diverges_is_one_line(world: Path, tmp_path: Path) -> None:
+    line = complaint(TRAIN + " --lr=1e30", tmp_path, status=1)
+    for word in ("of step", "not finite", "--lr"):
+        assert word in line
 
 
 def test_there_are_many_kinds(capsys: pytest.CaptureFixture[str]) -> None:

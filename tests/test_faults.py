@@ -1,8 +1,13 @@
-"""Faults injected into training runs: kills, signals, damage. `--full` makes the counts large."""
+"""Faults injected into training runs: kills, signals, damage. `--full` makes the counts large.
+
+The table KINDS x SITUATIONS is drawn from at random: FAULTS=200 draws so many, FAULTS_SEED=7 others.
+"""
 
 import hashlib
+import importlib
 import json
 import os
+import multiprocessing
 import random
 import shutil
 import signal
@@ -12,13 +17,14 @@ import time
 import traceback
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import Project
-from forked import finish, start
+from forked import ended, finish, left_over, start, wait_for
+from PIL import Image
 
 resource = pytest.importorskip("resource")  # Windows has none
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc, as on Linux")
@@ -35,25 +41,8 @@ def in_project(project: Project, tmp_path_factory: pytest.TempPathFactory) -> It
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         patch.syspath_prepend(path)
-        assert finish(start(["--run=runs/unpack", *SMALL, "--epochs=1"])) == 0
+        assert finish(start(["--run-dir=runs/unpack", *SMALL, "--epochs=1"])) == 0
         yield path
-
-
-def left_over(group: int, patience: float) -> list[int]:
-    """The processes of a group that are alive `patience` seconds from now; zombies are not."""
-    deadline = time.monotonic() + patience
-    while True:
-        alive = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
-            except OSError:
-                continue
-            if int(pgrp) == group and state != "Z":
-                alive.append(int(stat.parent.name))
-        if not alive or time.monotonic() > deadline:
-            return alive
-        time.sleep(0.05)
 
 
 def bits(checkpoint: Path) -> str:
@@ -85,7 +74,7 @@ def run_to_the_end(flags: list[str]) -> None:
 def undisturbed(in_project: Path) -> tuple[str, float]:
     """The bits of a run that nothing disturbs, and its duration in seconds."""
     begun = time.monotonic()
-    run_to_the_end(["--run=runs/undisturbed", *SMALL, *EVERY_STEP])
+    run_to_the_end(["--run-dir=runs/undisturbed", *SMALL, *EVERY_STEP])
     return bits(Path("runs/undisturbed/checkpoints/last.pt")), time.monotonic() - begun
 
 
@@ -111,7 +100,7 @@ def test_killed_runs_end_with_the_same_bits(
     runs, kills, in_write, looks = 50 if full else 3, 0, 0, 0
     for i in range(runs):
         run = Path(f"runs/killed{i}")
-        flags = [f"--run={run}", *SMALL, *EVERY_STEP, "--resume"]
+        flags = [f"--run-dir={run}", *SMALL, *EVERY_STEP, "--resume"]
         for _ in range(moments.choice([1, 1, 2])):
             pid = start([*flags, f"--workers={moments.choice([0, 0, 1, 2])}"])
             looks += watch(run / "checkpoints/last.pt", moments.uniform(0.05, duration))
@@ -141,7 +130,7 @@ def test_a_signal_to_the_group_saves_the_step(
     runs, slowest = 20 if full else 2, 0.0
     for i in range(runs):
         run = Path(f"runs/stopped{i}")
-        flags = [f"--run={run}", *SMALL, "--save-every=1000", "--log-every=5"]
+        flags = [f"--run-dir={run}", *SMALL, "--save-every=1000", "--log-every=5"]
         pid = start([*flags, f"--workers={moments.choice([0, 1, 2])}"])
         wait_for(run / "config.txt")  # by then the handlers are in place
         time.sleep(moments.uniform(0, duration / 4))
@@ -157,7 +146,7 @@ def test_a_signal_to_the_group_saves_the_step(
         said = output.splitlines()[-1]
         assert said.startswith(f"{number.name}: saved step {state['n_iter']} as {run}"), output
         assert "Traceback" not in output
-        run_to_the_end([f"--run={run}", "--resume"])
+        run_to_the_end([f"--run-dir={run}", "--resume"])
         assert bits(run / "checkpoints/last.pt") == wanted
         shutil.rmtree(run)
     with capsys.disabled():
@@ -174,18 +163,18 @@ def test_other_numbers_and_compiled_networks_are_exact_too(
         pytest.skip("needs a compiler, and minutes; `make stress` has it")
     how = ["--compile"] if name == "compiled" else [f"--precision={name}"]
     flags = [*SMALL, *EVERY_STEP, *how]
-    run_to_the_end([f"--run=runs/{name}", *flags])
+    run_to_the_end([f"--run-dir=runs/{name}", *flags])
     wanted = bits(Path(f"runs/{name}/checkpoints/last.pt"))
 
     run = Path(f"runs/{name}-killed")
-    pid = start([f"--run={run}", *flags])
+    pid = start([f"--run-dir={run}", *flags])
     wait_for(run / "checkpoints/last.pt", patience=300)
     while not any(int(path.stem[5:]) >= 30 for path in (run / "checkpoints").glob("iter-*.pt")):
         assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended before it was killed"
         time.sleep(0.005)
     os.kill(pid, signal.SIGKILL)
     assert finish(pid) == -signal.SIGKILL
-    run_to_the_end([f"--run={run}", "--resume", "--workers=2", "--no-cache"])
+    run_to_the_end([f"--run-dir={run}", "--resume", "--workers=2", "--no-cache"])
     assert bits(run / "checkpoints/last.pt") == wanted
 
 
@@ -201,7 +190,7 @@ def test_a_kill_while_images_are_decoded_leaves_no_usable_half(
     digits: Path, undisturbed: tuple[str, float]
 ) -> None:
     run = Path("runs/decoding")
-    flags = [f"--run={run}", f"--data={digits}", *SMALL, *EVERY_STEP]
+    flags = [f"--run-dir={run}", f"--data={digits}", *SMALL, *EVERY_STEP]
     pid = start(flags)
     wait_for(digits / ".cache")
     os.kill(pid, signal.SIGKILL)
@@ -223,7 +212,7 @@ def test_a_full_disk_is_no_reason_not_to_train(
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
     run = Path("runs/no-cache")
-    flags = [f"--run={run}", f"--data={digits}", *SMALL, *EVERY_STEP]
+    flags = [f"--run-dir={run}", f"--data={digits}", *SMALL, *EVERY_STEP]
     status = finish(start(flags, prepare=limit))
     output = Path("output.txt").read_text()
     assert status == 0, output
@@ -233,35 +222,11 @@ def test_a_full_disk_is_no_reason_not_to_train(
     assert not list((digits / ".cache").glob("train-*"))
 
 
-def wait_for(path: Path, patience: float = 60) -> None:
-    deadline = time.monotonic() + patience
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} never came"
-        time.sleep(0.002)
-
-
-def test_a_second_ctrl_c_stops_at_once(undisturbed: tuple[str, float]) -> None:
-    run = Path("runs/twice")
-    pid = start([f"--run={run}", *SMALL, *EVERY_STEP, "--epochs=500", "--workers=1"])
-    wait_for(run / "checkpoints/last.pt")
-    os.killpg(pid, signal.SIGSTOP)  # both signals come before the step is done
-    os.killpg(pid, signal.SIGINT)
-    os.killpg(pid, signal.SIGCONT)
-    time.sleep(0.001)
-    os.killpg(pid, signal.SIGINT)
-    status = finish(pid)
-    output = Path("output.txt").read_text()
-    assert status in (75, 130), f"75: the step was done between the two; {output}"
-    assert "Traceback" not in Path("output.txt").read_text()
-    assert left_over(pid, patience=10) == []
-    assert bits(run / "checkpoints/last.pt")
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_no_worker_outlives_the_trainer(in_project: Path, method: str, full: bool) -> None:
     if not full and method == "spawn":
         pytest.skip("spawn takes long to start; `make stress` has it")
-    flags = ["--run", f"runs/{method}", *SMALL, "--workers=2", "--epochs=500"]
+    flags = ["--run-dir", f"runs/{method}", *SMALL, "--workers=2", "--epochs=500"]
     program = (
         f"import multiprocessing, runpy, sys; multiprocessing.set_start_method({method!r}); "
         f"sys.argv = ['train.py', *{flags}]; runpy.run_path('train.py', run_name='__main__')"
@@ -360,14 +325,14 @@ def bits_of_bytes(content: bytes, folder: Path) -> str:
 def test_a_full_disk_leaves_the_last_good_checkpoint(undisturbed: tuple[str, float]) -> None:
     """A limit on the size of files stands in for the full disk; both fail in write()."""
     run = Path("runs/full")
-    run_to_the_end([f"--run={run}", *SMALL, "--epochs=1"])
+    run_to_the_end([f"--run-dir={run}", *SMALL, "--epochs=1"])
     before = bits(run / "checkpoints/last.pt")
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
 
-    pid = start([f"--run={run}", "--resume", "--epochs=2", "--save-every=5"], prepare=limit)
+    pid = start([f"--run-dir={run}", "--resume", "--epochs=2", "--save-every=5"], prepare=limit)
     assert finish(pid) == 1
     output = Path("output.txt").read_text()
     assert "Traceback" not in output, output
@@ -375,20 +340,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(undisturbed: tuple[str, flo
     assert "cannot be written" in last and str(run / "checkpoints/last.pt") in last, output
     assert bits(run / "checkpoints/last.pt") == before
     assert not list((run / "checkpoints").glob(".*.tmp"))
-    run_to_the_end([f"--run={run}", "--resume", "--epochs=2"])
-
-
-def test_a_killed_worker_is_one_line(undisturbed: tuple[str, float]) -> None:
-    run = Path("runs/worker")
-    pid = start([f"--run={run}", *SMALL, "--workers=2", "--epochs=500"])
-    wait_for(run / "checkpoints/last.pt")
-    workers = [process for process in left_over(pid, patience=0) if process != pid]
-    os.kill(workers[0], signal.SIGKILL)
-    assert finish(pid) == 1
-    output = Path("output.txt").read_text()
-    assert "Traceback" not in output, output
-    assert "--workers" in output.splitlines()[-1], output
-    assert left_over(pid, patience=10) == []
+    run_to_the_end([f"--run-dir={run}", "--resume", "--epochs=2"])
 
 
 def test_running_out_of_memory_is_one_line(undisturbed: tuple[str, float]) -> None:
@@ -397,7 +349,292 @@ def test_running_out_of_memory_is_one_line(undisturbed: tuple[str, float]) -> No
         resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
 
     flags = ["--img-size=512", "--width=256", "--batch-size=256", "--workers=0"]
-    assert finish(start(["--run=runs/memory", *flags], prepare=limit)) == 1
+    assert finish(start(["--run-dir=runs/memory", *flags], prepare=limit)) == 1
     output = Path("output.txt").read_text()
     assert "Traceback" not in output, output
     assert "out of memory" in output and "--batch-size" in output
+
+
+# What a run is doing when the fault comes: options, and the seconds by which an image is slowed
+# down. With workers and without a cache an image is read in each epoch anew.
+SITUATIONS = {
+    "waits for photographs": (
+        ["--data=photos", "--img-size=32", "--width=4", "--blocks=0", "--no-cache"],
+        0.0,
+    ),
+    "waits for a slow disk": (["--img-size=8", "--width=4", "--blocks=0", "--no-cache"], 0.01),
+    "computes": (["--img-size=8", "--width=64", "--no-cache"], 0.0),
+    "computes, with a cache": (["--img-size=8", "--width=64", "--cache"], 0.0),
+}
+PHOTOS = 1000
+# Seconds in which a run is over. Another test on the other core may take half of the time.
+LIMIT = 30 if "PYTEST_XDIST_WORKER" in os.environ else 10
+
+
+class Injected:
+    """A run with a fault in it: how it is brought about, and how the run has to end.
+
+    Args:
+        draw: The source of everything random.
+        situation: One of SITUATIONS.
+    """
+
+    statuses: tuple[int, ...] = (1,)
+    words: tuple[str, ...] = ()  # of the only line on stderr
+    least_workers = 0
+    signals: tuple[int, ...] = ()
+
+    def __init__(self, draw: random.Random, situation: str) -> None:
+        self.draw = draw
+        flags, self.slow = SITUATIONS[situation]
+        self.prefetch = draw.choice([0, 2])
+        self.workers = draw.choice([max(1, self.least_workers), 2] + [0] * (not self.least_workers))
+        self.delay = draw.choice([0, 0.1, 1, 4]) * draw.random()  # seconds
+        self.flags = [*flags, f"--workers={self.workers}", f"--prefetch={self.prefetch}"]
+        self.flags += ["--epochs=1000", "--log-every=5", "--save-every=20", "--flip"]
+
+    def prepare(self) -> None:
+        """What is changed in the program; called in its process."""
+        multiprocessing.set_start_method("fork", force=True)  # workers get the changes too
+        import dataset  # type: ignore[import-not-found]
+
+        load = dataset.load
+
+        def slowly(*given: object) -> object:
+            time.sleep(self.slow)
+            return load(*given)
+
+        if self.slow:
+            dataset.load = slowly
+
+    def inject(self, pid: int) -> float:
+        """Does it to the running process; returns the time at which it was done."""
+        raise NotImplementedError
+
+    def check(self, run: Path, status: int, stdout: str, stderr: str) -> None:
+        """Checks how it ended."""
+        assert status in self.statuses, (status, stderr)
+        (line,) = stderr.splitlines()
+        assert line.startswith("train.py: error: ")
+        for word in self.words:
+            assert word in line
+
+
+class KilledWorker(Injected):
+    words = ("worker", "--workers")
+    least_workers = 1
+
+    def inject(self, pid: int) -> float:
+        workers = children(pid)
+        time.sleep(self.delay)
+        os.kill(self.draw.choice(workers), signal.SIGKILL)
+        return time.monotonic()
+
+
+class CorruptFiles(Injected):
+    """A tenth of the images cannot be read any more, from a random moment on."""
+
+    statuses, words = (2,), ("not readable as an image", "replace it")
+    least_workers = 1
+
+    def __init__(self, draw: random.Random, situation: str) -> None:
+        if situation == "computes, with a cache":  # which reads no image while it trains
+            situation = "computes"
+        super().__init__(draw, situation)
+        data = "photos" if "--data=photos" in self.flags else "data/digits"
+        shutil.rmtree("corrupt", ignore_errors=True)
+        ignore = shutil.ignore_patterns(".cache")
+        shutil.copytree(data, "corrupt", copy_function=os.link, ignore=ignore)
+        self.flags.append("--data=corrupt")
+
+    def inject(self, pid: int) -> float:
+        children(pid)
+        time.sleep(self.delay)
+        Path("cut").write_bytes(b"cut off")
+        for path in sorted(Path("corrupt/train").glob("*/*"))[::10]:
+            os.link("cut", "cut2")
+            os.replace("cut2", path)
+        return time.monotonic()
+
+
+class SecondCtrlC(Injected):
+    """The second SIGINT ends the run at once, unless the step was done between the two."""
+
+    statuses, words = (130, 75), ("interrupted",)
+
+    def inject(self, pid: int) -> float:
+        time.sleep(self.delay)
+        os.killpg(pid, signal.SIGINT)
+        time.sleep(self.draw.choice([0, 0.001, 0.05]))
+        os.killpg(pid, signal.SIGINT)
+        return time.monotonic()
+
+    def check(self, run: Path, status: int, stdout: str, stderr: str) -> None:
+        if status == 75:
+            check_stopped(run, "SIGINT", stdout, stderr)
+        else:
+            super().check(run, status, stdout, stderr)
+            if (last := run / "checkpoints/last.pt").exists():
+                bits(last)
+
+
+class Stopped(Injected):
+    number = signal.SIGTERM
+
+    def inject(self, pid: int) -> float:
+        time.sleep(self.delay)
+        self.draw.choice([os.kill, os.killpg])(pid, self.number)
+        return time.monotonic()
+
+    def check(self, run: Path, status: int, stdout: str, stderr: str) -> None:
+        assert status == 75, (status, stderr)
+        check_stopped(run, self.number.name, stdout, stderr)
+        run_to_the_end([f"--run-dir={run}", "--resume", "--epochs=1", "--workers=0"])
+
+
+class HungUp(Stopped):
+    number = signal.SIGHUP
+
+
+class StoppedByUser(Stopped):
+    number = signal.SIGUSR2
+
+
+class Raises(Injected):
+    """Something in the main thread goes wrong from a random moment on: `names` of modules."""
+
+    names = ("dataset.augment", "train.forward", "train.evaluate", "train.learning_rate")
+
+    def prepare(self) -> None:
+        super().prepare()
+        module, _, name = self.draw.choice(self.names).partition(".")
+        owner = importlib.import_module(module)
+        original = getattr(owner, name)
+        first = 0.0
+
+        def change(*given: object, **named: object) -> object:
+            nonlocal first
+            now = time.monotonic()
+            first = first or now
+            if now < first + self.delay:
+                return original(*given, **named)
+            Path("raised").write_text(str(now))
+            return self.go_wrong(original(*given, **named))
+
+        setattr(owner, name, change)
+
+    def go_wrong(self, result: object) -> object:
+        raise ZeroDivisionError("a bug")
+
+    def inject(self, pid: int) -> float:
+        wait_for(Path("raised"))
+        time.sleep(0.01)  # until it is written
+        return float(Path("raised").read_text())
+
+    def check(self, run: Path, status: int, stdout: str, stderr: str) -> None:
+        assert status == 1
+        assert stderr.startswith("Traceback (most recent call last):\n"), stderr
+        assert stderr.splitlines()[-1] == "ZeroDivisionError: a bug", stderr
+
+
+class WorkerRaises(Raises):
+    names = ("dataset.load",)
+    least_workers = 1
+
+    def __init__(self, draw: random.Random, situation: str) -> None:
+        super().__init__(draw, situation.replace(", with a cache", ""))
+
+
+class NotFinite(Raises):
+    names, words = ("train.forward",), ("of step", "not finite", "--lr")
+    check = Injected.check
+
+    def go_wrong(self, result: object) -> object:
+        assert isinstance(result, dict)
+        losses = {name: loss * float("nan") for name, loss in result["net"].items()}
+        return {"net": losses}
+
+
+KINDS = {
+    "a worker is killed": KilledWorker,
+    "files are corrupt": CorruptFiles,
+    "a second Ctrl-C": SecondCtrlC,
+    "SIGTERM": Stopped,
+    "SIGHUP": HungUp,
+    "SIGUSR2": StoppedByUser,
+    "the loss is not finite": NotFinite,
+    "a bug in the main thread": Raises,
+    "a bug in a worker": WorkerRaises,
+}
+
+
+def children(pid: int) -> list[int]:
+    """The worker processes of a run, as soon as there are any."""
+    deadline = time.monotonic() + 120
+    while not (found := [child for child in left_over(pid, patience=0) if child != pid]):
+        assert time.monotonic() < deadline, "no worker was started"
+        time.sleep(0.005)
+    return found
+
+
+def check_stopped(run: Path, name: str, stdout: str, stderr: str) -> None:
+    state = torch.load(run / "checkpoints/last.pt", weights_only=True)
+    assert stdout.splitlines()[-1].startswith(f"{name}: saved step {state['n_iter']} as {run}")
+    assert stderr == ""
+
+
+def stacks(pid: int) -> str:
+    """Ends a run that hangs; returns where its threads and its workers were."""
+    for process in (pid, *left_over(pid, patience=0)):
+        os.kill(process, signal.SIGABRT)
+        time.sleep(1)
+    os.killpg(pid, signal.SIGKILL)
+    finish(pid)
+    return Path("errors.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def photos(in_project: Path) -> None:
+    """Photographs of 500 x 375 pixels, which take longer to read than a small network computes."""
+    for label in range(2):
+        folder = Path(f"photos/train/{label}")
+        folder.mkdir(parents=True)
+        image = Image.effect_noise((500, 375), 40 + 40 * label).convert("RGB")
+        image.save(folder / "0.jpg", quality=90)
+        for i in range(1, PHOTOS // 2):
+            os.link(folder / "0.jpg", folder / f"{i}.jpg")
+
+
+def test_a_fault_at_any_moment_ends_the_run(
+    photos: None, full: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is done to a run in whatever situation, it is over in seconds, and says why."""
+    count = int(os.environ.get("FAULTS", 60 if full else len(KINDS)))
+    draw = random.Random(int(os.environ.get("FAULTS_SEED", 0)))
+    slowest, wrong = 0.0, []
+    for i in range(count):
+        kind = list(KINDS)[i % len(KINDS)]
+        situation = list(SITUATIONS)[(i + i // len(KINDS)) % len(SITUATIONS)]
+        run = Path(f"runs/fault{i}")
+        Path("raised").unlink(missing_ok=True)
+        fault = KINDS[kind](draw, situation)
+        flags = [f"--run-dir={run}", *fault.flags]
+        pid = start(flags, fault.prepare, errors="errors.txt")
+        told = f"fault {i}: {kind} {fault.delay:.2f} s after the start of a run that {situation}: "
+        told += " ".join(flags)
+        try:
+            wait_for(run / "config.txt")
+            done = fault.inject(pid)
+            if (status := ended(pid, LIMIT - (time.monotonic() - done))) is None:
+                raise AssertionError(f"not over after {LIMIT} s; {stacks(pid)}")
+            slowest = max(slowest, time.monotonic() - done)
+            assert left_over(pid, patience=5) == []
+            fault.check(run, status, Path("output.txt").read_text(), Path("errors.txt").read_text())
+        except (AssertionError, OSError, ValueError):
+            wrong.append(f"{told}\n{traceback.format_exc()}")
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        shutil.rmtree(run, ignore_errors=True)
+    with capsys.disabled():
+        print(f"\n{count} faults, {len(wrong)} of them wrong; the slowest end took {slowest:.1f} s")
+    assert not wrong, "\n\n".join(wrong)

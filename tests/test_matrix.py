@@ -189,11 +189,11 @@ def test_cell_is_trained_resumed_and_judged(
         return output.read_text()
 
     task = task_of(name)
-    run("train", "--run=runs/a", *SMALL[task], "--workers=0", "--epochs=1", "--save-every=2")
+    run("train", "--run-dir=runs/a", *SMALL[task], "--workers=0", "--epochs=1", "--save-every=2")
     points = Path("runs/a/metrics.jsonl").read_text().splitlines()
     half = json.loads(points[-1])["n_iter"]
     assert half == STEPS[task], "all images in whole batches"
-    run("train", "--run=runs/a", "--resume", "--epochs=2")
+    run("train", "--run-dir=runs/a", "--resume", "--epochs=2")
     points = Path("runs/a/metrics.jsonl").read_text().splitlines()
     assert json.loads(points[-1])["n_iter"] == 2 * half
     assert METRIC[task] in run("test", "--checkpoint=runs/a/checkpoints/best.pt")

@@ -59,7 +59,7 @@ def test_the_commands_of_the_readme(project: Project) -> None:
 
 
 def test_the_first_run_and_what_follows(project: Project) -> None:
-    use(project, "train", "--run=runs/first", *SMALL)
+    use(project, "train", "--run-dir=runs/first", *SMALL)
     assert Path("runs/first/report/batch-000000001.png").exists()
     best = "--checkpoint=runs/first/checkpoints/best.pt"
     assert "gain" in use(project, "test", best)
@@ -87,7 +87,7 @@ def test_the_three_edits_of_the_readme(project: Project) -> None:
     edit(project, "losses.py", last, code(project, "        elif"))
     text = project.read("degrade.py") + "\n\n" + code(project, "def blur")
     (project.path / "degrade.py").write_text(text, encoding="utf-8")
-    words = ["--losses=charbonnier,adversarial", "--degrade=blur", "--run=runs/mine"]
+    words = ["--losses=charbonnier,adversarial", "--degrade=blur", "--run-dir=runs/mine"]
     told = use(project, "train", *words, *SMALL)
     assert "PlainGenerator" in told
     points = Path("runs/mine/metrics.jsonl").read_text().splitlines()

@@ -52,7 +52,7 @@ def main() -> int:
     optimizers = Optimizers(opt, networks, amp.scaler)
 
     # 4. All that a checkpoint holds. A resumed run starts from the newest one.
-    environment = devices.environment(amp, train_set)
+    environment = devices.environment(amp, train_set, opt.parallel)
     state = TrainState(opt, model, optimizers, sampler.steps_per_epoch, environment)
     if opt.resume:
         run.checkpoints.load_newest(state)

@@ -148,12 +148,13 @@ def cpu_has_bf16() -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
 
 
-def environment(amp: Amp, train_set: Any) -> dict[str, str | int]:
+def environment(amp: Amp, train_set: Any, parallel: str) -> dict[str, str | int]:
     """Everything besides the options that the bits of a run depend on.
 
     Args:
         amp: The device and its precision.
         train_set: The training data; `fingerprint()` is a checksum of the list of its samples.
+        parallel: As `--parallel`; another number of GPUs divides the batches otherwise.
     """
     facts = {
         "list of training images": train_set.fingerprint(),
@@ -163,6 +164,11 @@ def environment(amp: Amp, train_set: Any) -> dict[str, str | int]:
         "torchvision": str(torchvision.__version__),
         "pillow": str(PIL.__version__),
     }
-    if amp.device.type == "cuda":
-        return {**facts, "GPUs": gpu_names()}
-    return {**facts, "threads": torch.get_num_threads()}
+    if amp.device.type == "cpu":
+        return {**facts, "threads": torch.get_num_threads()}
+    if amp.device.type != "cuda":
+        return facts
+    if amp.device.index is not None or parallel == "none" or gpu_count() == 1:
+        return {**facts, "GPUs": torch.cuda.get_device_name(amp.device)}
+    how = "split" if parallel == "auto" else parallel
+    return {**facts, "GPUs": f"{gpu_names()} ({how})"}

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from engine.devices import Amp
-from engine.loader import Batch, Loader
+from engine.loader import Batch, Loader, arrange
 
 Losses = dict[str, dict[str, Tensor]]  # scalars by name, by the name of the network they train
 
 
 def forward(model: nn.Module, batch: Batch, amp: Amp) -> Losses:
     """The losses of a batch, computed under autocast. Their backward passes run outside of it."""
+    batch = arrange(batch, amp.device)  # an augmentation may have left another order in memory
     with amp.autocast():
         return model(*batch)
 

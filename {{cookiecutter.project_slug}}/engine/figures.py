@@ -26,7 +26,7 @@ def save_sheet(images: list[Tensor], captions: list[str], path: Path, columns: i
     width = 9.6 / columns
     lines = max((caption.count("\n") + 1 for caption in captions), default=1)
     figure = Figure(figsize=(9.6, rows * (width + 0.15 * lines + 0.1)), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid:
         axes.axis("off")
     for axes, image, caption in zip(grid, images, captions, strict=False):

@@ -122,7 +122,7 @@ class Loader:
         """The batches on the device. To CUDA the next one is copied while one is computed with."""
         if self._stream is None or self.on_device:
             for batch in batches:
-                yield self._arranged(tuple(part.to(self.device) for part in batch))
+                yield arrange(tuple(part.to(self.device) for part in batch), self.device)
             return
         computing = torch.cuda.current_stream(self.device)
         ready: Batch | None = None
@@ -132,19 +132,12 @@ class Loader:
                 with torch.cuda.stream(self._stream):
                     coming = tuple(part.to(self.device, non_blocking=True) for part in on_host)
             if ready is not None:
-                yield self._arranged(ready)
+                yield arrange(ready, self.device)
             if coming is not None:
                 computing.wait_stream(self._stream)
                 for part in coming:  # else its memory might be reused while it is computed with
                     part.record_stream(computing)
             ready = coming
-
-    def _arranged(self, batch: Batch) -> Batch:
-        """A batch whose images have one order in memory, since rounding may depend on it."""
-        order = memory_format(self.device)
-        return tuple(
-            part.contiguous(memory_format=order) if part.dim() == 4 else part for part in batch
-        )
 
     def __enter__(self) -> "Loader":
         return self
@@ -175,6 +168,14 @@ class Loader:
         """Kills the workers, so that whoever waits for them gets an error."""
         for worker in getattr(self._loader._iterator, "_workers", ()):
             worker.kill()
+
+
+def arrange(batch: Batch, device: torch.device) -> Batch:
+    """A batch whose images have the order in memory of `device`, since rounding may depend on it."""
+    order = memory_format(device)
+    return tuple(
+        part.contiguous(memory_format=order) if part.dim() == 4 else part for part in batch
+    )
 
 
 def choose_workers(device: torch.device, at_once: bool) -> int:

@@ -108,6 +108,7 @@ class Optimizers:
             optimizer.load_state_dict(
                 {"state": state[name]["state"], "param_groups": groups[name]}
             )
+            preset_momentum(optimizer)  # it has none if --momentum was 0 before
 
     def _watch(self, value: Tensor) -> None:
         """Notes a scalar that has to be finite."""
@@ -135,12 +136,20 @@ def make_optimizer(opt: Namespace, network: nn.Module) -> Optimizer:
         kind = {"adam": Adam, "adamw": AdamW}[opt.optimizer]
         return kind(trained, opt.lr, betas=(opt.momentum, 0.999), **more)
     sgd = SGD(trained, opt.lr, momentum=opt.momentum, **more)
-    if opt.momentum:
-        # The fused SGD allocates it without setting it, and counts on its first step to do that;
-        # in fp16 the first step may be skipped.
-        for parameter in trained:
-            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    preset_momentum(sgd)
     return sgd
+
+
+def preset_momentum(optimizer: Optimizer) -> None:
+    """Sets the momentum of an SGD that has none yet to zero.
+
+    The fused SGD allocates it without setting it, and counts on its first step to do that; in fp16
+    the first step may be skipped.
+    """
+    if isinstance(optimizer, SGD) and optimizer.param_groups[0]["momentum"]:
+        for parameter in parameters_of(optimizer):
+            if "momentum_buffer" not in optimizer.state[parameter]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def learning_rate(opt: Namespace, n_iter: int, total: int) -> float:

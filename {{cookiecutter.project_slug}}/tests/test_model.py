@@ -1,85 +1,92 @@
 """What every model has to keep, whichever networks and losses it is made of."""
 
+from pathlib import Path
+from typing import Any
+
 import example
 import pytest
 import torch
-from conftest import Prepare
-from programs import tensors
+from conftest import Build, Train
+from parts import Parts
+from programs import last, tensors
 from torch import Tensor, nn
 
-import data
-from engine.devices import computing
-from engine.evaluating import evaluate, mean_losses
-from engine.loading import Batch
-from engine.optimizing import trained_by
-from train import Training
+import dataset
+import train as program
+from engine.evaluation import Losses, forward, mean_losses
+from engine.loader import Batch
+from engine.modules import with_weights
+from engine.optimizers import Optimizers, parameters_of
 
 
-def first_batch(training: Training) -> Batch:
-    with training.train_loader.batches() as batches:
-        return next(batches)
+def losses_of(parts: Parts, batch: Batch) -> Losses:
+    return forward(parts.parallel, batch, parts.amp)
 
 
-def judge(training: Training) -> dict[str, float]:
-    return evaluate(training.model.measure, training.test_loader, training.precision)
+def total(losses: Losses) -> Tensor:
+    return torch.stack([loss for named in losses.values() for loss in named.values()]).sum()
 
 
-def total(losses: dict[str, dict[str, Tensor]]) -> Tensor:
-    return torch.stack([loss for group in losses.values() for loss in group.values()]).sum()
-
-
-def test_every_parameter_that_wants_a_gradient_gets_one(prepare: Prepare) -> None:
-    training = prepare()
-    training.model.train()
-    total(training.compute(*first_batch(training))).backward()
-    wanted = {n: p for n, p in training.model.named_parameters() if p.requires_grad}
+def test_every_parameter_that_wants_a_gradient_gets_one(build: Build) -> None:
+    parts = build()
+    total(losses_of(parts, parts.first_batch())).backward()
+    wanted = {n: p for n, p in parts.model.named_parameters() if p.requires_grad}
     assert wanted
     without = [name for name, parameter in wanted.items() if parameter.grad is None]
     assert not without
     assert all(p.grad is not None and p.grad.isfinite().all() for p in wanted.values())
 
 
-def test_the_first_weights_follow_from_the_seed(prepare: Prepare) -> None:
+def test_the_first_weights_depend_on_the_seed_alone(train: Train, build: Build) -> None:
     torch.manual_seed(99)
-    states = [prepare(f"--seed={seed}").model.state_dict() for seed in (0, 0, 1)]
-    assert all(value.equal(states[1][name]) for name, value in states[0].items())
-    assert not all(value.equal(states[2][name]) for name, value in states[0].items())
+    networks = build().networks
+    weights: list[dict[str, Tensor]] = []
+    for run, seed in enumerate((0, 0, 1)):
+        # At a learning rate of 0 the first weights are the last ones.
+        assert train(str(run), "--lr=0", "--epochs=1", f"--seed={seed}") == 0
+        state = last(Path(str(run)))
+        named = ((network, name) for network in networks for name in parameters(networks[network]))
+        weights.append({f"{network}.{name}": state[network][name] for network, name in named})
+    assert weights[0]
+    assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
+    assert not all(value.equal(weights[2][name]) for name, value in weights[0].items())
 
 
-def test_every_parameter_that_wants_a_gradient_has_one_optimizer(prepare: Prepare) -> None:
-    training = prepare()
-    wanted = [p for p in training.model.parameters() if p.requires_grad]
-    trained = [p for optimizer in training.optimizers.values() for p in trained_by(optimizer)]
+def parameters(network: nn.Module) -> list[str]:
+    return [name for name, _ in network.named_parameters()]
+
+
+def test_every_parameter_that_wants_a_gradient_has_one_optimizer(build: Build) -> None:
+    parts = build()
+    wanted = [p for p in parts.model.parameters() if p.requires_grad]
+    trained = [p for each in parts.optimizers.optimizers.values() for p in parameters_of(each)]
     assert len(trained) == len({id(p) for p in trained})
     assert {id(p) for p in trained} == {id(p) for p in wanted}
 
 
-def test_a_batch_can_be_learned_by_heart(prepare: Prepare) -> None:
-    how = ["--lr=0.01", "--schedule=constant", "--warmup=0", "--dropout=0"]
-    training = prepare(*how, *example.BY_HEART)
-    batch = first_batch(training)
-    training.model.train()
-    first = total(training.compute(*batch)).item()
-    training.opt.accumulate = 1
+def test_a_batch_can_be_learned_by_heart(build: Build) -> None:
+    parts = build("--lr=0.01", "--dropout=0", *example.BY_HEART)
+    batch = parts.augmented(parts.first_batch())
+    first = total(losses_of(parts, batch)).item()
     for _ in range(100):
-        losses, _ = training.step(iter([batch]))
+        losses = parts.step([batch])
     assert sum(mean_losses(losses).values()) < first / 10
 
 
-def test_samples_of_a_batch_do_not_leak_into_each_other(prepare: Prepare) -> None:
-    training = prepare()
-    training.model.eval()
+def test_samples_of_a_batch_do_not_leak_into_each_other(build: Build) -> None:
+    parts = build()
+    parts.model.eval()
     inputs: dict[nn.Module, Tensor] = {}
 
     def note(network: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         inputs[network] = arguments[0]
 
-    for network in training.networks.values():
+    for network in parts.networks.values():
         network.register_forward_pre_hook(note)
     with torch.no_grad():
-        training.compute(*first_batch(training))
-    assert len(inputs) == len(training.networks)
-    for network in computing(training.networks).values():
+        losses_of(parts, parts.first_batch())
+    assert len(inputs) == len(parts.networks)
+    for network in with_weights(parts.networks).values():
         x = inputs[network].detach().clone().requires_grad_()
         of_one = [value[1].sum() for value in tensors(network(x)).values()]
         torch.stack(of_one).sum().backward()
@@ -88,60 +95,77 @@ def test_samples_of_a_batch_do_not_leak_into_each_other(prepare: Prepare) -> Non
         assert touched.tolist() == [i == 1 for i in range(len(x))]
 
 
-def test_evaluation_is_deterministic_and_changes_nothing(prepare: Prepare) -> None:
-    training = prepare()
-    training.model.eval()
-    before = {name: value.clone() for name, value in training.model.state_dict().items()}
+def test_evaluation_is_deterministic_and_changes_nothing(build: Build) -> None:
+    parts = build()
+    before = {name: value.clone() for name, value in parts.model.state_dict().items()}
     torch.manual_seed(1)
-    first = judge(training)
+    first = parts.validate()
     torch.manual_seed(2)
-    assert judge(training) == first
-    assert all(value.equal(before[name]) for name, value in training.model.state_dict().items())
+    assert parts.validate() == first
+    assert all(value.equal(before[name]) for name, value in parts.model.state_dict().items())
 
 
-def test_the_test_pass_sees_the_images_as_they_are(
-    prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+def test_a_validation_sees_the_images_as_they_are(
+    build: Build, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def change(opt: object, random: object, *batch: Tensor) -> Batch:
         return tuple(torch.zeros_like(part) for part in batch)
 
-    training = prepare()
-    training.model.eval()
-    before = judge(training)
-    monkeypatch.setattr(data, "augment", change)
-    assert judge(training) == before
-    with training.train_loader.batches() as batches:
-        _, batch = training.step(batches)  # where it does count
-    assert not any(part.any() for part in batch)
+    seen: list[Batch] = []
+
+    def note(model: nn.Module, batch: Batch, *more: Any) -> Losses:
+        seen.append(batch)
+        return forward(model, batch, *more)
+
+    parts = build()
+    before = parts.validate()
+    monkeypatch.setattr(dataset, "augment", change)
+    assert parts.validate() == before
+    monkeypatch.setattr(program, "forward", note)
+    assert train("run", "--epochs=1") == 0  # where it does count
+    assert seen
+    assert not any(part.any() for batch in seen for part in batch)
 
 
-def test_metrics_do_not_depend_on_the_size_of_test_batches(prepare: Prepare) -> None:
+def test_metrics_do_not_depend_on_the_size_of_the_batches(build: Build) -> None:
     results = []
     for size in (1, 5, 12):
-        training = prepare(f"--batch-size={size}")
-        training.model.eval()
-        results.append(judge(training))
-    assert training.model.headline in results[0]
+        parts = build(f"--batch-size={size}", "--val-share=0.4")
+        assert len(parts.val_set) > 5 and len(parts.val_set) % 5
+        results.append(parts.validate())
+    assert parts.model.monitor in results[0]
     for result in results[1:]:
         assert result == pytest.approx(results[0], rel=1e-4)
 
 
-def test_training_after_a_test_pass_is_training(prepare: Prepare) -> None:
-    training = prepare()
-    training.test()
-    training.train_epoch()
-    assert all(network.training for network in training.networks.values())
+def test_training_after_a_validation_is_training(build: Build) -> None:
+    parts = build()
+    modes: list[bool] = []
+    for network in parts.networks.values():
+        network.register_forward_pre_hook(lambda network, _: modes.append(network.training))
+    parts.validate()
+    assert modes and not any(modes)
+    modes.clear()
+    parts.step([parts.first_batch()])
+    assert len(modes) >= len(parts.networks) and all(modes)
 
 
-def test_accumulated_gradients_are_those_of_one_big_batch(prepare: Prepare) -> None:
-    gradients = []
+def test_accumulated_gradients_are_those_of_one_big_batch(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradients: list[list[Tensor]] = []
+
+    class Noting(Optimizers):
+        def step(self) -> None:
+            if self.n_iter == 0:
+                weights = [p for net in self.networks.values() for p in net.parameters()]
+                gradients.append([p.grad.clone() for p in weights if p.grad is not None])
+            super().step()
+
+    monkeypatch.setattr(program, "Optimizers", Noting)
     for options in (["--batch-size=8"], ["--batch-size=2", "--accumulate=4"]):
-        training = prepare(*example.SEPARABLE, "--precision=fp32", *options)
-        training.model.train()
-        with training.train_loader.batches() as batches:
-            training.step(batches)
-        parameters = training.model.parameters()
-        gradients.append([p.grad for p in parameters if p.grad is not None])
+        run = options[-1].strip("-")
+        assert train(run, *example.SEPARABLE, "--precision=fp32", "--epochs=1", *options) == 0
     assert gradients[0]
     for big, small in zip(*gradients, strict=True):
         assert small.allclose(big, rtol=1e-3, atol=1e-6)
@@ -149,10 +173,10 @@ def test_accumulated_gradients_are_those_of_one_big_batch(prepare: Prepare) -> N
 
 
 def test_the_summary_counts_the_parameters(
-    prepare: Prepare, capsys: pytest.CaptureFixture[str]
+    train: Train, build: Build, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    training = prepare()
+    assert train("run", "--epochs=1") == 0
     out = capsys.readouterr().out
-    for name, network in training.networks.items():
+    for name, network in build().networks.items():
         count = sum(parameter.numel() for parameter in network.parameters())
         assert f"{name}: {type(network).__name__}, {count:,} parameters" in out

@@ -10,7 +10,7 @@ from programs import refusal, status, train_refuses
 
 import predict
 import test
-from train import Training
+import train
 
 Spoil = Callable[[Path], object]
 
@@ -52,9 +52,14 @@ def test_a_dataset_json_of_another_kind(
         (["--paralel=none"], "--paralel"),
         (["--epoch=3"], "--epoch"),
         (["stray"], "stray"),
-        (["--resume"], "--run"),
+        (["--resume"], "--run-dir"),
         (["@nowhere.txt"], "nowhere.txt"),
-        (["--run=a_file"], "a_file"),
+        (["--run-dir=a_file"], "a_file"),
+        (["--val-share=0"], "--val-share"),
+        (["--val-share=1"], "--val-share"),
+        (["--val-every=0"], "--val-every"),
+        (["--run=run"], "--run-dir"),
+        (["--test-every=2"], "--test-every"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -62,7 +67,7 @@ def test_options_that_cannot_be_used(
     small: list[str], capsys: pytest.CaptureFixture[str], words: list[str], culprit: str
 ) -> None:
     Path("a_file").write_text("in the way")
-    run = [] if "--resume" in words else ["--run=run"]
+    run = [] if "--resume" in words else ["--run-dir=run"]
     assert culprit in train_refuses(capsys, *small, *run, *words)
 
 
@@ -132,9 +137,9 @@ def test_a_damaged_image_is_named(
     Image.open(whole).resize((64, 64)).save(path)
     whole.unlink()
     path.write_bytes(path.read_bytes()[:-300])
-    words = [*small, f"--data={spoiled}", "--run=run", *how]
+    words = [*small, f"--data={spoiled}", "--run-dir=run", *how]
     before = sorted(Path().rglob("*"))
-    assert status(lambda: Training().main(), "train.py", *words) == 2
+    assert status(train.main, "train.py", *words) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert str(path) in error

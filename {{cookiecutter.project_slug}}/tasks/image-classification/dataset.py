@@ -10,9 +10,7 @@ flips off, for digits and the like.
 
 import copy
 import hashlib
-import json
 import os
-import shutil
 import sys
 from argparse import Namespace
 from functools import partial
@@ -20,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
@@ -34,11 +31,13 @@ from engine.images import (
     SerializedList,
     files_below,
     flip,
+    image_size,
     is_hidden,
     is_image,
     read_image,
     split_by_hash,
 )
+from tools.digits import unpack_digits
 
 BUILT_IN = "data/digits"  # the images that come with the project
 
@@ -102,10 +101,11 @@ def train_and_val(opt: Namespace) -> tuple["ClassFolders", "ClassFolders"]:
     train_set = ClassFolders(root / "train", opt)
     if (root / "val").is_dir():
         val_set = ClassFolders(root / "val", opt)
-        val_set.check_classes(train_set.classes)
+        check_classes(val_set.root, val_set.classes, train_set.classes)
     else:
         train_set, val_set = train_set.split(opt.val_share)
-    train_set.set_transforms(random_transforms(opt))
+    train_set.transforms = random_transforms(opt)
+    report_size(train_set, opt)
     return train_set, val_set
 
 
@@ -119,8 +119,8 @@ def eval_set(opt: Namespace, classes: list[str], split: str) -> "ClassFolders":
         chosen = ClassFolders(data_dir(opt.data) / "test", opt)
     else:
         chosen = train_and_val(opt)[split == "val"]
-        chosen.set_transforms([])
-    chosen.check_classes(classes)
+        chosen.transforms = []
+    check_classes(chosen.root, chosen.classes, classes)
     return chosen
 
 
@@ -143,7 +143,7 @@ class ClassFolders(Dataset):
 
     def __init__(self, root: Path, opt: Namespace) -> None:
         self.root = root
-        self.transform: v2.Compose | None = None
+        self.transforms: list[v2.Transform] = []
         self.classes = find_classes(root)
         paths: list[str] = []
         left_out: list[str] = []
@@ -181,11 +181,7 @@ class ClassFolders(Dataset):
         Raises:
             BadInput: A class has only one image.
         """
-        if alone := [name for name, count in self.info["classes"].items() if count == 1]:
-            raise BadInput(
-                f"{self.root}: only one image in {shorten(alone)}, and one is needed to train on "
-                "and one to validate on; add images, or a folder val/"
-            )
+        check_divisible(self.root, self.info["classes"])
         in_val = torch.tensor(split_by_hash(self.files(), self.labels.tolist(), share))
         return self._select(~in_val), self._select(in_val)
 
@@ -193,20 +189,6 @@ class ClassFolders(Dataset):
         part = copy.copy(self)  # the images and their cache are shared
         part.rows, part.labels = self.rows[chosen], self.labels[chosen]
         return part
-
-    def set_transforms(self, transforms: list[v2.Transform]) -> None:
-        """Sets the random transforms of single images."""
-        self.transform = v2.Compose(transforms) if transforms else None
-
-    def check_classes(self, classes: list[str]) -> None:
-        """Raises BadInput unless the classes are those given."""
-        missing = sorted(set(classes) - set(self.classes))
-        unknown = sorted(set(self.classes) - set(classes))
-        if missing or unknown:
-            raise BadInput(
-                f"{self.root}: its class folders must be those of training; missing: "
-                f"{', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
-            )
 
     @property
     def info(self) -> dict[str, Any]:
@@ -228,11 +210,13 @@ class ClassFolders(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image = self.images[int(self.rows[index])]
-        return self.transform(image) if self.transform else image, self.labels[index]
+        for transform in self.transforms:
+            image = transform(image)
+        return image, self.labels[index]
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor] | None:
         """The samples of a batch at once; None if they have to be made one by one."""
-        stacked = None if self.transform else self.images.stack(self.rows[indices])
+        stacked = None if self.transforms else self.images.stack(self.rows[indices])
         return None if stacked is None else (stacked, self.labels[indices])
 
     def to(self, device: torch.device) -> None:
@@ -255,6 +239,34 @@ def find_classes(root: Path) -> list[str]:
     return classes
 
 
+def check_classes(root: Path, found: list[str], expected: list[str]) -> None:
+    """Raises BadInput unless the classes found in `root` are those of training."""
+    missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or unknown:
+        raise BadInput(
+            f"{root}: its class folders must be those of training; missing: "
+            f"{', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
+        )
+
+
+def check_divisible(root: Path, counts: dict[str, int]) -> None:
+    """Raises BadInput if a class has only one image, which cannot be on both sides of a split."""
+    if alone := [name for name, count in counts.items() if count == 1]:
+        raise BadInput(
+            f"{root}: only one image in {shorten(alone)}, and one is needed to train on and one "
+            "to validate on; add images, or a folder val/"
+        )
+
+
+def report_size(train_set: ClassFolders, opt: Namespace) -> None:
+    """Prints the size of the images if most of their detail is lost at `--img-size`."""
+    width, height = image_size(train_set.root / train_set.images.files[int(train_set.rows[0])])
+    larger = min(width, height, 224)  # more is rarely worth its time
+    if larger >= 2 * opt.img_size:
+        before, after = f"{width}x{height} pixels (the first one)", f"{opt.img_size}x{opt.img_size}"
+        print(f"images: {before}, resized to {after}; train.py --img-size {larger} keeps more detail")
+
+
 def data_dir(name: str) -> Path:
     """The folder for `--data`. The images that come with the project are unpacked if necessary."""
     if Path(name) != Path(BUILT_IN) or Path(name).exists():
@@ -263,32 +275,3 @@ def data_dir(name: str) -> Path:
     if not built_in.exists():
         unpack_digits(built_in)
     return built_in.relative_to(Path.cwd()) if built_in.is_relative_to(Path.cwd()) else built_in
-
-
-def unpack_digits(target: Path) -> None:
-    """Cuts data/digits.png into single images: row c holds the digits c, each 8x8 pixels.
-
-    Every fifth image of a class is for testing. The sheet is made of the test part of "Optical
-    Recognition of Handwritten Digits" (data/README.md states source and licence).
-    """
-    work = target.with_name(f".{target.name}.{os.getpid()}")
-    with Image.open(target.with_name("digits.png")) as sheet:
-        for label in range(sheet.height // 8):
-            for split in ("train", "test"):
-                (work / split / str(label)).mkdir(parents=True)
-            for i in range(sheet.width // 8):
-                digit = sheet.crop((8 * i, 8 * label, 8 * i + 8, 8 * label + 8))
-                if digit.getbbox():  # the shorter rows end in black
-                    split = "test" if i % 5 == 4 else "train"
-                    digit.save(work / split / str(label) / f"{i:03d}.png")
-    about = {
-        "name": "Optical Recognition of Handwritten Digits",
-        "source": "https://doi.org/10.24432/C50P49",
-        "licence": "CC BY 4.0",
-        "flip": False,
-    }
-    (work / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    try:
-        work.rename(target)  # all or nothing, also when two runs start at once
-    except OSError:
-        shutil.rmtree(work)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from engine.errors import BadInput
 from layers import CENTRED, IMAGENET, ConvBlock, Padding, ResnetBlock
 
-
 NETWORKS = ("simple",)  # the networks of this file; those of torchvision need no entry
 
 

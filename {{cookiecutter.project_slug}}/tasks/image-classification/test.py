@@ -1,8 +1,10 @@
 """Evaluates a checkpoint: metrics, a confusion matrix, the worst mistakes.
 
     python test.py --checkpoint runs/a
-    python test.py --checkpoint runs/a --split train                   on the training images
+    python test.py --checkpoint runs/a --split train
     python test.py --checkpoint best.pt --data my_images --report my_report
+
+The images are those of test/, unless --split names others.
 """
 
 from engine.errors import DONE, run_program  # first: Ctrl-C ends in one line from here on
@@ -71,10 +73,9 @@ def main() -> int:
 def score(model: Model, loader: Loader, amp: Amp) -> tuple[Tensor, Tensor]:
     """The scores (N, K) and the labels (N,) of all images of `loader`, on the CPU."""
     scores, labels = [], []
+    total = loader.sampler.count()
     with loader.batches() as batches, amp.autocast():
-        for images, expected in tqdm(
-            batches, total=loader.sampler.count(), desc="test", disable=None
-        ):
+        for images, expected in tqdm(batches, total=total, desc="test", disable=None):
             scores.append(model.scores(images).cpu())
             labels.append(expected.cpu())
     return torch.cat(scores), torch.cat(labels)

@@ -1,16 +1,19 @@
-"""What a sample is: two crops, of what goes into the network and of what should come out.
+"""What a sample is: the input of the network and its target, two crops at the same place.
 
-Below DIR/train and DIR/test, one of
+Below DIR/train, DIR/test and perhaps DIR/val, one of
 
     A/name.jpg and B/name.jpg    inputs and targets, in pairs of the same name and size
     any_name.jpg                 input and target side by side in one image, if --side-by-side is
                                  given or DIR/dataset.json has {"pairs": "side-by-side"}
     any_name.jpg                 photographs: the targets, whose inputs are made by --degrade
 
-A file DIR/dataset.json may also say where the images are from, and `"flip": false` if mirrored
-images are not what they were, as with letters.
+Without DIR/val a share of train/ is set aside for validation; DIR/test is read by test.py alone.
+A file DIR/dataset.json may also name the source of the images, and `"flip": false` in it turns
+random flips off, for letters and the like.
 """
 
+import copy
+import hashlib
 import os
 import sys
 from argparse import Namespace
@@ -19,58 +22,44 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
-import images
-from augment import flip
+import engine.images
 from degrade import degrade
 from engine.cache import CachedImages
 from engine.errors import BadInput, shorten
-from engine.names import Names
-from images import files_below, image_size, is_image, read_facts, read_image
+from engine.images import (
+    SerializedList,
+    files_below,
+    flip,
+    image_size,
+    is_image,
+    read_dataset_json,
+    read_image,
+    split_by_hash,
+)
 
 BUILT_IN = "data/photos"  # the images that come with the project
-SAMPLES = 1000  # about how many an epoch has if --crops is left to the program
+SAMPLES = 1000  # about how many an epoch has if --crops is not given
 Pair = tuple[Tensor, Tensor]  # input and target, both uint8 (3, H, W)
 
-
-def train_part(opt: Namespace) -> "Pairs":
-    """The images to learn from, in random crops."""
-    return Pairs(Path(opt.data) / "train", opt, "random")
-
-
-def test_part(opt: Namespace, about: dict[str, Any]) -> "Pairs":
-    """The images to be judged by while the network learns, in crops that are always the same.
-
-    Args:
-        opt: The options.
-        about: What is known about the training part: nothing.
-    """
-    return Pairs(Path(opt.data) / "test", opt, "grid")
-
-
-def whole_part(opt: Namespace) -> "Pairs":
-    """The images to be judged by in the end: whole, and so of any size."""
-    return Pairs(Path(opt.data) / "test", opt, "whole")
-
-
-# An image takes three steps: `load` always gives the same, so its result is kept in the cache; a
-# sample is cut out of it, and degraded, with a seed of its own; `augment` changes a whole batch
-# where the network is, with a seed of its own. So runs stay exact.
+# A sample takes three steps: `load` always gives the same, so its result is kept in the cache;
+# Pairs cuts a crop out of it and degrades it; `augment` changes whole batches on the device. Each
+# sample and each batch has a seed of its own, so runs stay exact.
 
 
 def load(path: str | Path) -> Tensor:
     """Reads an image in full size: uint8 (3, H, W).
 
-    What is written here and in images.py is a part of the name of the cache, so a change makes it
-    anew.
+    The cache is made again when this file changes.
     """
     return v2.functional.pil_to_tensor(read_image(path))
 
 
 def augment(opt: Namespace, random: Generator, inputs: Tensor, targets: Tensor) -> Pair:
-    """What happens to a whole training batch on the device: the same to both images of a pair.
+    """The random changes of a whole training batch, on the device: the same for input and target.
 
     Args:
         opt: The options.
@@ -83,127 +72,181 @@ def augment(opt: Namespace, random: Generator, inputs: Tensor, targets: Tensor) 
     return inputs, targets
 
 
-class Pairs(CachedImages):
-    """Pairs of images, in one of the layouts above.
+def train_and_val(opt: Namespace) -> tuple["Pairs", "Pairs"]:
+    """Random crops of the images to train on, and a fixed grid of crops of those to validate on.
+
+    Raises:
+        BadInput: As Pairs; or there is no val/, and train/ cannot be divided.
+    """
+    train_set, val_set = _whole_train_and_val(opt)
+    return train_set.random_crops(), val_set.grid_of_crops()
+
+
+def eval_set(opt: Namespace, split: str) -> "Pairs":
+    """The whole images of a split (test, val or train).
+
+    Raises:
+        BadInput: As `train_and_val`.
+    """
+    if split == "test":
+        return Pairs(data_dir(opt.data) / "test", opt)
+    return _whole_train_and_val(opt)[split == "val"]
+
+
+def _whole_train_and_val(opt: Namespace) -> tuple["Pairs", "Pairs"]:
+    root = data_dir(opt.data)
+    train_set = Pairs(root / "train", opt)
+    if (root / "val").is_dir():
+        return train_set, Pairs(root / "val", opt)
+    return train_set.split(opt.val_share)
+
+
+def data_dir(name: str) -> Path:
+    """The folder for `--data`. The images that come with the project are found from any folder."""
+    if Path(name) != Path(BUILT_IN) or Path(name).exists():
+        return Path(name)
+    return Path(__file__).parent / BUILT_IN
+
+
+class Pairs(Dataset):
+    """Pairs of images in one of the layouts above: whole, or in crops of S x S, S = `--img-size`.
+
+    Hidden files and folders (a name that begins with a dot) are ignored. Other files that are not
+    images are left out, with a warning.
 
     Args:
-        root: The folder of the images: train or test.
+        root: The folder of the images, such as DIR/train.
         opt: The options.
-        crops: What an index means. random: a crop of S x S pixels (S = `--img-size`) anywhere in
-            an image, each of which has `--crops`. grid: one of the crops that lie beside each other
-            in an image; what is left over at its right and at its bottom is not used. whole: an
-            image.
 
     Returns:
         For an index: input and target, both uint8 (3, H, W).
 
     Raises:
-        BadInput: There is no such folder, no image in it, two images are no pair, or one is too
-            small for a crop.
+        BadInput: There is no such folder, no image in it, two images are no pair, or one is
+            smaller than a crop.
     """
 
-    def __init__(self, root: Path, opt: Namespace, crops: str) -> None:
-        super().__init__(root, "full", code=[__file__, images.__file__])
-        self.opt, self.size = opt, opt.img_size
+    def __init__(self, root: Path, opt: Namespace) -> None:
         if not root.is_dir():
-            raise BadInput(f"{root}: no such folder; --data wants one that holds train/ and test/")
+            raise BadInput(f"{root}: no such folder; --data wants a folder that holds {root.name}/")
+        self.root, self.opt = root, opt
+        self.info: dict[str, Any] = {}  # kept in checkpoints: nothing, a network fits any images
         self.layout = find_layout(root, opt)
-        self.degradation = opt.degrade or "noise"
         if self.layout == "folders":
-            names = match_names(root)
-            self.files = Names([f"{side}/{name}" for side in "AB" for name in names])
-            self.count = len(names)
+            self.pairs = SerializedList(match_names(root))
+            files = SerializedList(f"{side}/{name}" for side in "AB" for name in self.pairs)
         else:
-            self.files = Names(find_images(root))
-            self.count = len(self.files)
-        self.about: dict[str, Any] = {}  # a network for one folder of images fits any other
-        sizes = self._sizes()
-        if crops == "random":
-            self.places: list[tuple[int, int, int]] | None = None
-            self.length = self.count * (opt.crops or max(1, round(SAMPLES / self.count)))
-        elif crops == "grid":
-            self.places = self._grid(sizes)
-            self.length = len(self.places)
-        else:
-            self.size, self.places, self.length = 0, None, self.count
+            files = self.pairs = SerializedList(find_images(root))
+        self.images = CachedImages(
+            root, files, decode=load, recipe="full", code=[__file__, engine.images.__file__]
+        )
+        self.rows = torch.arange(len(self.pairs))  # of `pairs`, one for each sample
+        self.crops = "none"
+        self.corners = torch.empty(0)  # top and left of each sample in a grid of crops
+        self.sizes = torch.tensor([self._checked_size(row) for row in range(len(self.pairs))])
 
-    def _sizes(self) -> list[tuple[int, int]]:
-        """Height and width of each pair, from the heads of the files; complains of unfit ones."""
-        sizes = []
-        for i in range(self.count):
-            path = f"{self.root}/{self.files[i]}"
-            width, height = image_size(path)
-            if self.layout == "folders":
-                other = f"{self.root}/{self.files[i + self.count]}"
-                if (pair := image_size(other)) != (width, height):
-                    raise BadInput(
-                        f"{path} has {width} x {height} pixels and {other} {pair[0]} x {pair[1]}: "
-                        "a pair must be of one size"
-                    )
-            elif self.layout == "side-by-side":
-                if width % 2:
-                    raise BadInput(
-                        f"{path}: {width} pixels wide, and no two images of one size side by side"
-                    )
-                width //= 2
-            if min(height, width) < self.opt.img_size:
+    def _checked_size(self, row: int) -> tuple[int, int]:
+        """Height and width of a pair, from the heads of its files."""
+        path = f"{self.root}/{self.images.files[row]}"
+        width, height = image_size(path)
+        if self.layout == "folders":
+            other = f"{self.root}/{self.images.files[row + len(self.pairs)]}"
+            if (size := image_size(other)) != (width, height):
                 raise BadInput(
-                    f"{path}: {width} x {height} pixels are too few for --img-size "
-                    f"{self.opt.img_size}; lower it, or take the image away"
+                    f"{path} has {width} x {height} pixels and {other} {size[0]} x {size[1]}: "
+                    "the images of a pair must have the same size"
                 )
-            sizes.append((height, width))
-        return sizes
+        elif self.layout == "side-by-side":
+            if width % 2:
+                raise BadInput(
+                    f"{path}: {width} pixels wide, so not two images of one size side by side"
+                )
+            width //= 2
+        if min(height, width) < self.opt.img_size:
+            raise BadInput(
+                f"{path}: {width} x {height} pixels are too few for --img-size "
+                f"{self.opt.img_size}; lower it, or take the image away"
+            )
+        return height, width
 
-    def _grid(self, sizes: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
-        """Image, top and left of all crops that lie beside each other."""
-        return [
-            (i, top, left)
-            for i, (height, width) in enumerate(sizes)
-            for top in range(0, height - self.size + 1, self.size)
-            for left in range(0, width - self.size + 1, self.size)
+    def split(self, share: float) -> tuple["Pairs", "Pairs"]:
+        """Two parts of these pairs; the second gets about `share` of them.
+
+        The hash of a pair's name decides, so new files move no old one, unless a part would be
+        empty.
+
+        Raises:
+            BadInput: There is only one pair.
+        """
+        if len(self.pairs) == 1:
+            raise BadInput(
+                f"{self.root}: only one {'image' if self.pairs is self.images.files else 'pair'}, "
+                "and one is needed to train on and one to validate on; add images, or a folder val/"
+            )
+        in_val = torch.tensor(split_by_hash(self.pairs, [0] * len(self.pairs), share))
+        return self._select(self.rows[~in_val]), self._select(self.rows[in_val])
+
+    def random_crops(self) -> "Pairs":
+        """The same pairs in crops at random places, `--crops` of each."""
+        crops = self.opt.crops or max(1, round(SAMPLES / len(self)))
+        return self._select(self.rows.repeat(crops), crops="random")
+
+    def grid_of_crops(self) -> "Pairs":
+        """The same pairs in crops side by side, without a remainder at the right and the bottom."""
+        size = self.opt.img_size
+        grid = [
+            (row, top, left)
+            for row in self.rows.tolist()
+            for top in range(0, int(self.sizes[row, 0]) - size + 1, size)
+            for left in range(0, int(self.sizes[row, 1]) - size + 1, size)
         ]
+        rows, *corners = torch.tensor(grid).T
+        return self._select(rows, crops="grid", corners=torch.stack(corners, dim=1))
 
-    def __len__(self) -> int:
-        return self.length
+    def _select(self, rows: Tensor, **how: Any) -> "Pairs":
+        part = copy.copy(self)  # the images and their cache are shared
+        vars(part).update(rows=rows, **how)
+        return part
 
     def names(self) -> list[str]:
-        """The names of the images, without the folders A and B."""
-        prefix = "A/" if self.layout == "folders" else ""
-        return [name.removeprefix(prefix) for name in self.files[: self.count]]
+        """The name of each sample's pair: its path in `root`, without the folder A or B."""
+        return [self.pairs[row] for row in self.rows.tolist()]
 
-    def decode(self, index: int) -> Tensor:
-        return load(f"{self.root}/{self.files[index]}")
+    def fingerprint(self) -> str:
+        """A checksum of the list of samples, which the order of training depends on."""
+        digest = hashlib.sha256(self.images.files.digest() + self.rows.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Pair:
-        if self.places:
-            i, top, left = self.places[index]
-        else:
-            i, top, left = index % self.count, -1, -1
-        target = self.image(i)
+        row, size = int(self.rows[index]), self.opt.img_size
+        image = self.images[row]
         if self.layout == "folders":
-            target = torch.cat([target, self.image(i + self.count)])
+            image = torch.cat([image, self.images[row + len(self.pairs)]])
         elif self.layout == "side-by-side":
-            target = torch.cat(target.chunk(2, dim=2))
-        if self.size:
-            if not self.places:
-                height, width = target.shape[1:]
-                top = int(torch.randint(height - self.size + 1, ()))
-                left = int(torch.randint(width - self.size + 1, ()))
-            target = target[:, top : top + self.size, left : left + self.size]
-        target = target.contiguous()  # a copy, so that the rest of a large image is not kept
+            image = torch.cat(image.chunk(2, dim=2))
+        if self.crops != "none":
+            if self.crops == "random":
+                top, left = (int(torch.randint(side - size + 1, ())) for side in image.shape[1:])
+            else:
+                top, left = self.corners[index].tolist()
+            image = image[:, top : top + size, left : left + size]
+        image = image.contiguous()  # a copy, so that the rest of a large image is not kept
         if self.layout == "photographs":
-            return degrade(target, self.degradation, self.opt), target
-        return target[:3], target[3:]
+            return degrade(image, self.opt.degrade or "noise", self.opt), image
+        return image[:3], image[3:]
 
 
 def find_layout(root: Path, opt: Namespace) -> str:
-    """How the pairs lie in the folder `root`: folders, side-by-side or photographs.
+    """The layout of the pairs in the folder `root`: folders, side-by-side or photographs.
 
     Raises:
         BadInput: Half of the pairs is missing, or an option does not go with the layout.
     """
     sides = [(root / side).is_dir() for side in "AB"]
-    pairs = read_facts(root.parent).get("pairs", "")
+    pairs = read_dataset_json(root.parent).get("pairs", "")
     if pairs not in ("", "side-by-side"):
         raise BadInput(f'{root.parent}/dataset.json: pairs can only be "side-by-side"; mend it')
     if opt.side_by_side is not None:
@@ -234,14 +277,14 @@ def find_images(root: Path) -> list[str]:
 
 
 def match_names(root: Path) -> list[str]:
-    """The names that the images in A and in B have in common, which must be all.
+    """The names of the images in A, which must be those of the images in B.
 
     Raises:
         BadInput: A name is in one of the two alone.
     """
-    ours, theirs = (find_images(root / side) for side in "AB")
-    alone = [f"A/{name}" for name in sorted(set(ours) - set(theirs))]
-    alone += [f"B/{name}" for name in sorted(set(theirs) - set(ours))]
+    inputs, targets = (find_images(root / side) for side in "AB")
+    alone = [f"A/{name}" for name in sorted(set(inputs) - set(targets))]
+    alone += [f"B/{name}" for name in sorted(set(targets) - set(inputs))]
     if alone:
         raise BadInput(f"{root}: without the other image of the pair: {shorten(alone)}")
-    return ours
+    return inputs

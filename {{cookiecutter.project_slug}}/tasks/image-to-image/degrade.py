@@ -1,4 +1,4 @@
-"""What can be done to a photograph for a network to undo: any photographs become pairs at once.
+"""Degradations, which turn any photographs into pairs: the network learns to undo them.
 
 A new one is a function here, and its name in DEGRADATIONS.
 """
@@ -10,32 +10,42 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-GREY = (0.299, 0.587, 0.114)  # how bright red, green and blue look (ITU-R BT.601)
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in the brightness (ITU-R BT.601)
 SOBEL = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
 
 
 def degrade(image: Tensor, name: str, opt: Namespace) -> Tensor:
-    """Degrades an image; what is random comes from torch's generator, which is seeded per sample.
+    """Degrades an image. Random numbers come from torch's generator, which is seeded per sample.
 
     Args:
         image: uint8 (3, H, W).
         name: One of DEGRADATIONS.
-        opt: The options, for how much of it.
+        opt: The options, for the degree.
 
     Returns:
-        uint8 of the same shape: rounded, and cut off at 0 and 255.
+        uint8 (3, H, W).
     """
-    changed = DEGRADATIONS[name](image.float(), opt)
-    return changed.round().clamp(0, 255).to(torch.uint8)
+    return to_uint8(DEGRADATIONS[name](image.float(), opt))
+
+
+def enlarge(image: Tensor, scale: float) -> Tensor:
+    """Enlarges an image `scale` times, as low_resolution does: uint8 (3, H, W) -> (3, H', W')."""
+    height, width = image.shape[1:]
+    return to_uint8(_bicubic(image.float(), (round(height * scale), round(width * scale))))
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """An image with its values rounded, and limited to 0 to 255."""
+    return image.round().clamp(0, 255).to(torch.uint8)
 
 
 def noise(image: Tensor, opt: Namespace) -> Tensor:
-    """Adds to each value a number from N(0, `--noise` squared)."""
+    """Adds Gaussian noise with a standard deviation of `--noise`."""
     return image + opt.noise * torch.randn(image.shape)
 
 
 def grey(image: Tensor, opt: Namespace) -> Tensor:
-    """Takes away the colours."""
+    """Removes the colours."""
     return _brightness(image).expand(3, -1, -1)
 
 
@@ -43,23 +53,26 @@ def low_resolution(image: Tensor, opt: Namespace) -> Tensor:
     """Reduces the image to 1 / `--scale` of its size and enlarges it again, both bicubic."""
     height, width = image.shape[1:]
     small = (max(1, round(height / opt.scale)), max(1, round(width / opt.scale)))
-    reduced = functional.interpolate(image[None], small, mode="bicubic", antialias=True)
-    return functional.interpolate(reduced, (height, width), mode="bicubic")[0]
+    return _bicubic(_bicubic(image, small, antialias=True), (height, width))
 
 
 def edges(image: Tensor, opt: Namespace) -> Tensor:
-    """Draws where the brightness changes, dark on white (Sobel's operator)."""
+    """The edges, dark on white (Sobel operator)."""
     kernel = torch.tensor(SOBEL) / 4
     padded = functional.pad(_brightness(image)[None], (1, 1, 1, 1), mode="replicate")
     slopes = functional.conv2d(padded, torch.stack([kernel, kernel.T])[:, None])
     return (255 - slopes.norm(dim=1)).expand(3, -1, -1)
 
 
+def _bicubic(image: Tensor, size: tuple[int, int], antialias: bool = False) -> Tensor:
+    return functional.interpolate(image[None], size, mode="bicubic", antialias=antialias)[0]
+
+
 def _brightness(image: Tensor) -> Tensor:
-    return (image * torch.tensor(GREY)[:, None, None]).sum(dim=0, keepdim=True)
+    return (image * torch.tensor(LUMA)[:, None, None]).sum(dim=0, keepdim=True)
 
 
-# What --degrade may name: each takes and returns float (3, H, W) in [0, 255].
+# The names for --degrade: each takes and returns float (3, H, W) in [0, 255].
 DEGRADATIONS: dict[str, Callable[[Tensor, Namespace], Tensor]] = {
     "noise": noise,
     "grey": grey,

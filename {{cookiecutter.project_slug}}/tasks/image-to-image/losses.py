@@ -9,19 +9,21 @@ from torch.nn import functional
 
 from engine.errors import BadInput
 
-# What --losses may name, with the weight of each if none is given (Isola et al. 2017 for the first
-# two, Wang et al. 2018 for the others).
+# The names for --losses, each with its default weight (Isola et al. 2017 for the first two, Wang et
+# al. 2018 for the others).
 LOSSES = {"l1": 100.0, "adversarial": 1.0, "features": 10.0, "perceptual": 10.0}
-ADVERSARIAL = ("lsgan", "hinge", "vanilla")  # what --adversarial may name
+ADVERSARIAL = ("lsgan", "hinge", "vanilla")  # the names for --adversarial
+BEST_PSNR = 100.0  # dB; without any error it would be infinite, and so would be a mean
 
 
 def loss_weights(opt: Namespace) -> dict[str, float]:
-    """The losses that are on, by name, and how much each of them counts.
+    """The weight of each loss of the generator, by name.
 
     Read from `--losses`, as in `l1:100,adversarial`; `--vgg-weights none` takes out `perceptual`.
 
     Raises:
-        BadInput: A name or a weight is none, a name comes twice, or no loss is left.
+        BadInput: A name is unknown or comes twice, a weight is no positive number, `features` is
+            without `adversarial`, or no loss is left.
     """
     weights: dict[str, float] = {}
     for part in opt.losses.split(","):
@@ -33,8 +35,8 @@ def loss_weights(opt: Namespace) -> dict[str, float]:
         weights[name] = _positive(number, name) if colon else LOSSES[name]
     if "features" in weights and "adversarial" not in weights:
         raise BadInput(
-            "--losses: features compares what the discriminator sees, which learns by adversarial "
-            "alone; add adversarial, or take perceptual instead"
+            "--losses: features compares features of the discriminator, which adversarial trains; "
+            "add adversarial, or use perceptual instead"
         )
     if opt.vgg_weights == "none":
         weights.pop("perceptual", None)
@@ -54,11 +56,11 @@ def _positive(text: str, name: str) -> float:
 
 
 def make_losses(opt: Namespace, vgg: nn.Module | None) -> nn.ModuleDict:
-    """The losses that are on, by name: a new one is another name above and another line here.
+    """The losses of the generator by name: a new one is a name in LOSSES and a line here.
 
     Args:
         opt: The options.
-        vgg: The features that the perceptual loss compares; None without that loss.
+        vgg: The network for the perceptual loss; None without that loss.
 
     Raises:
         BadInput: As `loss_weights`.
@@ -78,21 +80,20 @@ def make_losses(opt: Namespace, vgg: nn.Module | None) -> nn.ModuleDict:
 
 
 class L1(nn.L1Loss):
-    """Mean absolute difference: less blurred results than the squared one (Isola et al. 2017).
+    """Mean absolute difference, which blurs less than the squared one (Isola et al. 2017).
 
     Shape: outputs (N, C, H, W), targets of the same shape -> scalar >= 0, in units of the images.
     """
 
 
 class Perceptual(nn.Module):
-    """Difference between two images as a classification network sees them (Johnson et al. 2016).
+    """Difference between the features of two images (Johnson et al. 2016).
 
-    The features of each slice are compared by their mean absolute difference, as in Wang et al.
-    2018, from where the weights are: with deeper slices shapes count more and pixels less.
+    The weighted sum of the mean absolute differences of the maps, as in Wang et al. 2018.
 
     Args:
-        features: Returns a list of maps for images; its weights should be frozen, as in Vgg19.
-        weights: Of each map.
+        features: Maps images to a list of feature maps; its weights should be frozen, as in Vgg19.
+        weights: The weight of each map.
 
     Shape: outputs (N, 3, H, W), targets of the same shape -> scalar >= 0.
     """
@@ -105,55 +106,54 @@ class Perceptual(nn.Module):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         with torch.no_grad():
-            wanted = self.features(targets)
-        seen = self.features(outputs)
-        maps = zip(self.weights, seen, wanted, strict=True)
+            expected = self.features(targets)
+        maps = zip(self.weights, self.features(outputs), expected, strict=True)
         return torch.stack([weight * functional.l1_loss(a, b) for weight, a, b in maps]).sum()
 
 
 class Adversarial(nn.Module):
-    """The game of generator and discriminator (Goodfellow et al. 2014), for both of them.
+    """The adversarial loss of generator and discriminator (Goodfellow et al. 2014).
 
-    Each score map counts alike, whatever its size.
+    It is the mean over the score maps, whatever their sizes.
 
     Args:
-        kind: lsgan: squared distance from 1 for real and 0 for drawn (Mao et al. 2017).
-            hinge: distance from the right side of 1 and -1 (Lim and Ye 2017).
-            vanilla: cross entropy of the scores as logits, for the generator in the form that does
-            not saturate (Goodfellow et al. 2014).
+        kind: lsgan: squared distance from 1 for real and from 0 for fake (Mao et al. 2017).
+            hinge: hinge loss with the margins 1 and -1 (Lim and Ye 2017).
+            vanilla: binary cross entropy with the scores as logits, non-saturating for the
+            generator (Goodfellow et al. 2014).
 
     Shape: the score maps of all scales, each (N, 1, h, w) -> scalar; >= 0 but for the generator
-        with hinge. With the scores of drawn images alone it is the generator's loss, with those of
-        real ones as well the discriminator's.
+        with hinge. The scores of fake images alone give the loss of the generator, with those of
+        real ones the loss of the discriminator.
     """
 
     def __init__(self, kind: str = "lsgan") -> None:
         super().__init__()
         self.kind = kind
 
-    def forward(self, drawn: list[Tensor], real: list[Tensor] | None = None) -> Tensor:
+    def forward(self, fake: list[Tensor], real: list[Tensor] | None = None) -> Tensor:
         if real is None:
-            return torch.stack([self._generator(scores).mean() for scores in drawn]).mean()
-        wrong = [self._unreal(scores).mean() for scores in real]
-        wrong += [self._undrawn(scores).mean() for scores in drawn]
-        return torch.stack(wrong).mean()
+            return torch.stack([self._generator(scores).mean() for scores in fake]).mean()
+        losses = [self._real(scores).mean() for scores in real]
+        losses += [self._fake(scores).mean() for scores in fake]
+        return torch.stack(losses).mean()
 
     def _generator(self, scores: Tensor) -> Tensor:
-        return -scores if self.kind == "hinge" else self._unreal(scores)
+        return -scores if self.kind == "hinge" else self._real(scores)
 
-    def _unreal(self, scores: Tensor) -> Tensor:
-        """How far scores are from those of real images."""
+    def _real(self, scores: Tensor) -> Tensor:
+        """The loss of each score of a real image."""
         if self.kind == "lsgan":
             return (scores - 1) ** 2
         return functional.relu(1 - scores) if self.kind == "hinge" else functional.softplus(-scores)
 
-    def _undrawn(self, scores: Tensor) -> Tensor:
-        """How far scores are from those of drawn images."""
-        return scores**2 if self.kind == "lsgan" else self._unreal(-scores)
+    def _fake(self, scores: Tensor) -> Tensor:
+        """The loss of each score of a fake image."""
+        return scores**2 if self.kind == "lsgan" else self._real(-scores)
 
 
 class FeatureMatching(nn.Module):
-    """Difference between drawn and real images as the discriminator sees them (Wang et al. 2018).
+    """Difference between the discriminator's features of fake and real images (Wang et al. 2018).
 
     The mean absolute difference of each map but the scores, averaged over maps and scales.
 
@@ -161,10 +161,10 @@ class FeatureMatching(nn.Module):
         get no gradient.
     """
 
-    def forward(self, drawn: list[list[Tensor]], real: list[list[Tensor]]) -> Tensor:
+    def forward(self, fake: list[list[Tensor]], real: list[list[Tensor]]) -> Tensor:
         losses = [
             functional.l1_loss(a, b.detach())
-            for maps, wanted in zip(drawn, real, strict=True)
-            for a, b in zip(maps[:-1], wanted[:-1], strict=True)
+            for maps, expected in zip(fake, real, strict=True)
+            for a, b in zip(maps[:-1], expected[:-1], strict=True)
         ]
         return torch.stack(losses).mean()

@@ -1,32 +1,32 @@
 """The options of train.py, with their defaults."""
 
 from argparse import BooleanOptionalAction, Namespace
-from pathlib import Path
 
-import data
+import dataset
 from degrade import DEGRADATIONS
 from engine.arguments import (
     Parser,
     add_optimization_options,
     add_run_options,
+    add_split_options,
     add_training_machine_options,
     auto_or,
     number,
     parse_run,
 )
-from images import read_facts
+from engine.images import read_dataset_json
 from layers import NORMS, PADDINGS
 from losses import ADVERSARIAL, LOSSES
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
-    """The options of a training run, and what they leave open to the data."""
+    """The options of a training run; defaults that depend on the data are filled in."""
     parser = make_parser()
     opt = parse_run(parser, argv)
     if opt.pool and opt.parallel == "super":
-        parser.error("--pool: with --parallel super each GPU would keep its own; take split")
+        parser.error("--pool: with --parallel super each GPU would keep its own; use split")
     if opt.flip is None:
-        opt.flip = read_facts(Path(opt.data)).get("flip", True)
+        opt.flip = read_dataset_json(dataset.data_dir(opt.data)).get("flip", True)
     return opt
 
 
@@ -34,55 +34,56 @@ def parse(argv: list[str] | None = None) -> Namespace:
 def make_parser() -> Parser:
     parser = Parser(description="Trains a network that turns images into other images.")
 
-    # A step takes longer than those of classification, and a picture says more than a curve.
-    add_run_options(parser, epochs=10, log_every=10, picture_every=100)
+    add_run_options(parser, epochs=10)
 
-    add = parser.add_argument_group("data").add_argument
-    add("--data", metavar="DIR", default=data.BUILT_IN, help="folder with train/ and test/")
+    data = parser.add_argument_group("data")
+    add = data.add_argument
+    add("--data", metavar="DIR", default=dataset.BUILT_IN, help="folder with train/, perhaps val/")
+    add_split_options(data)
     add("--side-by-side", action=BooleanOptionalAction,
-        help="each image holds two: input left, target right (default: what the data set says)")
+        help="each image holds two: input left, target right (default: as dataset.json says)")
     add("--degrade", choices=sorted(DEGRADATIONS),
-        help="how the inputs are made if the images are no pairs (default: noise)")
+        help="makes the inputs from photographs, if the images are no pairs (default: noise)")
     add("--noise", type=number(float, 0, 255), default=25.0, metavar="SIGMA",
         help="standard deviation of noise, in grey levels of 0 to 255")
     add("--scale", type=number(float, 1), default=4.0,
-        help="how many times smaller low-resolution is")
+        help="factor by which low-resolution reduces the size")
     add("--img-size", type=number(int, 16), default=64, metavar="S",
-        help="the network learns from crops of S x S pixels")
+        help="the network is trained on crops of S x S pixels")
     add("--crops", type=auto_or(number(int, 1)), metavar="N",
         help="crops of each image in an epoch "
-        f"(default: so many that an epoch has about {data.SAMPLES:,})")
+        f"(default: as many as make about {dataset.SAMPLES:,} samples)")
     add("--flip", action=BooleanOptionalAction,
-        help="mirror pairs at random (default: what the data set says, else yes)")
+        help="mirror training pairs at random (default: as dataset.json says, else yes)")
     add("--cache", action=BooleanOptionalAction,
         help="keep the decoded images in a file beside the data (default: if they fit into memory)")
 
     add = parser.add_argument_group("generator").add_argument
     add("--width", type=number(int, 1), default=32, help="channels of the first layer")
-    add("--downs", type=number(int, 0, 5), default=0,
-        help="how often the size is halved inside: 0 keeps every detail, 2 sees further")
+    add("--n-downsampling", type=number(int, 0, 5), default=0,
+        help="layers that halve the size: 0 keeps every detail, 2 widens the receptive field")
     add("--blocks", type=number(int, 0), default=4, help="residual blocks")
-    add("--padding", choices=PADDINGS, default="zeros", help="how borders are continued")
+    add("--padding", choices=PADDINGS, default="zeros", help="padding of the convolutions")
     add("--norm", choices=sorted(NORMS), default="none", help="normalisation")
     add("--dropout", type=number(float, 0, 0.99), default=0.0, help="in the residual blocks")
     add("--residual", action=BooleanOptionalAction, default=True,
-        help="draw what has to be added to the input, not the whole image")
+        help="predict the difference between target and input")
 
     add = parser.add_argument_group("losses and discriminator").add_argument
     add("--losses", default="l1:100,adversarial", metavar="NAME[:WEIGHT],...",
-        help=f"what to lower, out of {', '.join(LOSSES)}, and how much each counts")
+        help=f"losses of the generator and their weights, out of {', '.join(LOSSES)}")
     add("--adversarial", choices=ADVERSARIAL, default="lsgan", help="kind of the adversarial loss")
     add("--vgg-weights", default="download", metavar="FILE",
         help="VGG19 for perceptual: a state dict, download, or none to leave the loss out")
     add("--d-width", type=number(int, 1), default=32, help="channels of its first layer")
     add("--d-layers", type=number(int, 1, 8), default=3, help="its layers that halve the size")
-    add("--d-scales", type=number(int, 1, 8), default=2, help="sizes at which it judges")
+    add("--d-scales", type=number(int, 1, 8), default=2, help="its number of image scales")
     add("--d-norm", choices=sorted(NORMS), default="instance", help="its normalisation")
     add("--pool", type=number(int, 0), default=0, metavar="N",
-        help="drawn pairs that it is reminded of; 0 for none")
+        help="earlier outputs kept to train the discriminator on; 0 for none")
 
     # After Isola et al. 2017, but for a learning rate that suits a run of minutes, and a limit to
-    # the gradient: at that rate the loss was seen to jump without it, which cost an epoch.
+    # the gradient: without it the loss jumped at that rate, which cost an epoch.
     add_optimization_options(
         parser, batch_size=16, optimizer="adam", lr=5e-4, momentum=0.5, weight_decay=0.0,
         schedule="late-linear", warmup=0.0, clip_grad=1.0,

@@ -1,60 +1,70 @@
 """Turns images into images.
 
-    python predict.py --checkpoint runs/a/checkpoints/best.pt photo.jpg folder_of_photos
+    python predict.py --checkpoint runs/a photo.jpg folder_of_photos
+    python predict.py --checkpoint runs/a --scale 4 small.jpg          after low-resolution
 
-Writes a PNG for each image, of the same name and size. Images are taken as they are: for a network
-that removes noise, they should be noisy.
+Writes a PNG of the same name for each image. Images are not degraded: the inputs of a network that
+removes noise should be noisy.
 """
 
-import engine.interrupt  # noqa: F401  first, so that Ctrl-C ends in one line from here on
+from engine.errors import DONE, BadInput, run_program  # first: Ctrl-C ends in one line
 
 # isort: split
 from functools import partial
 from pathlib import Path
 
+from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
 
-import data
-from engine import devices
-from engine.arguments import Parser, add_machine_options, add_predict_options
+import dataset
+from degrade import enlarge
+from engine import modules
+from engine.arguments import Parser, add_machine_options, add_predict_options, number
 from engine.checkpoint import write_atomically
-from engine.errors import DONE, BadInput, run_program
-from engine.loading import Loader
-from engine.order import TestOrder
-from engine.precision import Precision
-from images import ImageFiles
-from tiles import add_tile_options, check_tiles, in_tiles
-from translator import Translator
+from engine.devices import Amp, pick_device
+from engine.images import ImageFiles
+from engine.loader import Loader
+from engine.sampler import EvalBatchSampler
+from engine.tiles import add_tile_options, apply_in_tiles, check_tiles
+from model import Model
 
 
 def main() -> int:
-    parser = Parser(description="Writes what the network makes of each image.")
+    parser = Parser(description="Writes the output of the network for each image.")
     add_predict_options(parser)
     add = parser.add_argument
     add("--out", metavar="DIR", default="predictions", help="where to write")
+    scale = "enlarge inputs N times first, bicubically: for networks trained on low-resolution"
+    add("--scale", type=number(float, 1, 100), metavar="N", default=1, help=scale)
     add_tile_options(parser)
     add_machine_options(parser)
     opt = parser.parse_args()
 
     check_tiles(opt.tile, opt.overlap)
-    images = ImageFiles(opt.paths, data.load)
+    images = ImageFiles(opt.paths, partial(load_enlarged, scale=opt.scale))
     outputs = name_outputs(images.files[:], Path(opt.out))
-    device = devices.pick_device(opt.device)
-    precision = Precision(opt.precision, device)
-    model, _ = Translator.from_checkpoint(opt.checkpoint)
-    devices.place(model, device)
-    order = TestOrder(len(images), 1)  # images of any size cannot share a batch
-    loader = Loader(images, order, device, opt.workers, opt.prefetch)
+    device = pick_device(opt.device)
+    amp = Amp(opt.precision, device)
+    model, _ = Model.from_checkpoint(opt.checkpoint)
+    modules.place(model, device).eval()
+    sampler = EvalBatchSampler(len(images), 1)  # images of any size cannot share a batch
+    loader = Loader(images, sampler, device, opt.workers, opt.prefetch)
 
-    with loader.batches() as batches, precision.autocast():
-        names = tqdm(outputs, desc="predict", disable=None)
-        for path, (batch,) in zip(names, batches, strict=True):
-            drawn = to_pil_image(in_tiles(model.translate, batch[0], opt.tile, opt.overlap).cpu())
+    with loader, loader.batches() as batches, amp.autocast():
+        paths = tqdm(outputs, desc="predict", disable=None)
+        for path, (batch,) in zip(paths, batches, strict=True):
+            output = apply_in_tiles(model.translate, batch[0], opt.tile, opt.overlap)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, partial(drawn.save, format="PNG"))
-    print(f"wrote {opt.out}: {len(outputs)} images")
+            write_atomically(path, partial(to_pil_image(output.cpu()).save, format="PNG"))
+    print(f"wrote {opt.out}: {len(outputs)} image{'s' * (len(outputs) > 1)}")
     return DONE
+
+
+def load_enlarged(path: str, scale: float) -> Tensor:
+    """Reads an image and enlarges it `scale` times: uint8 (3, H, W)."""
+    image = dataset.load(path)
+    return image if scale == 1 else enlarge(image, scale)
 
 
 def name_outputs(inputs: list[str], out: Path) -> list[Path]:
@@ -69,7 +79,7 @@ def name_outputs(inputs: list[str], out: Path) -> list[Path]:
     outputs = []
     for path in map(Path, inputs):
         name, count = path.stem, 1
-        while name.lower() in taken:  # there are disks to which a.png and A.png are one
+        while name.lower() in taken:  # a.png and A.png are one file on some disks
             count += 1
             name = f"{path.stem}-{count}"
         taken.add(name.lower())

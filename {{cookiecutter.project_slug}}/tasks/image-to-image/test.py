@@ -1,13 +1,15 @@
-"""Judges a checkpoint by the test images: PSNR, SSIM and L1, the best and the worst of them.
+"""Evaluates a checkpoint: PSNR, SSIM and L1 of each image, the best and the worst outputs.
 
-python test.py --checkpoint runs/a/checkpoints/best.pt
-python test.py --checkpoint best.pt --data my_images --report my_report
+    python test.py --checkpoint runs/a
+    python test.py --checkpoint runs/a --split train                   on the training images
+    python test.py --checkpoint best.pt --data my_images --report my_report
 """
 
-import engine.interrupt  # noqa: F401  first, so that Ctrl-C ends in one line from here on
+from engine.errors import DONE, run_program  # first: Ctrl-C ends in one line from here on
 
 # isort: split
 import json
+from heapq import nlargest, nsmallest
 from pathlib import Path
 
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -15,24 +17,25 @@ from torch import Tensor
 from torchvision.transforms.functional import center_crop
 from tqdm import tqdm
 
-import data
-from engine import devices
-from engine.arguments import Parser, add_machine_options, add_test_options, number
-from engine.errors import DONE, run_program
-from engine.loading import Loader
-from engine.order import TestOrder
-from engine.pictures import save_sheet
-from engine.precision import Precision
-from engine.runfolder import report_folder
-from tiles import add_tile_options, check_tiles, in_tiles
-from translator import BEST_PSNR, Translator
+import dataset
+from engine import modules
+from engine.arguments import Parser, add_machine_options, add_test_options, number, report_name
+from engine.devices import Amp, pick_device
+from engine.figures import save_sheet
+from engine.loader import Loader
+from engine.run_dir import report_dir
+from engine.sampler import EvalBatchSampler
+from engine.tiles import add_tile_options, apply_in_tiles, check_tiles
+from losses import BEST_PSNR
+from model import Model
 
 SHOWN = 224  # pixels of an image that a sheet shows, from its middle
 Row = dict[str, str | float]  # the metrics of an image
+Example = tuple[Row, list[Tensor]]  # and crops of its input, output and target
 
 
 def main() -> int:
-    parser = Parser(description="Judges a checkpoint by the test part of a data set.")
+    parser = Parser(description="Evaluates a checkpoint on the test images.")
     add_test_options(parser)
     add = parser.add_argument
     add("--worst", type=number(int, 1), default=4, help="images in best.png and in worst.png")
@@ -40,52 +43,53 @@ def main() -> int:
     add_machine_options(parser)
     opt = parser.parse_args()
 
-    # 1. The trained model, and the test part of its data.
+    # 1. The trained model, and the images to evaluate it on.
     check_tiles(opt.tile, opt.overlap)
-    device = devices.pick_device(opt.device)
-    precision = Precision(opt.precision, device)
-    model, trained_with = Translator.from_checkpoint(opt.checkpoint)
-    devices.place(model, device)
+    device = pick_device(opt.device)
+    amp = Amp(opt.precision, device)
+    model, trained_with = Model.from_checkpoint(opt.checkpoint)
+    modules.place(model, device).eval()
+    name = report_name(opt, trained_with.data)
     trained_with.data = opt.data or trained_with.data
-    test_set = data.whole_part(trained_with)
-    loader = Loader(test_set, TestOrder(len(test_set), 1), device, opt.workers, opt.prefetch)
-    report = report_folder(opt.report, opt.checkpoint)
+    test_set = dataset.eval_set(trained_with, opt.split)
+    sampler = EvalBatchSampler(len(test_set), 1)  # images of any size cannot share a batch
+    loader = Loader(test_set, sampler, device, opt.workers, opt.prefetch)
+    report = report_dir(opt.report, opt.checkpoint, name)
 
-    # 2. What is drawn of each image, and how far it is from the target.
+    # 2. The outputs and their metrics. Images are kept of the best and the worst alone.
     rows: list[Row] = []
-    triples: list[list[Tensor]] = []
-    bar = tqdm(test_set.names(), desc="test", disable=None)
-    with loader.batches() as batches, precision.autocast():
-        for name, (inputs, targets) in zip(bar, batches, strict=True):
-            output = in_tiles(model.translate, inputs[0], opt.tile, opt.overlap)
+    best: list[Example] = []
+    worst: list[Example] = []
+    files = tqdm(test_set.names(), desc="test", disable=None)
+    with loader, loader.batches() as batches, amp.autocast():
+        for file, (inputs, targets) in zip(files, batches, strict=True):
+            output = apply_in_tiles(model.translate, inputs[0], opt.tile, opt.overlap)
             images = [image.cpu() for image in (inputs[0], output, targets[0])]
-            rows.append(judge(name, *images))
+            rows.append(compute_metrics(file, *images))
             side = min(SHOWN, *output.shape[1:])
-            triples.append([center_crop(image, [side]) for image in images])
+            example = rows[-1], [center_crop(image, [side]).clone() for image in images]
+            best = nlargest(opt.worst, [*best, example], key=psnr_of)
+            worst = nsmallest(opt.worst, [*worst, example], key=psnr_of)
 
-    # 3. What it says.
+    # 3. The report.
     metrics = summarize(rows)
     text = json.dumps(metrics, indent=2)
     (report / "metrics.json").write_text(text + "\n", encoding="utf-8")
-    show_extremes(rows, triples, opt.worst, report)
+    save_examples(best, report / "best.png")
+    save_examples(worst, report / "worst.png")
     print(table(metrics))
     print(f"wrote {report}: metrics.json, best.png, worst.png")
     return DONE
 
 
-def judge(name: str, given: Tensor, output: Tensor, target: Tensor) -> Row:
-    """The metrics of an output, and of the input as if it were one: uint8 (3, H, W) each."""
-    pairs = (("", output), ("input_", given))
-    metrics = {
-        prefix + metric: value
-        for prefix, image in pairs
-        for metric, value in compare(image, target).items()
-    }
-    return {"file": name, **metrics}
+def compute_metrics(file: str, image: Tensor, output: Tensor, target: Tensor) -> Row:
+    """The metrics of an output, and of the input for comparison: uint8 (3, H, W) each."""
+    of_input = {f"input_{name}": value for name, value in compare(image, target).items()}
+    return {"file": file, **compare(output, target), **of_input}
 
 
 def compare(image: Tensor, target: Tensor) -> dict[str, float]:
-    """How near an image is to its target, both uint8 (3, H, W) of at least 11 x 11 pixels.
+    """The similarity of an image to its target, both uint8 (3, H, W) of at least 11 x 11 pixels.
 
     Returns:
         psnr: in dB, at most 100. ssim: at most 1, with the Gaussian window of Wang et al. 2004.
@@ -107,6 +111,10 @@ def compare(image: Tensor, target: Tensor) -> dict[str, float]:
     return {"psnr": min(BEST_PSNR, float(psnr)), "ssim": float(ssim), "l1": float(l1)}
 
 
+def psnr_of(example: Example) -> float:
+    return float(example[0]["psnr"])
+
+
 def summarize(rows: list[Row]) -> dict:
     """The means over all images, and the rows themselves."""
     names = [name for name in rows[0] if name != "file"]
@@ -115,24 +123,16 @@ def summarize(rows: list[Row]) -> dict:
     return {"images": len(rows), **means, "psnr_gain": gain, "by_image": rows}
 
 
-def show_extremes(rows: list[Row], triples: list[list[Tensor]], most: int, report: Path) -> None:
-    """Saves sheets of the images with the best and of those with the worst PSNR."""
-    found = list(zip(rows, triples, strict=True))
-    found.sort(key=lambda pair: float(pair[0]["psnr"]))
-    show(found[::-1][:most], report / "best.png")
-    show(found[:most], report / "worst.png")
-
-
-def show(found: list[tuple[Row, list[Tensor]]], path: Path) -> None:
-    """Saves a sheet with a row of input, output and target for each image."""
+def save_examples(examples: list[Example], path: Path) -> None:
+    """Saves a sheet with a row of input, output and target for each example."""
     captions = []
-    for row, _ in found:
-        for prefix in ("input_", ""):
+    for row, _ in examples:
+        for prefix, name in (("input_", "input"), ("", "output")):
             value = f"{row[prefix + 'psnr']:.2f} dB, SSIM {row[prefix + 'ssim']:.3f}"
-            captions.append(f"{row['file']}\n{'input' if prefix else 'output'}: {value}")
+            captions.append(f"{row['file']}\n{name}: {value}")
         captions.append(f"{row['file']}\ntarget")
-    images = [image for _, triple in found for image in triple]
-    save_sheet(images, captions, path, columns=3, size=SHOWN)
+    images = [image for _, triple in examples for image in triple]
+    save_sheet(images, captions, path, columns=3)
 
 
 def table(metrics: dict) -> str:

@@ -1,4 +1,4 @@
-"""The finished model: networks and losses in one, and what they are judged by."""
+"""The finished model: networks, their losses and the metrics."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -12,21 +12,19 @@ import losses
 import networks
 import options
 from engine.checkpoint import load, load_weights
+from engine.errors import BadInput
 from layers import CENTRED, Normalize
-
-BEST_PSNR = 100.0  # dB; without an error at all it would be infinite, and so would be the mean
 
 
 class Translator(nn.Module):
-    """Turns images into images. The programs know this class and nothing behind it.
+    """Turns images into images. The programs use only this class, see model.py.
 
-    It is a super network: networks and losses are within, and called with a batch it returns the
-    losses, named and weighted, under the name of the optimizer that is to lower them:
+    Called with a batch it returns the weighted losses of each network:
     `{"net": {"l1": scalar, "adversarial": scalar}, "discriminator": {"discriminator": scalar}}`.
 
     Args:
-        opt: The options of training; this is the one place where they become networks and losses.
-        about: Of the training data; kept in checkpoints.
+        opt: The options of training; here alone they become networks and losses.
+        info: Of the training data.
 
     Shape: inputs (N, 3, H, W) uint8, targets (N, 3, H, W) uint8 -> the losses.
 
@@ -34,11 +32,11 @@ class Translator(nn.Module):
         BadInput: As `networks.make_networks` and `losses.make_losses`.
     """
 
-    headline = "psnr"  # the metric, higher is better, that decides which checkpoint is best
+    monitor = "psnr"  # the metric, higher is better, that decides which checkpoint is best
 
-    def __init__(self, opt: Namespace, about: dict[str, Any]) -> None:
+    def __init__(self, opt: Namespace, info: dict[str, Any]) -> None:
         super().__init__()
-        self.about = about
+        self.info = info  # kept in checkpoints
         made = networks.make_networks(opt)
         self.net, self.discriminator, self.pool = made.generator, made.discriminator, made.pool
         self.normalize = Normalize(*CENTRED)
@@ -49,87 +47,90 @@ class Translator(nn.Module):
     def from_checkpoint(cls, path: str) -> tuple["Translator", Namespace]:
         """The trained model in evaluation mode, and the options that it was trained with.
 
+        It has the generator alone: translating takes neither a discriminator nor VGG.
+
         Raises:
             BadInput: The file is missing, damaged, or not a checkpoint of this model.
         """
         state = load(Path(path))
+        if state.get("model", cls.__name__) != cls.__name__:
+            raise BadInput(f"{path}: a checkpoint of another model ({state['model']})")
         defaults = vars(options.make_parser().parse_args([]))  # for options added since
         opt = Namespace(**{**defaults, **state["args"]})
-        # To draw images takes the generator alone: VGG need not be downloaded for it.
         model = cls(Namespace(**{**vars(opt), "losses": "l1"}), {})
-        load_weights(model.net, state["net"], path)
+        load_weights(model.net, state["net"], path, "networks.py was changed since then")
         return model.eval(), opt
 
     def networks(self) -> dict[str, nn.Module]:
-        """The networks by the name of their attribute: each is saved, and trained if it can be."""
+        """The networks by the name of their attribute."""
         found = {"net": self.net, "discriminator": self.discriminator, "pool": self.pool}
         return {name: network for name, network in found.items() if network is not None}
 
     def forward(self, inputs: Tensor, targets: Tensor) -> dict[str, dict[str, Tensor]]:
         inputs, targets = self.normalize(inputs), self.normalize(targets)
-        drawn = self.net(inputs).float()
-        found: dict[str, dict[str, Tensor]] = {"net": {}}
-        for name in self.criteria.keys() - {"adversarial", "features"}:
-            found["net"][name] = self.criteria[name](drawn, targets)
+        fake = self.net(inputs).float()
+        # In the order of --losses: gradients are added up in it, and must round alike each time.
+        values = {
+            name: criterion(fake, targets)
+            for name, criterion in self.criteria.items()
+            if name not in ("adversarial", "features")
+        }
+        named: dict[str, dict[str, Tensor]] = {"net": values}
         if self.discriminator is not None and self.pool is not None:
-            pair = torch.cat([inputs, drawn], dim=1)
-            # Each network is judged in passes of its own: the two losses share no part of the
-            # graph, so one can go backward after the other, and both before a weight is changed.
-            judged = self.discriminator(pair)
-            real = self.discriminator(torch.cat([inputs, targets], dim=1))
-            remembered = self.discriminator(self.pool(pair))
+            # The losses of the two networks share no pass through the discriminator: one can go
+            # backward after the other, and both before any weight changes.
+            pairs = torch.cat([inputs, fake], dim=1)
+            pred_fake = self.discriminator(pairs)
+            pred_real = self.discriminator(torch.cat([inputs, targets], dim=1))
+            pred_pool = self.discriminator(self.pool(pairs))
             adversarial = self.criteria["adversarial"]
-            found["net"]["adversarial"] = adversarial(_scores(judged))
+            values["adversarial"] = adversarial(_scores(pred_fake))
             if "features" in self.criteria:
-                found["net"]["features"] = self.criteria["features"](judged, real)
-            loss = adversarial(_scores(remembered), _scores(real))
-            found["discriminator"] = {"discriminator": loss}
-        weighted = {name: self.weights[name] * found["net"][name] for name in self.weights}
-        return {**found, "net": weighted}
+                values["features"] = self.criteria["features"](pred_fake, pred_real)
+            loss = adversarial(_scores(pred_pool), _scores(pred_real))
+            named["discriminator"] = {"discriminator": loss}
+        named["net"] = {name: weight * values[name] for name, weight in self.weights.items()}
+        return named
 
     @torch.no_grad()
     def translate(self, inputs: Tensor) -> Tensor:
-        """The images that the network draws, in evaluation mode: uint8 (N, 3, H, W) -> the same."""
-        drawn = _in_evaluation(self.net, self.normalize(inputs)).float()
-        return ((drawn.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        """The outputs of the network as images: uint8 (N, 3, H, W) -> the same."""
+        outputs = self.net(self.normalize(inputs)).float()
+        return ((outputs.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
     @torch.no_grad()
-    def measure(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def compute_metrics(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The metrics of a batch by name, each as the sum over its images.
 
-        `l1` in grey levels and `psnr` in dB, both of images as they are saved; the mean scores that
-        the discriminator gives to drawn and to real images.
+        `l1` in grey levels and `psnr` in dB, both of uint8 images; with a discriminator
+        `score_fake` and `score_real`, its mean scores of outputs and of targets.
         """
         outputs = self.translate(inputs)
         errors = (outputs.float() - targets.float()).flatten(1)
         ratio = 255**2 / errors.square().mean(dim=1)
         metrics = {
             "l1": errors.abs().mean(dim=1).sum(),
-            "psnr": (10 * ratio.log10()).clamp(max=BEST_PSNR).sum(),
+            "psnr": (10 * ratio.log10()).clamp(max=losses.BEST_PSNR).sum(),
         }
         if self.discriminator is not None:
-            given = self.normalize(inputs)
-            for name, images in (("score_drawn", outputs), ("score_real", targets)):
-                pairs = torch.cat([given, self.normalize(images)], dim=1)
-                maps = _scores(_in_evaluation(self.discriminator, pairs))
+            for name, images in (("score_fake", outputs), ("score_real", targets)):
+                pairs = torch.cat([self.normalize(inputs), self.normalize(images)], dim=1)
+                maps = _scores(self.discriminator(pairs))
                 metrics[name] = torch.stack([m.mean(dim=(1, 2, 3)) for m in maps]).mean(0).sum()
         return metrics
 
-    def picture(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Up to six samples of a batch, in rows of input, output, target: uint8, (3, H, W)."""
-        shown = torch.stack([inputs[:6], self.translate(inputs[:6]), targets[:6]], dim=1)
-        return make_grid(shown.flatten(0, 1).cpu(), nrow=3)
+    def image_grid(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Up to six samples of a batch, in rows of input, output, target: uint8, (3, H, W).
+
+        The outputs are those of evaluation mode, so a grid in mid-training draws no random numbers
+        and changes no statistics.
+        """
+        mode, inputs, targets = self.training, inputs[:6], targets[:6]
+        rows = torch.stack([inputs, self.eval().translate(inputs), targets], dim=1)
+        self.train(mode)
+        return make_grid(rows.flatten(0, 1).cpu(), nrow=3)
 
 
 def _scores(features: list[list[Tensor]]) -> list[Tensor]:
-    """The score maps among all that the discriminator sees, in float32."""
+    """The score map of each scale of the discriminator, in float32."""
     return [maps[-1].float() for maps in features]
-
-
-def _in_evaluation(network: nn.Module, images: Tensor) -> Any:
-    """What a network makes of images in evaluation mode; its mode is afterwards as before."""
-    mode = network.training
-    try:
-        return network.eval()(images)
-    finally:
-        network.train(mode)

@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
 from engine import cache
-from engine.cache import CachedImages, Store, use_cache
+from engine.cache import CachedImages, MappedImages, use_cache
 from engine.errors import BadInput
-from engine.names import Names
-from images import images_below, read_image
+from engine.images import SerializedList, images_below, read_image
 
 CPU = torch.device("cpu")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -31,13 +30,27 @@ class Pictures(CachedImages):
     """All images in a folder, each as large as it is. Notes which ones are decoded."""
 
     def __init__(self, root: Path, recipe: str = "8px", code: list[str] | None = None) -> None:
-        super().__init__(root, recipe, code or [])
-        self.files = Names(os.path.relpath(path, root) for path in images_below(root))
+        files = SerializedList(os.path.relpath(path, root) for path in images_below(root))
+        super().__init__(root, files, read, recipe, code or [])
         self.decoded: list[int] = []
 
     def decode(self, index: int) -> Tensor:
         self.decoded.append(index)
-        return pil_to_tensor(read_image(self.root / self.files[index]))
+        return super().decode(index)
+
+
+class Samples(Dataset):
+    """A data set of some of the pictures, as a part of a split."""
+
+    def __init__(self, images: CachedImages, rows: Iterable[int] | None = None) -> None:
+        self.images, self.rows = images, list(range(len(images)) if rows is None else rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def read(path: str) -> Tensor:
+    return pil_to_tensor(read_image(path))
 
 
 def draw(path: Path, size: tuple[int, int] = (8, 8), seed: int = 0) -> None:
@@ -58,7 +71,7 @@ def folder() -> Path:
 
 def cached(root: Path, wanted: bool | None = True, **more: object) -> Pictures:
     part = Pictures(root, **more)  # type: ignore[arg-type]
-    use_cache([part], wanted, epochs=2, device=CPU)
+    use_cache([Samples(part)], wanted, epochs=2, device=CPU)
     return part
 
 
@@ -68,9 +81,9 @@ def caches(root: Path) -> list[str]:
 
 def assert_right(part: Pictures) -> None:
     """What comes from the cache is what decoding gives now."""
-    assert part.store is not None
+    assert part.mapped is not None
     for index in range(len(part)):
-        assert part.image(index).equal(Pictures(part.root).decode(index))
+        assert part[index].equal(Pictures(part.root).decode(index))
 
 
 def test_images_are_decoded_once_for_all_runs(
@@ -94,7 +107,7 @@ def test_images_are_decoded_once_for_all_runs(
 @pytest.mark.parametrize("indices", [[0], [3, 1, 11], [5, 5, 5], list(range(12))])
 def test_many_images_at_once(folder: Path, indices: list[int]) -> None:
     part = cached(folder)
-    batch = part.images(indices)
+    batch = part.stack(torch.tensor(indices))
     assert batch is not None
     assert batch.equal(torch.stack([Pictures(folder).decode(index) for index in indices]))
 
@@ -203,7 +216,7 @@ def test_a_kill_leaves_no_usable_half(folder: Path) -> None:
         draw(folder / f"{i:02d}.png", seed=i)
     pid = os.fork()
     if not pid:
-        use_cache([Killed(folder)], True, 2, CPU)
+        use_cache([Samples(Killed(folder))], True, 2, CPU)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     (partial,) = (folder.parent / ".cache").iterdir()
@@ -234,9 +247,9 @@ def test_two_runs_may_make_the_same_cache_at_once(folder: Path) -> None:
         status = 1
         try:
             part = Slow(folder)
-            use_cache([part], True, 2, CPU)
+            use_cache([Samples(part)], True, 2, CPU)
             assert_right(part)
-            status = 0 if part.store and part.store.path else 2
+            status = 0 if part.mapped and part.mapped.path else 2
         finally:
             os._exit(status)
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0, 0]
@@ -296,10 +309,10 @@ def test_where_no_file_can_be_written_the_run_goes_on(
         assert "in memory" in line
         assert_right(part)
     else:
-        assert line.startswith("warning: no cache of 12 images")
-        assert part.store is None
-        assert part.images([0]) is None
-        assert part.image(3).equal(Pictures(folder).decode(3))
+        assert line.startswith("warning: no cache for 12 images")
+        assert part.mapped is None
+        assert part.stack(torch.tensor([0])) is None
+        assert part[3].equal(Pictures(folder).decode(3))
     left = [path for path in sorted(folder.parent.rglob("*")) if path not in before]
     assert [path for path in left if path.name != ".cache" or path.is_dir()] == []
 
@@ -343,18 +356,18 @@ def test_images_of_several_sizes(folder: Path) -> None:
         draw(folder / f"x{i}.png", size, seed=50 + i)
     for part in (cached(folder), cached(folder)):
         assert_right(part)
-        assert part.images([0, 1]) is None  # they make no batch
+        assert part.stack(torch.tensor([0, 1])) is None  # they make no batch
 
 
 def test_a_sample_may_be_changed(folder: Path) -> None:
     part = cached(folder)
-    before = part.image(4).clone()
-    part.image(4).zero_()
-    batch = part.images([4, 5])
+    before = part[4].clone()
+    part[4].zero_()
+    batch = part.stack(torch.tensor([4, 5]))
     assert batch is not None
     batch.zero_()
-    assert part.image(4).equal(before)
-    assert cached(folder).image(4).equal(before)
+    assert part[4].equal(before)
+    assert cached(folder)[4].equal(before)
     assert before.any()
 
 
@@ -365,26 +378,26 @@ def test_images_lie_in_memory_alike_with_and_without_a_cache(folder: Path) -> No
         def decode(self, index: int) -> Tensor:
             return super().decode(index).contiguous()
 
-    strides = {part.image(0).stride() for part in (cached(folder), Pictures(folder))}
-    strides.add(Contiguous(folder).image(0).stride())
+    strides = {part[0].stride() for part in (cached(folder), Pictures(folder))}
+    strides.add(Contiguous(folder)[0].stride())
     assert len(strides) == 1
 
 
 def test_worker_processes_map_the_file_themselves(folder: Path) -> None:
     part = cached(folder)
-    sent = pickle.dumps(part.store)
+    sent = pickle.dumps(part.mapped)
     assert len(sent) < 1000
     received = pickle.loads(sent)
-    assert all(received[i].equal(part.image(i)) for i in range(12))
+    assert all(received[i].equal(part[i]) for i in range(12))
     assert received.stacked is not None
 
 
-def test_a_store_in_memory_can_be_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_in_memory_can_be_sent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_room(monkeypatch, folder)
     part = cached(folder)
-    assert part.store is not None and part.store.path is None
-    received = pickle.loads(pickle.dumps(part.store))
-    assert all(received[i].equal(part.image(i)) for i in range(12))
+    assert part.mapped is not None and part.mapped.path is None
+    received = pickle.loads(pickle.dumps(part.mapped))
+    assert all(received[i].equal(part[i]) for i in range(12))
 
 
 @pytest.mark.parametrize(
@@ -395,27 +408,45 @@ def test_it_is_made_if_it_is_wanted_or_pays(
     folder: Path, wanted: bool | None, epochs: int, makes: bool
 ) -> None:
     part = Pictures(folder)
-    use_cache([part], wanted, epochs, CPU)
-    assert (part.store is not None) == makes
+    use_cache([Samples(part)], wanted, epochs, CPU)
+    assert (part.mapped is not None) == makes
     assert bool(caches(folder)) == makes
 
 
 def test_one_that_is_there_is_used_though_it_would_not_be_made(folder: Path) -> None:
     cached(folder)
     part = Pictures(folder)
-    use_cache([part], None, 1, CPU)
-    assert part.store is not None
+    use_cache([Samples(part)], None, 1, CPU)
+    assert part.mapped is not None
     refused = cached(folder, wanted=False)
-    assert refused.store is None
-    assert refused.image(0).equal(part.image(0))
+    assert refused.mapped is None
+    assert refused[0].equal(part[0])
 
 
 def test_none_is_made_by_default_of_more_than_fits_into_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "memory", lambda: 12 * 8 * 8 * 3 - 1)
-    assert cached(folder, wanted=None).store is None
-    assert cached(folder, wanted=True).store is not None
+    assert cached(folder, wanted=None).mapped is None
+    assert cached(folder, wanted=True).mapped is not None
+
+
+def test_the_parts_of_a_split_share_their_images_and_its_cache(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = Pictures(folder)
+    parts = [Samples(images, range(9)), Samples(images, range(9, 12))]
+    use_cache(parts, None, 2, CPU)
+    assert capsys.readouterr().out.count("cache: ") == 1
+    assert len(caches(folder)) == 1
+    assert_right(images)
+
+
+def test_several_samples_of_an_image_count_as_uses_of_it(folder: Path) -> None:
+    for rows, makes in ((range(12), False), ([*range(12)] * 2, True)):
+        images = Pictures(folder)
+        use_cache([Samples(images, rows)], None, 1, CPU)
+        assert (images.mapped is not None) == makes
 
 
 def test_other_data_sets_are_left_alone() -> None:
@@ -437,10 +468,10 @@ def test_a_cache_may_be_larger_than_the_memory() -> None:
             file.write(np.array([side, side], dtype=np.int32).tobytes())
     except OSError:
         pytest.skip("this file system has no files of a terabyte")
-    store = Store.open(Path("large.u8"), 1)
-    assert store.stacked is not None
-    assert store.stacked.shape == (1, side, side, 1)
-    assert store.pixels[-1] == 0
+    mapped = MappedImages.open(Path("large.u8"), 1)
+    assert mapped.stacked is not None
+    assert mapped.stacked.shape == (1, side, side, 1)
+    assert mapped.pixels[-1] == 0
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there are no such names")

@@ -1,5 +1,6 @@
 """Nothing that was saved is lost, and nothing that is damaged is used."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -7,11 +8,12 @@ from typing import Any, BinaryIO
 import example
 import pytest
 import torch
-from conftest import Prepare, Train
-from programs import last, resume, same_weights, saved_steps, tensors
+from conftest import Build, Train
+from programs import last, resume, same_weights, saved_steps, status, tensors
 
-from engine.checkpoint import Checkpoints, load, write_atomically
-from engine.errors import BadInput
+from engine.checkpoint import Checkpoints, find_checkpoint, load, write_atomically
+import test
+from engine.errors import BadInput, Fault
 
 
 class Evil:
@@ -19,6 +21,16 @@ class Evil:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.write_text, (Path("evil.txt"), "gotcha")
+
+
+class Content(dict):
+    """The content of a checkpoint, to be saved."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return self
+
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        self.update(state)
 
 
 @pytest.fixture
@@ -42,10 +54,10 @@ def newest_file(run: Path) -> Path:
     return run / "checkpoints" / f"iter-{saved_steps(run)[-1]:09d}.pt"
 
 
-def test_a_checkpoint_is_tensors_and_plain_values(finished: Path, prepare: Prepare) -> None:
+def test_a_checkpoint_is_tensors_and_plain_values(finished: Path, build: Build) -> None:
     state = last(finished)  # reads with weights_only=True
     assert {"optim", "epoch", "n_iter", "args"} <= state.keys()
-    for name, network in prepare().networks.items():
+    for name, network in build().networks.items():
         assert list(state[name]) == list(network.state_dict())
         network.load_state_dict(state[name])
 
@@ -60,9 +72,9 @@ def test_weights_are_saved_without_the_prefix_of_a_wrapper(train: Train, finishe
 def test_a_round_trip_changes_no_bit(finished: Path) -> None:
     state = last(finished)
     first, again = Checkpoints(Path("a")), Checkpoints(Path("b"))
-    first.save(state, best=False)
+    first.save(Content(state))
     first.wait()
-    again.save(load(first.last), best=False)
+    again.save(Content(load(first.last)))
     again.wait()
     before, after = tensors(state), tensors(load(again.last))
     assert before.keys() == after.keys()
@@ -74,7 +86,7 @@ def test_last_and_best_are_checkpoints_of_their_own(finished: Path) -> None:
     assert load(folder / "last.pt")["n_iter"] == saved_steps(finished)[-1]
     best = load(folder / "best.pt")
     assert best["best"] == last(finished)["best"]
-    assert best["n_iter"] == best["tested"]
+    assert best["n_iter"] == best["validated"]
 
 
 @pytest.mark.parametrize("keep", [2, 4])
@@ -87,7 +99,7 @@ def test_the_newest_are_kept(train: Train, keep: int) -> None:
 
 def test_what_is_saved_is_the_state_at_that_moment() -> None:
     checkpoints, weight = Checkpoints(Path("a")), torch.zeros(1000)
-    state = {"net": {"weight": weight}, "optim": {}, "n_iter": 1, "args": {}}
+    state = Content(net={"weight": weight}, optim={}, n_iter=1, args={})
     checkpoints.save(state, best=True)
     weight += 1  # training goes on while the disk works
     checkpoints.wait()
@@ -194,13 +206,50 @@ def test_damaged_checkpoints_do_not_count_as_the_newest(tmp_path: Path) -> None:
     """What is saved after falling back is kept, though its numbers are lower."""
     saved = Checkpoints(tmp_path, keep=3)
     for n_iter in (10, 20, 30):
-        saved.save({"net": {}, "n_iter": n_iter, "args": {}}, best=False)
+        saved.save(Content(net={}, n_iter=n_iter, args={}))
     saved.wait()
     for n_iter in (20, 30):
         (tmp_path / f"iter-{n_iter:09d}.pt").write_bytes(b"damaged")
     state = saved.newest()
     assert state is not None and state["n_iter"] == 10
     for n_iter in (11, 12):
-        saved.save({"net": {}, "n_iter": n_iter, "args": {}}, best=False)
+        saved.save(Content(net={}, n_iter=n_iter, args={}))
     saved.wait()
     assert [int(path.stem[5:]) for path in sorted(tmp_path.glob("iter-*.pt"))] == [10, 11, 12]
+
+
+def test_a_checkpoint_that_cannot_be_written_names_the_last_good_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    saved = Checkpoints(Path("a"))
+    for n_iter, last_good in ((1, "none yet"), (2, "last.pt")):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", refuse)
+            saved.save(Content(net={}, n_iter=n_iter, args={}))
+            with pytest.raises(Fault, match=rf"No space left.*{last_good}.*--resume"):
+                saved.wait()
+        saved.save(Content(net={}, n_iter=1, args={}))
+        saved.wait()
+        assert load(saved.last)["n_iter"] == 1
+    assert sorted(path.name for path in Path("a").iterdir()) == ["iter-000000001.pt", "last.pt"]
+
+
+def test_a_run_folder_stands_for_its_best_checkpoint(run: Path) -> None:
+    folder = run / "checkpoints"
+    for named in (run, folder):
+        assert find_checkpoint(str(named)) == str(folder / "best.pt")
+    file = str(folder / "last.pt")
+    assert find_checkpoint(file) == file
+    (folder / "best.pt").unlink()  # a run that has not come to a validation
+    assert find_checkpoint(str(run)) == file
+    assert find_checkpoint("nowhere") == "nowhere"
+
+
+def test_a_run_folder_can_be_evaluated(run: Path) -> None:
+    (run / "checkpoints" / "last.pt").write_bytes(b"not this one")
+    words = [f"--checkpoint={run}", "--device=cpu"]
+    assert status(test.main, "test.py", *words) == 0
+    assert (run / "report").is_dir()

@@ -3,9 +3,11 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import Prepare, Train
+from conftest import Train
+from faults import at_step
 from programs import (
     last,
     points,
@@ -13,13 +15,15 @@ from programs import (
     same_weights,
     saved_steps,
     start,
-    status,
     tensors,
     wait_for_step,
 )
-from torch import Tensor
 
-LONG = ["--epochs=20", "--batch-size=2", "--save-every=5", "--test-every=3"]  # 240 steps
+import train as program
+from engine.errors import StopSignal
+from engine.evaluation import evaluate
+
+LONG = ["--epochs=20", "--batch-size=2", "--save-every=5", "--val-every=3"]  # 200 steps
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +89,7 @@ def test_two_kills_in_mid_epoch_change_nothing(
     run = Path("run")
     first, second = [*small, *LONG, "--workers=1"], ["--resume", "--workers=2", "--no-cache"]
     for kill_at, options in ((5, first), (45, second)):
-        process = start("train.py", f"--run={run}", *options)
+        process = start("train.py", f"--run-dir={run}", *options)
         wait_for_step(process, run, kill_at)
         process.kill()
         process.communicate()
@@ -97,8 +101,8 @@ def test_two_kills_in_mid_epoch_change_nothing(
     assert same_weights(run, undisturbed)
     assert curves(run) == curves(undisturbed)  # neither gaps nor points twice
     before, after = last(undisturbed), last(run)
-    assert {key: after[key] for key in ("best", "waited", "tested")} == {
-        key: before[key] for key in ("best", "waited", "tested")
+    assert {key: after[key] for key in ("best", "waited", "validated")} == {
+        key: before[key] for key in ("best", "waited", "validated")
     }
 
 
@@ -107,7 +111,7 @@ def test_sigterm_saves_and_resume_goes_on(
     train: Train, small: list[str], undisturbed: Path
 ) -> None:
     run = Path("run")
-    process = start("train.py", *small, *LONG, f"--run={run}", "--workers=1")
+    process = start("train.py", *small, *LONG, f"--run-dir={run}", "--workers=1")
     wait_for_step(process, run, 5)
     os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does it: to the workers too
     out, err = process.communicate(timeout=60)
@@ -122,23 +126,38 @@ def test_sigterm_saves_and_resume_goes_on(
 
 
 def test_a_signal_ends_the_run_after_the_step_under_way(
-    prepare: Prepare, finished: Path, capsys: pytest.CaptureFixture[str]
+    train: Train,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    training = prepare()
-    compute = training.compute
-
-    def interrupted(*batch: Tensor) -> dict:
-        if training.progress.n_iter == 7:
-            signal.raise_signal(signal.SIGTERM)
-        return compute(*batch)
-
-    training.compute = interrupted  # type: ignore[assignment]
-    assert status(training.main, "train.py") == 75
-    run = training.run.path
+    run = Path("run")
+    with monkeypatch.context() as patch:
+        at_step(patch, 7, lambda losses: signal.raise_signal(signal.SIGTERM))
+        assert train(run) == 75
     assert last(run)["n_iter"] == 8
     assert str(run / "checkpoints" / "last.pt") in capsys.readouterr().out
     assert resume(run) == 0
     assert same_weights(run, finished)
+
+
+def test_a_validation_that_a_signal_cuts_short_is_repeated(
+    train: Train, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any, until: StopSignal) -> dict[str, float]:
+        signal.raise_signal(signal.SIGTERM)
+        return evaluate(*arguments, until=until)
+
+    run = Path("run")
+    with monkeypatch.context() as patch:
+        patch.setattr(program, "evaluate", interrupted)
+        assert train(run) == 75
+    state, steps = last(run), last(finished)["n_iter"] // 2
+    assert (state["n_iter"], state["validated"], state["best"]) == (steps, 0, float("-inf"))
+    assert not [p for p in points(run) if p["split"] == "val"]
+    assert resume(run) == 0
+    assert same_weights(run, finished)
+    assert curves(run) == curves(finished)
 
 
 def test_resuming_a_finished_run_changes_nothing(train: Train) -> None:
@@ -169,7 +188,7 @@ def test_resume_takes_the_options_of_the_run(train: Train) -> None:
     assert state["n_iter"] == 2 * steps
 
 
-def test_a_resume_under_other_conditions_says_so(
+def test_a_resume_with_other_options_says_so(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train("run", "--epochs=1") == 0

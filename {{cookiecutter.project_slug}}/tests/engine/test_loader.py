@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
@@ -16,20 +17,29 @@ from programs import status
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from engine import devices
+from engine import loader as module
 from engine.errors import BadInput
-from engine.loading import Loader
-from engine.order import TestOrder, TrainOrder
+from engine.loader import Loader, choose_workers
+from engine.sampler import EvalBatchSampler, Keys, TrainBatchSampler
 
 CPU = torch.device("cpu")
 HOW = [(0, 0), (0, 2), (1, 0), (1, 2), (2, 3)]  # workers, prefetch
+LIMIT = 10.0  # seconds in which everything has ended, whatever failed
+NEVER = 100.0  # seconds that nobody waits
+needs_fork = pytest.mark.skipif(
+    multiprocessing.get_start_method() != "fork", reason="the worker inherits the fault by a fork"
+)
+needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 
 
 class Numbers(Dataset):
-    """The numbers 0 to 19; a sample draws from the generator as an augmentation does."""
+    """The numbers 0 to 19; a sample draws from the generator as an augmentation does.
 
-    def __init__(self, broken: int = -1) -> None:
-        self.broken = broken
+    Sample `broken` cannot be read, and sample `slow` takes for ever.
+    """
+
+    def __init__(self, broken: int = -1, slow: int = -1) -> None:
+        self.broken, self.slow = broken, slow
 
     def __len__(self) -> int:
         return 20
@@ -37,41 +47,57 @@ class Numbers(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         if index == self.broken:
             raise BadInput(f"images/{index}.png: not readable as an image")
+        if index == self.slow:
+            time.sleep(NEVER)
         return torch.tensor(index), torch.rand(())
 
 
 class WholeBatches(Numbers):
     """The same numbers, of which a batch is made at once."""
 
-    def batch(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        if self.broken in indices:
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        if self.broken in indices.tolist():
             raise BadInput(f"images/{self.broken}.png: not readable as an image")
-        return torch.tensor(indices), torch.zeros(len(indices))
+        return indices, torch.zeros(len(indices))
 
 
-class ShortOrder(TestOrder):
+class ShortSampler(EvalBatchSampler):
     """Promises a batch more than it gives."""
 
-    def __len__(self) -> int:
-        return super().__len__() + 1
+    def count(self, n_iter: int = 0) -> int:
+        return super().count() + 1
 
 
-class CountingOrder(TestOrder):
+class CountingSampler(EvalBatchSampler):
     """Counts the batches that were asked for."""
 
     given = 0
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for batch in super().__iter__():
+    def batches(self, n_iter: int = 0, device: torch.device | str = "cpu") -> Iterator[Keys]:
+        for indices, seeds in super().batches(n_iter, device):
             self.given += 1
-            yield [(index % 20, seed) for index, seed in batch]
+            yield indices % 20, seeds
 
 
-def loader(
-    workers: int, prefetch: int, broken: int = -1, order: TrainOrder | TestOrder | None = None
-) -> Loader:
-    order = order or TestOrder(20, 3)
-    return Loader(Numbers(broken), order, torch.device("cpu"), workers, prefetch)
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """After each test there are no more threads that read ahead, and no more children, at once."""
+    before = set(multiprocessing.active_children())
+    yield
+    assert not reading_ahead()
+    assert set(multiprocessing.active_children()) <= before
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """The block ends in time."""
+    begun = time.monotonic()
+    yield
+    assert time.monotonic() - begun < seconds
+
+
+def make(workers: int, prefetch: int, sampler: EvalBatchSampler | None = None, **more: int) -> Loader:
+    return Loader(Numbers(**more), sampler or EvalBatchSampler(20, 3), CPU, workers, prefetch)
 
 
 def throw(error: BaseException) -> int:
@@ -91,78 +117,87 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize(("workers", "prefetch"), HOW)
 def test_all_batches_come_in_order(workers: int, prefetch: int) -> None:
-    source = loader(workers, prefetch)
-    for _ in range(2):  # worker processes serve again
-        with source.batches() as batches:
-            numbers = [batch[0].tolist() for batch in batches]
-        assert numbers == [list(range(i, min(i + 3, 20))) for i in range(0, 20, 3)]
+    children: list[set] = []
+    with make(workers, prefetch) as loader:
+        for _ in range(3):
+            with loader.batches() as batches:
+                numbers = [batch[0].tolist() for batch in batches]
+            assert numbers == [list(range(i, min(i + 3, 20))) for i in range(0, 20, 3)]
+            assert not reading_ahead()
+            children.append({child.pid for child in multiprocessing.active_children()})
+    assert children[0] == children[1] == children[2], "worker processes serve again"
+    assert len(children[0]) >= workers
 
 
-def test_what_a_sample_draws_depends_on_the_seed_and_the_epoch_alone() -> None:
+def test_the_seed_and_the_epoch_alone_decide_what_a_sample_draws() -> None:
     drawn = {}
     for workers, prefetch in HOW:
-        order = TrainOrder(20, 3, 1, seed=5)
-        source = loader(workers, prefetch, order=order)
-        for epoch in range(2):
-            order.n_iter = epoch * order.steps
-            torch.manual_seed(workers)  # the model's generator has no say
-            with source.batches() as batches:
-                drawn[workers, prefetch, epoch] = torch.cat([batch[1] for batch in batches])
-    for (_, _, epoch), values in drawn.items():
-        assert values.equal(drawn[0, 0, epoch])
-    assert not drawn[0, 0, 0].equal(drawn[0, 0, 1])
-    assert len(drawn[0, 0, 0].unique()) == 18
+        sampler = TrainBatchSampler(20, 3, 1, epochs=2, seed=5)
+        with Loader(Numbers(), sampler, CPU, workers, prefetch) as loader:
+            for n_iter in (0, 4, 6):
+                torch.manual_seed(workers)  # the model's generator has no say
+                with loader.batches(n_iter) as batches:
+                    drawn[workers, prefetch, n_iter] = torch.stack([b[1] for b in batches])
+    whole = drawn[0, 0, 0]
+    for (_, _, n_iter), values in drawn.items():
+        assert values.equal(whole[n_iter:])
+    assert len(whole) == 12
+    assert len(whole.unique()) == 36
 
 
 def test_loading_leaves_the_generator_of_the_model_alone() -> None:
-    source = loader(workers=1, prefetch=2)
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    with source.batches() as batches:
-        for _ in batches:
-            pass
+    with make(workers=1, prefetch=2) as loader, loader.batches() as batches:
+        deque(batches, maxlen=0)
     assert torch.rand(3).equal(expected)
 
 
 @pytest.mark.parametrize("kind", [Numbers, WholeBatches])
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("first", [1, 3, 7, 100])
-def test_batches_that_are_loaded_beforehand_are_the_same(
-    kind: type[Numbers], workers: int, first: int
+@pytest.mark.parametrize("first", [0, 1, 3, 7, 100])
+def test_batches_that_the_main_process_loads_are_the_same(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Numbers], workers: int, first: int
 ) -> None:
-    order = TrainOrder(20, 3, 1, seed=5)
-    source = Loader(kind(), order, CPU, workers, prefetch=2)
+    sampler = TrainBatchSampler(20, 3, 1, epochs=1, seed=5)
     for n_iter in (0, 2):  # and in the middle of an epoch
-        order.n_iter = n_iter
-        with source.batches() as batches:
-            expected = [[part.tolist() for part in batch] for batch in batches]
-        with source.batches(first) as batches:
-            assert [[part.tolist() for part in batch] for batch in batches] == expected
-    source.close()
+        loaded = []
+        for undisturbed in (0, first):
+            monkeypatch.setattr(module, "UNDISTURBED_STEPS", undisturbed)
+            with (
+                Loader(kind(), sampler, CPU, workers, prefetch=2) as loader,
+                loader.batches(n_iter) as batches,
+            ):
+                loaded.append([[part.tolist() for part in batch] for batch in batches])
+        assert loaded[0] == loaded[1]
+        assert len(loaded[0]) == 6 - n_iter
 
 
-def test_batches_that_are_loaded_beforehand_need_no_workers() -> None:
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_batches_that_the_main_process_loads_need_no_workers(accumulate: int) -> None:
     before = len(multiprocessing.active_children())
-    source = loader(workers=1, prefetch=2)
-    with source.batches(first=2) as batches:
-        for number in range(2):
-            assert next(batches)[0].tolist() == list(range(3 * number, 3 * number + 3))
+    sampler = TrainBatchSampler(20, 1, accumulate, epochs=1, seed=0)
+    expected = [indices.tolist() for indices, _ in sampler.batches()]
+    loader = Loader(Numbers(), sampler, CPU, workers=1, prefetch=2)
+    with loader, loader.batches() as batches:
+        for number in range(5 * accumulate):
+            assert next(batches)[0].tolist() == expected[number]
             assert len(multiprocessing.active_children()) == before
             assert not reading_ahead()
-        next(batches)
+        assert next(batches)[0].tolist() == expected[5 * accumulate]
         assert len(multiprocessing.active_children()) == before + 1
-    source.close()
+        assert len(reading_ahead()) == 1
 
 
 def test_whole_batches_need_no_workers() -> None:
     before = len(multiprocessing.active_children())
-    source = Loader(WholeBatches(), TestOrder(20, 3), CPU, None, prefetch=2)
-    with source.batches() as batches:
+    loader = Loader(WholeBatches(), EvalBatchSampler(20, 3), CPU, None, prefetch=2)
+    with loader.batches() as batches:
         numbers = [batch[0].tolist() for batch in batches]
         assert len(multiprocessing.active_children()) == before
     assert numbers == [list(range(i, min(i + 3, 20))) for i in range(0, 20, 3)]
-    assert source.workers == 0
+    assert loader.workers == 0
 
 
 @pytest.mark.parametrize(
@@ -180,14 +215,17 @@ def test_whole_batches_need_no_workers() -> None:
 def test_the_number_of_workers_is_chosen(
     monkeypatch: pytest.MonkeyPatch, device: str, have: int, at_once: bool, workers: int
 ) -> None:
-    monkeypatch.setattr(devices, "cores", lambda: have)
-    assert devices.choose_workers(torch.device(device), at_once) == workers
+    monkeypatch.setattr(module, "cores", lambda: have)
+    assert choose_workers(torch.device(device), at_once) == workers
 
 
 def test_an_error_in_whole_batches_reaches_the_main_thread() -> None:
     for workers in (0, 1):
-        source = Loader(WholeBatches(broken=7), TestOrder(20, 3), CPU, workers, prefetch=2)
-        with pytest.raises(BadInput, match=r"^images/7\.png"), source.batches() as batches:
+        with (
+            Loader(WholeBatches(7), EvalBatchSampler(20, 3), CPU, workers, prefetch=2) as loader,
+            pytest.raises(BadInput, match=r"^images/7\.png"),
+            loader.batches() as batches,
+        ):
             deque(batches, maxlen=0)
 
 
@@ -202,14 +240,14 @@ class Grey(Dataset):
     def __len__(self) -> int:
         return 40
 
-    def make(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        images = torch.tensor(indices, dtype=torch.uint8)[:, None, None, None]
+    def make(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        images = indices.to(torch.uint8)[:, None, None, None]
         images = images.expand(-1, 3, 96, 96).contiguous()
         order = torch.channels_last if self.last else torch.contiguous_format
-        return images.contiguous(memory_format=order), torch.tensor(indices)
+        return images.contiguous(memory_format=order), indices
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        images, indices = self.make([index])
+        images, indices = self.make(torch.tensor([index]))
         return images[0], indices[0]
 
 
@@ -218,7 +256,7 @@ class Grey(Dataset):
 @pytest.mark.parametrize("last", [False, True])
 def test_images_lie_in_memory_in_one_order(workers: int, at_once: bool, last: bool) -> None:
     """Else what is computed with them might be rounded differently with a cache and without."""
-    source = Loader(Grey(at_once, last), TestOrder(40, 8), CPU, workers, prefetch=2)
+    source = Loader(Grey(at_once, last), EvalBatchSampler(40, 8), CPU, workers, prefetch=2)
     with source.batches() as batches:
         for images, _ in batches:
             assert images.is_contiguous(memory_format=torch.channels_last)
@@ -233,7 +271,7 @@ def test_batches_on_the_gpu_are_those_of_the_cpu_while_memory_is_used_again(
     workers: int, at_once: bool
 ) -> None:
     device = torch.device("cuda")
-    source = Loader(Grey(at_once, last=True), TestOrder(40, 4), device, workers, prefetch=2)
+    source = Loader(Grey(at_once, last=True), EvalBatchSampler(40, 4), device, workers, prefetch=2)
     for _ in range(5):
         seen, numbers = [], []
         with source.batches() as batches:
@@ -249,15 +287,29 @@ def test_batches_on_the_gpu_are_those_of_the_cpu_while_memory_is_used_again(
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_leaving_early_leaves_no_thread_and_no_more_workers(prefetch: int) -> None:
+def test_leaving_early_leaves_no_thread_and_no_workers(prefetch: int) -> None:
+    """The workers may be busy for long with batches that nobody wants any more."""
     children = len(multiprocessing.active_children())
-    source = loader(workers=2, prefetch=prefetch)
-    for _ in range(3):
-        with source.batches() as batches:
-            assert next(batches)[0].tolist() == [0, 1, 2]
-        assert not reading_ahead()
+    with make(workers=2, prefetch=prefetch) as loader:
+        for _ in range(3):
+            with loader.batches() as batches:
+                assert next(batches)[0].tolist() == [0, 1, 2]
+                assert len(multiprocessing.active_children()) == children + 2
+            assert not reading_ahead()
+            assert len(multiprocessing.active_children()) == children
+        with loader.batches() as batches:  # and it can be used again
+            assert sum(len(batch[0]) for batch in batches) == 20
         assert len(multiprocessing.active_children()) == children + 2
-    del source, batches
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_loader_that_nobody_uses_any_more_leaves_nothing(prefetch: int) -> None:
+    children = len(multiprocessing.active_children())
+    loader = make(workers=2, prefetch=prefetch)
+    with loader.batches() as batches:
+        deque(batches, maxlen=0)
+    assert len(multiprocessing.active_children()) == children + 2
+    del loader, batches
     gc.collect()
     wait_until(lambda: len(multiprocessing.active_children()) == children)
     assert not reading_ahead()
@@ -265,20 +317,39 @@ def test_leaving_early_leaves_no_thread_and_no_more_workers(prefetch: int) -> No
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_leaving_early_does_not_load_the_rest(prefetch: int) -> None:
-    order = CountingOrder(3000, 3)
-    with loader(workers=1, prefetch=prefetch, order=order).batches() as batches:
+    sampler = CountingSampler(3000, 3)
+    with make(1, prefetch, sampler).batches() as batches:
         next(batches)
-    assert order.given < 20
+    assert sampler.given < 20
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_two_loaders_do_not_disturb_each_other() -> None:
+    """As those of training and validation, one of which waits while the other is used."""
+    with (
+        make(workers=1, prefetch=2) as first,
+        make(workers=1, prefetch=2) as second,
+        first.batches() as batches,
+    ):
+        seen = next(batches)[0].tolist()
+        for _ in range(3):
+            with second.batches() as others:
+                assert sum(len(batch[0]) for batch in others) == 20
+            seen += next(batches)[0].tolist()
+        with second.batches() as others:
+            next(others)
+        for batch in batches:
+            seen += batch[0].tolist()
+        assert seen == list(range(20))
+
+
+@needs_signals
 def test_workers_go_on_when_the_whole_process_group_is_asked_to_stop() -> None:
     """The trainer still needs them for the step that it finishes."""
     before = set(multiprocessing.active_children())
-    with loader(workers=2, prefetch=0).batches() as batches:
+    with make(workers=2, prefetch=0) as loader, loader.batches() as batches:
         seen = next(batches)[0].tolist()
         for child in set(multiprocessing.active_children()) - before:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
                 os.kill(child.pid or 0, number)
         for batch in batches:
             seen += batch[0].tolist()
@@ -286,17 +357,22 @@ def test_workers_go_on_when_the_whole_process_group_is_asked_to_stop() -> None:
 
 
 @pytest.mark.parametrize(("workers", "prefetch"), HOW)
-def test_an_error_in_loading_reaches_the_main_thread(workers: int, prefetch: int) -> None:
+def test_an_error_in_loading_reaches_the_main_thread_and_leaves_nothing_behind(
+    workers: int, prefetch: int
+) -> None:
+    children = len(multiprocessing.active_children())
     seen = []
-    source = loader(workers, prefetch, broken=7)
-    with pytest.raises(BadInput) as error, source.batches() as batches:
-        for batch in batches:
-            seen += batch[0].tolist()
+    with within(LIMIT), make(workers, prefetch, broken=7) as loader:
+        with pytest.raises(BadInput) as error, loader.batches() as batches:
+            for batch in batches:
+                seen += batch[0].tolist()
+        assert not reading_ahead()
+        assert len(multiprocessing.active_children()) == children
     assert str(error.value) == "images/7.png: not readable as an image"
     assert seen == list(range(6))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the worker inherits the fault by a fork")
+@needs_fork
 @pytest.mark.parametrize("kind", [Numbers, WholeBatches])
 def test_a_worker_without_shared_memory_is_no_endless_wait(
     monkeypatch: pytest.MonkeyPatch, kind: type[Numbers]
@@ -305,36 +381,87 @@ def test_a_worker_without_shared_memory_is_no_endless_wait(
         raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
 
     monkeypatch.setattr(Tensor, "share_memory_", refuse)
-    source = Loader(kind(), TestOrder(20, 3), CPU, 1, prefetch=2)
-    with pytest.raises(RuntimeError) as error, source.batches() as batches:
+    loader = Loader(kind(), EvalBatchSampler(20, 3), CPU, 1, prefetch=2)
+    with pytest.raises(RuntimeError) as error, loader.batches() as batches:
         next(batches)
     assert status(lambda: throw(error.value), "train.py") == 1
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_an_error_in_loading_leaves_nothing_behind(prefetch: int) -> None:
-    children = len(multiprocessing.active_children())
-    source = loader(workers=1, prefetch=prefetch, broken=7)
-    with pytest.raises(BadInput), source.batches() as batches:
-        for _ in batches:
-            pass
-    del source, batches
-    gc.collect()
-    wait_until(lambda: len(multiprocessing.active_children()) == children)
-    assert not reading_ahead()
-
-
-@pytest.mark.parametrize("prefetch", [0, 2])
 def test_an_error_of_the_caller_is_not_covered_by_one_in_loading(prefetch: int) -> None:
-    source = loader(workers=1, prefetch=prefetch, broken=4)
-    with pytest.raises(KeyError, match="mine"), source.batches() as batches:
+    with (
+        make(workers=1, prefetch=prefetch, broken=4) as loader,
+        pytest.raises(KeyError, match="mine"),
+        loader.batches() as batches,
+    ):
         next(batches)
         raise KeyError("mine")
 
 
 @pytest.mark.parametrize(("workers", "prefetch"), HOW)
 def test_batches_that_are_missing_are_noticed(workers: int, prefetch: int) -> None:
-    source = loader(workers, prefetch, order=ShortOrder(20, 3))
-    with pytest.raises(RuntimeError, match="7 of 8 batches"), source.batches() as batches:
-        for _ in batches:
-            pass
+    with (
+        make(workers, prefetch, ShortSampler(20, 3)) as loader,
+        pytest.raises(RuntimeError, match="7 of 8 batches"),
+        loader.batches() as batches,
+    ):
+        deque(batches, maxlen=0)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("error", [KeyError, None])
+def test_leaving_while_a_worker_is_stuck(prefetch: int, error: type[Exception] | None) -> None:
+    before = set(multiprocessing.active_children())
+    with within(LIMIT), make(1, prefetch, slow=3) as loader:
+        with suppress(KeyError), loader.batches() as batches:
+            assert next(batches)[0].tolist() == [0, 1, 2]
+            if error:
+                raise error
+        assert not reading_ahead()
+        assert set(multiprocessing.active_children()) <= before
+
+
+class Late(Exception):
+    """Raised by a signal."""
+
+
+@needs_signals
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_an_error_in_the_main_thread_while_it_waits(prefetch: int) -> None:
+    def raise_error(number: int, frame: object) -> None:
+        raise Late
+
+    before = signal.signal(signal.SIGALRM, raise_error)
+    try:
+        with within(LIMIT), make(1, prefetch, slow=3) as loader:
+            with pytest.raises(Late), loader.batches() as batches:
+                next(batches)
+                signal.setitimer(signal.ITIMER_REAL, 0.5)
+                next(batches)
+            assert not reading_ahead()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@needs_signals
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("slow", [3, -1])
+def test_a_killed_worker_is_reported_whether_it_is_waited_for_or_not(
+    prefetch: int, slow: int
+) -> None:
+    before = set(multiprocessing.active_children())
+    sampler = CountingSampler(30_000, 3)
+    with within(LIMIT), make(1, prefetch, sampler, slow=slow) as loader:
+        with pytest.raises(RuntimeError, match="^DataLoader worker .*") as error:
+            with loader.batches() as batches:
+                next(batches)
+                (worker,) = set(multiprocessing.active_children()) - before
+                kill = threading.Timer(0.5, os.kill, (worker.pid, signal.SIGKILL))
+                kill.start()
+                if slow == -1:
+                    kill.join()
+                deque(batches, maxlen=0)
+        assert not reading_ahead()
+        assert set(multiprocessing.active_children()) <= before
+    assert status(lambda: throw(error.value), "train.py") == 1

@@ -2,13 +2,20 @@
 
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import Prepare
+from conftest import Train
 
-from engine.meter import Meter
+import train as program
+from engine.evaluation import Losses, forward
+from engine.loader import Batch, Loader
+from engine.meter import Meter, Rates
+from engine.optimizers import Optimizers
 
 CPU = torch.device("cpu")
 
@@ -33,14 +40,23 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+def steps(
+    meter: Meter, clock: Clock, times: Sequence[tuple[float, float]], micro_batches: int = 1
+) -> None:
+    """Lets steps pass, whose micro-batches take so long to wait for and to compute with."""
+    for number, (wait, compute) in enumerate(times, start=1):
+        with meter.waiting():
+            clock.turn(wait)
+        with meter.computing():
+            clock.turn(compute)
+        if number % micro_batches == 0:
+            meter.count_step()
+
+
 def test_shares_of_the_elapsed_time(clock: Clock) -> None:
-    meter = Meter(CPU, shared=False)
-    for wait, compute in ((1, 3), (2, 2)):
-        clock.turn(wait)
-        meter.loaded()
-        clock.turn(compute)
-        meter.computed(images=10)
-    clock.turn(2)  # neither: a picture, a checkpoint
+    meter = Meter(CPU, images=10, shared=False)
+    steps(meter, clock, [(1, 3), (2, 2)])
+    clock.turn(2)  # neither: an image, a checkpoint
     rates = meter.rates()
     assert rates.images_per_second == 20 / 10
     assert rates.data_wait == pytest.approx(3 / 10)
@@ -49,43 +65,27 @@ def test_shares_of_the_elapsed_time(clock: Clock) -> None:
         assert text in str(rates)
 
 
-def test_restart_forgets(clock: Clock) -> None:
-    meter = Meter(CPU, shared=False)
+@pytest.mark.parametrize("start", [Meter.restart, Meter.rates])
+def test_a_new_stretch_forgets_the_one_before(clock: Clock, start: Any) -> None:
+    meter = Meter(CPU, images=4, shared=False)
     clock.turn(50)
-    meter.loaded()
-    meter.computed(images=1000)
+    steps(meter, clock, [(3, 2), (1, 5)])
     clock.turn(7)
-    meter.restart()
-    clock.turn(1)
-    meter.loaded()
-    clock.turn(1)
-    meter.computed(images=4)
+    start(meter)
+    steps(meter, clock, [(1, 1)])
     rates = meter.rates()
     assert (rates.images_per_second, rates.data_wait, rates.efficiency) == (2, 0.5, 0.5)
 
 
 def test_rates_of_no_time_at_all_are_finite(clock: Clock) -> None:
-    rates = Meter(CPU, shared=False).rates()
+    rates = Meter(CPU, images=1, shared=False).rates()
     assert (rates.images_per_second, rates.data_wait, rates.efficiency) == (0, 0, 0)
 
 
-def steps(meter: Meter, clock: Clock, times: Sequence[tuple[float, float]]) -> None:
-    """Lets batches pass that have to be waited for and computed with for so long."""
-    for wait, compute in times:
-        meter.waiting()
-        clock.turn(wait)
-        meter.loaded()
-        clock.turn(compute)
-        meter.computed(images=1)
-
-
 def test_on_a_cpu_with_workers_a_step_counts_as_long_as_it_takes_undisturbed(clock: Clock) -> None:
-    meter = Meter(CPU, shared=True)
-    assert meter.wanted == 5
+    meter = Meter(CPU, images=1, shared=True)
     steps(meter, clock, [(0, 7), (0, 1), (0, 1), (0, 1), (0, 1)])  # the first prepares the kernels
     assert meter.rates().efficiency == 1
-    assert meter.wanted == 0
-    meter.restart()
     steps(meter, clock, [(1, 3), (1, 1), (0, 2), (0, 0.5)])  # workers lengthen some of them
     rates = meter.rates()
     assert rates.efficiency == pytest.approx((1 + 1 + 1 + 0.5) / 8.5)
@@ -94,76 +94,87 @@ def test_on_a_cpu_with_workers_a_step_counts_as_long_as_it_takes_undisturbed(clo
 
 
 def test_an_accumulated_step_counts_with_its_update(clock: Clock) -> None:
-    meter = Meter(CPU, shared=True, parts=3)
-    assert meter.wanted == 6
-    steps(meter, clock, [(0, 1), (0, 1), (0, 9), (0, 1), (0, 1), (0, 3)])
+    meter = Meter(CPU, images=3, shared=True)
+    steps(meter, clock, [(0, 9), (0, 9), (0, 9), *[(0, 1), (0, 1), (0, 3)] * 4], micro_batches=3)
     meter.restart()
-    steps(meter, clock, [(0, 2), (0, 2), (0, 6)])
-    assert meter.rates().efficiency == pytest.approx(5 / 10)
+    steps(meter, clock, [(0, 2), (0, 2), (0, 6)], micro_batches=3)
+    rates = meter.rates()
+    assert rates.efficiency == pytest.approx(5 / 10)
+    assert rates.images_per_second == pytest.approx(3 / 10)
 
 
-@pytest.mark.parametrize(("parts", "wanted"), [(1, 5), (2, 6), (5, 10), (8, 16)])
-def test_a_few_whole_steps_are_watched_undisturbed(clock: Clock, parts: int, wanted: int) -> None:
-    meter = Meter(CPU, shared=True, parts=parts)
-    assert meter.wanted == wanted
-    steps(meter, clock, [(0, 1)] * parts)  # an epoch of one step
-    assert meter.wanted == wanted - parts
-
-
-def test_nothing_has_to_be_loaded_beforehand_where_nothing_disturbs() -> None:
-    assert Meter(CPU, shared=False).wanted == 0
-    assert Meter(torch.device("cuda"), shared=True).wanted == 0
-
-
-def test_the_undisturbed_steps_of_a_run_come_before_its_workers(
-    prepare: Prepare, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    training = prepare("--workers=1", "--batch-size=2", "--save-every=1000")
-    children: list[int] = []
-    before = len(multiprocessing.active_children())
-    computed = training.meter.computed
-
-    def count(images: int) -> None:
-        children.append(len(multiprocessing.active_children()) - before)
-        computed(images)
-
-    monkeypatch.setattr(training.meter, "computed", count)
-    training.train_epoch()
-    assert children == [0] * 5 + [1] * 7
-    training.train_loader.close()
+def test_without_workers_each_step_counts_as_long_as_it_takes(clock: Clock) -> None:
+    meter = Meter(CPU, images=1, shared=False)
+    steps(meter, clock, [(0, 1)] * 9 + [(0, 9)])
+    assert meter.rates().efficiency == 1
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_optimizer_is_compute_and_loading_is_waiting(
-    clock: Clock, prepare: Prepare, monkeypatch: pytest.MonkeyPatch, accumulate: int
+def test_the_undisturbed_steps_of_a_run_come_before_its_workers(
+    train: Train, monkeypatch: pytest.MonkeyPatch, accumulate: int
 ) -> None:
-    training = prepare(f"--accumulate={accumulate}")
-    optimizer = next(iter(training.optimizers.values()))
-    step, compute = optimizer.step, training.compute
+    children: list[int] = []
+    before = len(multiprocessing.active_children())
 
-    def slow_step() -> None:
-        clock.turn(2)
-        step()
+    class Counting(Meter):
+        def count_step(self) -> None:
+            children.append(len(multiprocessing.active_children()) - before)
+            super().count_step()
 
-    def slow_compute(*batch: torch.Tensor) -> dict:
-        clock.turn(1)
-        return compute(*batch)
+    monkeypatch.setattr(program, "Meter", Counting)
+    batch_size = 2 // accumulate
+    how = ["--save-every=1000", f"--batch-size={batch_size}", f"--accumulate={accumulate}"]
+    assert train("run", "--workers=1", *how, "--norm=none") == 0
+    assert children[:8] == [0] * 5 + [1] * 3
+    assert len(multiprocessing.active_children()) == before
 
-    monkeypatch.setattr(optimizer, "step", slow_step)
-    monkeypatch.setattr(training, "compute", slow_compute)
-    training.meter.restart()
-    with training.train_loader.batches() as batches:
 
-        def slow_batches():  # type: ignore[no-untyped-def]
-            for batch in batches:
-                clock.turn(3)
-                yield batch
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_augmentation_and_optimizer_are_compute_and_loading_is_waiting(
+    clock: Clock, train: Train, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    """In a run whose clock stands still but for what is marked here."""
+    seen: list[Rates] = []
 
-        stream = slow_batches()
-        for _ in range(2):
-            training.step(stream)
-    clock.turn(1)  # what is neither
-    rates = training.meter.rates()
+    class SlowLoader(Loader):
+        @contextmanager
+        def batches(self, n_iter: int = 0) -> Iterator[Iterator[Batch]]:
+            with super().batches(n_iter) as batches:
+                yield (clock.turn(3) or batch for batch in batches)  # type: ignore[func-returns-value]
+
+    class SlowOptimizers(Optimizers):
+        def backward(self, losses: Losses) -> None:
+            clock.turn(0.5)
+            super().backward(losses)
+
+        def step(self) -> None:
+            clock.turn(2)
+            super().step()
+
+    class Noting(Meter):
+        def rates(self) -> Rates:
+            clock.turn(1)  # neither
+            seen.append(super().rates())
+            return seen[-1]
+
+    def slow_forward(*arguments: Any) -> Losses:
+        clock.turn(0.25)
+        return forward(*arguments)
+
+    augment = program.dataset.augment
+
+    def slow_augment(*arguments: Any) -> Any:
+        clock.turn(0.25)
+        return augment(*arguments)
+
+    monkeypatch.setattr(program, "Loader", SlowLoader)
+    monkeypatch.setattr(program, "Optimizers", SlowOptimizers)
+    monkeypatch.setattr(program, "Meter", Noting)
+    monkeypatch.setattr(program, "forward", slow_forward)
+    monkeypatch.setattr(program.dataset, "augment", slow_augment)
+    assert train("run", f"--accumulate={accumulate}", "--epochs=2", "--log-every=2") == 0
     elapsed = 2 * (accumulate * (3 + 1) + 2) + 1
+    rates = seen[0]
     assert rates.data_wait == pytest.approx(2 * 3 * accumulate / elapsed)
     assert rates.efficiency == pytest.approx(2 * (accumulate + 2) / elapsed)
+    assert rates.images_per_second == pytest.approx(2 * accumulate * 4 / elapsed)

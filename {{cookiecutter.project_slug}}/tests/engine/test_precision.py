@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Prepare, Train
-from programs import last, refusal, resume, same_weights, status, tensors
+from conftest import Build, Train
+from faults import at_step, overflow, watch_optimizers
+from programs import last, resume, same_weights, tensors, train_refuses
 from torch import Tensor, nn
 
-from engine import precision
+from engine import devices
+from engine.devices import DTYPES, Amp, best_precision
 from engine.errors import BadInput
-from engine.optimizing import trained_by
-from engine.precision import TYPES, Precision, best_precision
-from train import Training
+from engine.evaluation import Losses
+from engine.optimizers import Optimizers, parameters_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -28,7 +29,7 @@ def settings() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("about", "best"),
+    ("cpuinfo", "best"),
     [
         ("flags\t\t: fpu avx2 avx512f avx512_bf16 amx_tile\n", "bf16"),
         ("flags\t\t: fpu amx_bf16\n", "bf16"),
@@ -39,14 +40,14 @@ def settings() -> Iterator[None]:
     ],
 )
 def test_a_cpu_computes_in_what_it_has_instructions_for(
-    monkeypatch: pytest.MonkeyPatch, about: str | None, best: str
+    monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None, best: str
 ) -> None:
     file = Path("cpuinfo")
-    if about is not None:
-        file.write_text(about)
-    monkeypatch.setattr(precision, "Path", {"/proc/cpuinfo": file}.get)
+    if cpuinfo is not None:
+        file.write_text(cpuinfo)
+    monkeypatch.setattr(devices, "Path", {"/proc/cpuinfo": file}.get)
     assert best_precision(CPU) == best
-    assert Precision("auto", CPU).name == best
+    assert Amp("auto", CPU).name == best
 
 
 @pytest.mark.parametrize(
@@ -70,143 +71,125 @@ def test_a_gpu_computes_in_what_it_is_made_for(
 
 def test_apples_gpus_compute_in_fp32() -> None:
     assert best_precision(torch.device("mps")) == "fp32"
-    for wanted in TYPES:
+    for wanted in DTYPES:
         with pytest.raises(BadInput, match=f"--precision {wanted}"):
-            Precision(wanted, torch.device("mps"))
+            Amp(wanted, torch.device("mps"))
 
 
 def test_fp32_that_was_asked_for_is_in_full() -> None:
     for wanted, matmul, tf32 in (("fp32", "highest", False), ("auto", "high", True)):
-        chosen = Precision(wanted, CPU)
+        chosen = Amp(wanted, CPU)
         assert torch.get_float32_matmul_precision() == matmul
         assert torch.backends.cudnn.allow_tf32 is tf32
-    chosen = Precision("fp32", CPU)
+    chosen = Amp("fp32", CPU)
     assert (chosen.name, chosen.dtype) == ("fp32", None)
     with chosen.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", ["fp32", *TYPES])
+@pytest.mark.parametrize("name", ["fp32", *DTYPES])
 def test_networks_compute_in_short_numbers_and_weights_and_losses_stay_long(
-    prepare: Prepare, name: str
+    build: Build, name: str
 ) -> None:
-    training = prepare(f"--precision={name}")
+    parts = build(f"--precision={name}")
     seen: set[torch.dtype] = set()
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
             seen.add(output.dtype)
 
-    for network in training.networks.values():
+    for network in parts.networks.values():
         for part in network.modules():
             part.register_forward_hook(note)
-    with training.train_loader.batches() as batches:
-        losses, _ = training.step(batches)
-    assert TYPES.get(name, torch.float32) in seen
+    losses = parts.step([parts.first_batch()])
+    assert DTYPES.get(name, torch.float32) in seen
     assert name != "fp32" or seen == {torch.float32}
     for group in losses[0].values():
         assert {loss.dtype for loss in group.values()} == {torch.float32}
-    weights = [w for net in training.networks.values() for w in net.state_dict().values()]
+    weights = [w for net in parts.networks.values() for w in net.state_dict().values()]
     assert {w.dtype for w in weights if w.is_floating_point()} == {torch.float32}
-    assert training.precision.scaler.is_enabled() == (name == "fp16")
+    assert parts.amp.scaler.is_enabled() == (name == "fp16")
 
 
-@pytest.mark.parametrize("name", ["fp32", *TYPES])
+@pytest.mark.parametrize("name", ["fp32", *DTYPES])
 def test_every_precision_trains(train: Train, name: str) -> None:
     assert train("run", f"--precision={name}", "--epochs=4", "--log-every=1", "--save-every=5") == 0
     state = last(Path("run"))
-    assert state["conditions"]["precision"] == name
+    assert state["environment"]["precision"] == name
     assert bool(state["scaler"]) == (name == "fp16")
     assert all(value.isfinite().all() for value in tensors(state).values())
 
 
-def set_scale(training: Training, scale: float) -> None:
+def set_scale(optimizers: Optimizers, scale: float = 2.0**8) -> None:
     """Sets the scale of fp16, which begins so high that some networks halve it in a few steps.
 
     Other precisions have none, and stay as they are.
     """
-    scaler = training.precision.scaler
+    scaler = optimizers.scaler
     scaler.load_state_dict({**scaler.state_dict(), "scale": scale})
 
 
-def overflow(training: Training, at: set[int]) -> None:
-    """Makes gradients of `net` infinite in some steps, as if the scale of fp16 were too large."""
-    trained_by(training.optimizers["net"])[0].register_hook(
-        lambda gradient: gradient * (float("inf") if training.progress.n_iter in at else 1)
-    )
-
-
-@pytest.mark.parametrize("name", ["fp32", *TYPES])
-def test_a_killed_run_of_any_precision_ends_with_the_same_bits(prepare: Prepare, name: str) -> None:
+@pytest.mark.parametrize("name", ["fp32", *DTYPES])
+def test_a_killed_run_of_any_precision_ends_with_the_same_bits(
+    train: Train, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """In fp16 with a scale that has changed before the kill, and is the newest checkpoint's."""
-    bad = {2, 3} if name == "fp16" else set()
+    undisturbed, killed = Path("undisturbed"), Path("killed")
     options = [f"--precision={name}", "--save-every=4"]
-    undisturbed = prepare(*options)
-    set_scale(undisturbed, 2.0**8)
-    overflow(undisturbed, at=bad)
-    assert status(undisturbed.main, "train.py") == 0
 
-    killed = prepare(*options, "--workers=1", "--no-cache")
-    set_scale(killed, 2.0**8)
-    overflow(killed, at=bad)
-    compute = killed.compute
+    def prepare(made: Optimizers) -> None:
+        set_scale(made)
+        overflow(made, steps={2, 3} if name == "fp16" else ())
 
-    def die(*batch: Tensor) -> dict:
-        if killed.progress.n_iter == 9:  # one step after the newest checkpoint
-            killed.run.checkpoints.wait()
-            raise SystemExit(9)
-        return compute(*batch)
+    def die(losses: Losses) -> None:  # one step after the newest checkpoint
+        raise SystemExit(9)
 
-    killed.compute = die  # type: ignore[assignment]
-    with pytest.raises(SystemExit):
-        killed.main()
-    killed.test_loader.close()
-    run = killed.run.path
-    assert last(run)["n_iter"] == 8
-    assert resume(run, "--workers=0", "--cache") == 0
-    assert same_weights(run, undisturbed.run.path)
-    assert last(run)["scaler"] == last(undisturbed.run.path)["scaler"]
+    with monkeypatch.context() as patch:
+        watch_optimizers(patch, prepare)
+        assert train(undisturbed, *options) == 0
+        at_step(patch, 9, die)
+        assert train(killed, *options, "--workers=1", "--no-cache") == 9
+    assert last(killed)["n_iter"] == 8
+    assert resume(killed, "--workers=0", "--cache") == 0
+    assert same_weights(killed, undisturbed)
+    assert last(killed)["scaler"] == last(undisturbed)["scaler"]
     if name == "fp16":
-        assert last(run)["scaler"]["scale"] == 2.0**6
+        assert last(killed)["scaler"]["scale"] == 2.0**6
 
 
-def test_a_step_that_overflows_in_fp16_is_left_out(prepare: Prepare) -> None:
-    training = prepare("--precision=fp16")
-    set_scale(training, 2.0**8)
-    overflow(training, at={0})
-    weights = trained_by(training.optimizers["net"])
+def test_a_step_that_overflows_in_fp16_is_left_out(build: Build) -> None:
+    parts = build("--precision=fp16")
+    set_scale(parts.optimizers)
+    overflow(parts.optimizers, steps={0})
+    batch = parts.first_batch()
+    weights = parameters_of(parts.optimizers.optimizers["net"])
     before = [p.detach().clone() for p in weights]
-    with training.train_loader.batches() as batches:
-        training.step(batches)
-        assert all(map(torch.equal, weights, before))
-        assert training.precision.scaler.get_scale() == 2.0**7
-        training.progress.n_iter = 1
-        training.step(batches)
+    parts.step([batch], n_iter=0)
+    assert all(map(torch.equal, weights, before))
+    assert parts.amp.scaler.get_scale() == 2.0**7
+    parts.step([batch], n_iter=1)
     assert not any(map(torch.equal, weights, before))
-    assert training.precision.scaler.get_scale() == 2.0**7
+    assert parts.amp.scaler.get_scale() == 2.0**7
 
 
 def test_gradients_that_overflow_for_ever_end_the_run_in_one_line(
-    prepare: Prepare, capsys: pytest.CaptureFixture[str]
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    training = prepare("--precision=fp16", "--epochs=90")
-    overflow(training, at=set(range(10_000)))
-    capsys.readouterr()
-    assert status(training.main, "train.py") == 2
+    made = watch_optimizers(monkeypatch, lambda made: overflow(made, range(10_000)))
+    assert train("run", "--precision=fp16", "--epochs=90") == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "not finite" in error
-    assert training.progress.n_iter < 60
+    assert made[0].n_iter < 60
 
 
-def test_gradients_are_clipped_as_they_are_and_not_as_they_are_scaled(prepare: Prepare) -> None:
+def test_gradients_are_clipped_as_they_are_and_not_as_they_are_scaled(build: Build) -> None:
     for name in ("fp32", "fp16"):
-        training = prepare(f"--precision={name}", "--clip-grad=0.01")
-        set_scale(training, 2.0**8)
-        with training.train_loader.batches() as batches:
-            training.step(batches)
-        for optimizer in training.optimizers.values():
-            gradients = [p.grad for p in trained_by(optimizer) if p.grad is not None]
+        parts = build(f"--precision={name}", "--clip-grad=0.01")
+        set_scale(parts.optimizers)
+        parts.step([parts.first_batch()])
+        for optimizer in parts.optimizers.optimizers.values():
+            gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
             assert nn.utils.get_total_norm(gradients).item() == pytest.approx(0.01, rel=1e-2)
 
 
@@ -226,5 +209,5 @@ def test_another_precision_is_no_exact_continuation(
 def test_other_numbers_are_refused(
     small: list[str], capsys: pytest.CaptureFixture[str], wanted: str
 ) -> None:
-    words = [*small, "--run=run", f"--precision={wanted}"]
-    assert "--precision" in refusal(capsys, lambda: Training().main(), "train.py", *words)
+    words = [*small, "--run-dir=run", f"--precision={wanted}"]
+    assert "--precision" in train_refuses(capsys, *words)

@@ -3,47 +3,63 @@
 import pytest
 
 from engine.errors import BadInput
-from engine.order import TestOrder, TrainOrder
-from engine.seeding import mix
+from engine.sampler import EvalBatchSampler, Keys, TrainBatchSampler, mix
 
 SIZES = [(1, 1, 1), (7, 3, 1), (12, 4, 1), (25, 4, 3), (64, 64, 1), (100, 7, 2)]
+EPOCHS = 6
+
+
+def pairs(keys: Keys) -> list[tuple[int, int]]:
+    """The indices and the seeds of a batch."""
+    return list(zip(*(part.tolist() for part in keys), strict=True))
 
 
 def batches_from(n_iter: int, size: int, batch: int, accumulate: int, seed: int = 0) -> list:
-    order = TrainOrder(size, batch, accumulate, seed)
-    order.n_iter = n_iter
-    batches = list(order)
-    assert len(order) == len(batches)
+    sampler = TrainBatchSampler(size, batch, accumulate, EPOCHS, seed)
+    batches = [pairs(keys) for keys in sampler.batches(n_iter)]
+    assert sampler.count(n_iter) == len(batches)
     return batches
+
+
+def epoch_of(epoch: int, size: int, batch: int, accumulate: int, seed: int = 0) -> list:
+    steps = size // (batch * accumulate)
+    return batches_from(epoch * steps, size, batch, accumulate, seed)[: steps * accumulate]
 
 
 @pytest.mark.parametrize(("size", "batch", "accumulate"), SIZES)
 def test_a_resumed_order_is_the_rest_of_the_whole_one(
     size: int, batch: int, accumulate: int
 ) -> None:
-    steps = TrainOrder(size, batch, accumulate, 0).steps
-    assert steps == size // (batch * accumulate)
-    for epoch in (0, 1, 5):
-        whole = batches_from(epoch * steps, size, batch, accumulate)
-        assert len(whole) == steps * accumulate
-        for step in range(steps):
-            rest = batches_from(epoch * steps + step, size, batch, accumulate)
-            assert rest == whole[step * accumulate :]
+    sampler = TrainBatchSampler(size, batch, accumulate, EPOCHS, 0)
+    assert sampler.steps_per_epoch == size // (batch * accumulate)
+    assert sampler.steps == EPOCHS * sampler.steps_per_epoch
+    whole = batches_from(0, size, batch, accumulate)
+    assert len(whole) == sampler.steps * accumulate
+    for step in range(sampler.steps + 1):
+        assert batches_from(step, size, batch, accumulate) == whole[step * accumulate :]
+    assert batches_from(sampler.steps + 5, size, batch, accumulate) == []
 
 
 @pytest.mark.parametrize(("size", "batch", "accumulate"), SIZES)
 def test_no_sample_comes_twice_in_an_epoch(size: int, batch: int, accumulate: int) -> None:
-    batches = batches_from(0, size, batch, accumulate)
-    assert {len(keys) for keys in batches} == {batch}
-    indices = [index for keys in batches for index, _ in keys]
-    assert len(set(indices)) == len(indices)
-    assert set(indices) <= set(range(size))
+    for epoch in (0, 1, 5):
+        batches = epoch_of(epoch, size, batch, accumulate)
+        assert {len(keys) for keys in batches} == {batch}
+        indices = [index for keys in batches for index, _ in keys]
+        assert len(set(indices)) == len(indices)
+        assert set(indices) <= set(range(size))
+
+
+def test_a_longer_run_begins_like_a_shorter_one() -> None:
+    short, long = (TrainBatchSampler(10, 2, 1, epochs, 0) for epochs in (2, 7))
+    batches = [pairs(keys) for keys in long.batches()]
+    assert [pairs(keys) for keys in short.batches()] == batches[: short.steps]
 
 
 def test_epochs_and_seeds_have_orders_and_augmentations_of_their_own() -> None:
     # Seed 0 in epoch 1 and seed 1 in epoch 0 are the pair that `seed + epoch` mixes up.
     runs = [
-        [key for keys in batches_from(25 * epoch, 100, 4, 1, seed) for key in keys]
+        [key for keys in epoch_of(epoch, 100, 4, 1, seed) for key in keys]
         for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))
     ]
     orders = {tuple(index for index, _ in run) for run in runs}
@@ -59,21 +75,21 @@ def test_accumulated_batches_are_the_samples_of_one_big_batch() -> None:
 
 
 def test_all_samples_get_their_turn() -> None:
-    seen = {i for epoch in range(10) for keys in batches_from(epoch, 7, 5, 1) for i, _ in keys}
-    assert seen == set(range(7))
+    sampler = TrainBatchSampler(7, 5, 1, epochs=10, seed=0)
+    assert {i for indices, _ in sampler.batches() for i in indices.tolist()} == set(range(7))
 
 
 @pytest.mark.parametrize(("batch", "accumulate"), [(11, 1), (4, 3)])
 def test_too_few_samples_for_one_step_are_refused(batch: int, accumulate: int) -> None:
-    with pytest.raises(BadInput, match="10 training images"):
-        TrainOrder(10, batch, accumulate, 0)
+    with pytest.raises(BadInput, match="10 training samples"):
+        TrainBatchSampler(10, batch, accumulate, 1, 0)
 
 
 @pytest.mark.parametrize(("size", "batch"), [(1, 1), (10, 5), (10, 4), (3, 100)])
-def test_the_test_pass_sees_every_sample_once_in_order(size: int, batch: int) -> None:
-    order = TestOrder(size, batch)
-    batches = list(order)
-    assert len(batches) == len(order)
+def test_a_validation_sees_every_sample_once_in_order(size: int, batch: int) -> None:
+    sampler = EvalBatchSampler(size, batch)
+    batches = [pairs(keys) for keys in sampler.batches()]
+    assert len(batches) == sampler.count()
     assert [index for keys in batches for index, _ in keys] == list(range(size))
 
 

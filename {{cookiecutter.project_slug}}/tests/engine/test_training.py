@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Prepare, Train
-from programs import command_line, last, points, resume, start, status, tensors
-from torch import Tensor, nn
+from conftest import Train
+from faults import at_step, not_a_number, overflow, watch_optimizers
+from programs import last, points, resume, start, status, tensors
+from torch import nn
 
 import options
-from engine.optimizing import learning_rate, limit_gradient, make_optimizer, trained_by
-from train import Training
+import test
+import train as program
+from engine import modules
+from engine.optimizers import clip_gradient, learning_rate, make_optimizer, parameters_of
 
 TOTAL = 200
 
@@ -57,7 +60,7 @@ def test_optimizers_lower_a_loss_and_skip_frozen_parameters(name: str) -> None:
     opt = options.parse([f"--optimizer={name}", "--lr=0.05", "--momentum=0.5", "--flip"])
     optimizer = make_optimizer(opt, network)
     assert type(optimizer).__name__.lower() == name
-    assert {id(p) for p in trained_by(optimizer)} == {id(p) for p in network[1].parameters()}
+    assert {id(p) for p in parameters_of(optimizer)} == {id(p) for p in network[1].parameters()}
     x, losses = torch.randn(16, 4), []
     for _ in range(20):
         optimizer.zero_grad()
@@ -74,7 +77,7 @@ def test_gradients_are_clipped_to_a_total_norm(limit: float, norm: float) -> Non
     parameters = [nn.Parameter(torch.zeros(1)) for _ in range(3)]  # the last has no gradient
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0]), torch.tensor([-4.0])
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    before = limit_gradient(torch.optim.SGD(parameters), scaler, limit)
+    before = clip_gradient(torch.optim.SGD(parameters), scaler, limit)
     assert before.item() == pytest.approx(5)
     clipped = torch.cat([p.grad for p in parameters if p.grad is not None])
     assert clipped.norm().item() == pytest.approx(norm, rel=1e-4)
@@ -95,11 +98,12 @@ def test_curves_have_one_object_for_each_point(finished: Path) -> None:
     lines = points(finished)
     assert all(point.keys() == {"n_iter", "epoch", "split", "values"} for point in lines)
     trained = [point["n_iter"] for point in lines if point["split"] == "train"]
-    tested = [point["n_iter"] for point in lines if point["split"] == "test"]
+    validated = [point["n_iter"] for point in lines if point["split"] == "val"]
+    assert len(trained) + len(validated) == len(lines)
     assert trained == list(range(opt["log_every"], n_iter + 1, opt["log_every"]))
-    assert tested == list(range(steps, n_iter + 1, steps))
+    assert validated == list(range(steps, n_iter + 1, steps))
     for point in lines:
-        assert point["epoch"] == (point["n_iter"] - 1) // steps
+        assert point["epoch"] == (point["n_iter"] - 1) // steps + 1
         assert all(isinstance(value, float) for value in point["values"].values())
     assert {"lr", "images_per_second", "data_wait", "efficiency"} <= lines[0]["values"].keys()
 
@@ -114,106 +118,121 @@ def test_a_torn_last_line_of_the_curves_does_not_stop_a_resume(train: Train) -> 
     assert points(run) == lines
 
 
-def test_the_run_ends_when_the_patience_does(train: Train) -> None:
-    # At a learning rate of 0 the first test pass is the best.
-    assert train("run", "--lr=0", "--norm=none", "--epochs=9", "--patience=2") == 0
-    assert [p["epoch"] for p in points(Path("run")) if p["split"] == "test"] == [0, 1, 2]
-    assert resume(Path("run")) == 0
-    assert len([p for p in points(Path("run")) if p["split"] == "test"]) == 3
+def validated_epochs(run: Path) -> list[int]:
+    return [point["epoch"] for point in points(run) if point["split"] == "val"]
 
 
-def test_tests_come_every_so_many_epochs_and_at_the_end(train: Train) -> None:
-    assert train("run", "--epochs=5", "--test-every=2") == 0
-    assert [p["epoch"] for p in points(Path("run")) if p["split"] == "test"] == [1, 3, 4]
-
-
-def break_the_loss(training: Training) -> None:
-    """Makes the loss of step 7 not a number."""
-    compute = training.compute
-
-    def broken(*batch: Tensor) -> dict:
-        factor = float("nan") if training.progress.n_iter == 7 else 1
-        losses = compute(*batch)
-        return {
-            group: {name: loss * factor for name, loss in named.items()}
-            for group, named in losses.items()
-        }
-
-    training.compute = broken  # type: ignore[assignment]
-
-
-def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(
-    prepare: Prepare, capsys: pytest.CaptureFixture[str]
+def test_the_run_ends_when_the_patience_does(
+    train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    training = prepare("--save-every=1")
-    break_the_loss(training)
-    check_last_good_checkpoint(training, capsys)
+    # At a learning rate of 0 the first validation is the best.
+    run = Path("run")
+    assert train(run, "--lr=0", "--norm=none", "--epochs=9", "--patience=2") == 0
+    assert "done early (--patience)" in capsys.readouterr().out
+    assert validated_epochs(run) == [1, 2, 3]
+    assert resume(run) == 0
+    assert validated_epochs(run) == [1, 2, 3]
 
 
-def test_on_the_cpu_a_loss_that_is_not_finite_never_reaches_the_weights(prepare: Prepare) -> None:
-    training = prepare("--save-every=500")
-    break_the_loss(training)
-    assert status(training.main, "train.py") == 2
-    assert training.progress.n_iter == 7
-    weights = [w for w in training.model.state_dict().values() if w.is_floating_point()]
-    assert all(weight.isfinite().all() for weight in weights)
+def test_validations_come_every_so_many_epochs_and_at_the_end(train: Train) -> None:
+    assert train("run", "--epochs=5", "--val-every=2") == 0
+    assert validated_epochs(Path("run")) == [2, 4, 5]
 
 
-def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(
-    prepare: Prepare, capsys: pytest.CaptureFixture[str]
+def test_the_command_that_is_printed_at_the_end_works(
+    train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    training = prepare("--save-every=1")
-    parameter = next(p for p in training.model.parameters() if p.requires_grad)
-
-    def spoil(gradient: Tensor) -> Tensor:
-        return gradient * (float("inf") if training.progress.n_iter == 7 else 1)
-
-    parameter.register_hook(spoil)
-    check_last_good_checkpoint(training, capsys)
+    assert train("run") == 0
+    command = capsys.readouterr().out.splitlines()[-1].split()
+    assert command[0] == "python"
+    assert Path(command[1]).name == "test.py"
+    assert Path(command[1]).exists()
+    assert status(test.main, "test.py", *command[2:], "--device=cpu") == 0
 
 
-def check_last_good_checkpoint(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+def check_last_good_checkpoint(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     """Runs to the bad step 7, whose error names a checkpoint that is good."""
-    capsys.readouterr()
-    assert status(training.main, "train.py") == 2
+    run = Path("run")
+    assert train(run, "--save-every=1") == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "step 7 is not finite" in error
-    assert str(training.run.path / "checkpoints" / "last.pt") in error
-    state = last(training.run.path)
+    assert f"the last good checkpoint is {run / 'checkpoints' / 'last.pt'}" in error
+    state = last(run)
     assert state["n_iter"] == 7
     assert all(value.isfinite().all() for value in tensors(state).values())
 
 
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_step(monkeypatch, 7, not_a_number)
+    check_last_good_checkpoint(train, capsys)
+
+
+def test_on_the_cpu_a_loss_that_is_not_finite_never_reaches_the_weights(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = watch_optimizers(monkeypatch)
+    at_step(monkeypatch, 7, not_a_number)
+    assert train("run", "--save-every=500") == 1
+    assert made[0].n_iter == 7
+    states = [network.state_dict() for network in made[0].networks.values()]
+    weights = [w for state in states for w in state.values() if w.is_floating_point()]
+    assert weights
+    assert all(weight.isfinite().all() for weight in weights)
+
+
+def test_without_a_checkpoint_a_loss_that_is_not_finite_names_none(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_step(monkeypatch, 0, not_a_number)
+    assert train("run") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "step 0 is not finite" in error
+    assert "checkpoint" not in error
+    assert not list(Path("run").rglob("*.pt"))
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watch_optimizers(monkeypatch, lambda made: overflow(made, {7}))
+    check_last_good_checkpoint(train, capsys)
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(
-    finished: Path, small: list[str], capsys: pytest.CaptureFixture[str]
+    finished: Path, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (finished / "config.txt").read_bytes()
-    words = [*small, f"--run={finished}"]
-    assert status(lambda: Training().main(), "train.py", *words) == 2
+    capsys.readouterr()
+    assert train(finished) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert str(finished) in error
     assert (finished / "config.txt").read_bytes() == before
 
 
-def test_runs_without_a_name_get_folders_of_their_own(
-    small: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_without_a_name_get_folders_of_their_own(small: list[str]) -> None:
     for _ in range(2):
-        with command_line("train.py", *small):
-            Training()
-    assert len(list(Path("runs").iterdir())) == 2
+        assert status(program.main, "train.py", *small, "--epochs=1") == 0
+    runs = list(Path("runs").iterdir())
+    assert len(runs) == 2
+    assert all(last(run)["n_iter"] > 0 for run in runs)
 
 
 def test_gpus_are_left_alone_when_the_cpu_was_asked_for(
-    prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+    train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("it would want the weights on the first GPU")
+
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")
-    training = prepare("--parallel=auto", "--device=cpu")
-    wrapped = [m for m in training.model.modules() if isinstance(m, nn.DataParallel)]
-    assert not wrapped  # it would want the weights on the first GPU
+    monkeypatch.setattr(modules, "gpu_count", lambda: 2)
+    monkeypatch.setattr(nn, "DataParallel", refuse)
+    assert train("run", "--parallel=auto", "--device=cpu", "--epochs=1") == 0
 
 
 def test_bad_input_ends_a_process_in_one_line_with_status_2() -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Train
+from needs import needs
 from programs import last, refusal, resume, status, train_refuses
 
 import predict
-import prepare_data
 import test
-from train import Training
 
 Spoil = Callable[[Path], object]
 
@@ -26,8 +26,8 @@ def make_a_file(data: Path) -> None:
     data.write_text("x")
 
 
-def remove_classes(part: Path) -> None:
-    for folder in part.iterdir():
+def remove_classes(split: Path) -> None:
+    for folder in split.iterdir():
         shutil.rmtree(folder)
 
 
@@ -36,73 +36,115 @@ def hide_images(folder: Path) -> None:
         path.rename(path.with_name("._" + path.name))
 
 
-SPOILED: dict[str, tuple[Spoil, str]] = {
+def leave_one(folder: Path) -> None:
+    for path in sorted(folder.iterdir())[1:]:
+        path.unlink()
+
+
+def add_val(data: Path, without: str) -> None:
+    shutil.copytree(data / "test", data / "val")
+    shutil.rmtree(data / "val" / without)
+
+
+# What is done to a data set; and what train.py, which never reads test/, says to it.
+FOR_TRAINING: dict[str, tuple[Spoil, str]] = {
     "no data": (shutil.rmtree, "spoiled"),
     "no train": (lambda data: shutil.rmtree(data / "train"), "spoiled/train: no such folder"),
-    "no test": (lambda data: shutil.rmtree(data / "test"), "spoiled/test: no such folder"),
     "a file": (make_a_file, "spoiled/train"),
     "no classes": (lambda data: remove_classes(data / "train"), "train: "),
     "no images": (lambda data: empty(data / "train" / "disc"), "train: no image in the class"),
+    "hidden images": (lambda data: hide_images(data / "train" / "disc"), "disc"),
+    "one image": (lambda data: leave_one(data / "train" / "disc"), "only one image in disc"),
+    "a class too few in val": (lambda data: add_val(data, "rows"), "missing: rows"),
+    "no JSON": (lambda data: (data / "dataset.json").write_text("{flip: no"), "dataset.json"),
+}
+# And what test.py says, which reads test/ alone.
+FOR_TESTING: dict[str, tuple[Spoil, str]] = {
+    "no data": (shutil.rmtree, "spoiled"),
+    "no test": (lambda data: shutil.rmtree(data / "test"), "spoiled/test: no such folder"),
     "hidden images": (lambda data: hide_images(data / "test" / "disc"), "disc"),
     "a class too few": (lambda data: shutil.rmtree(data / "test" / "rows"), "missing: rows"),
     "a class too many": (
         lambda data: shutil.copytree(data / "test" / "rows", data / "test" / "stars"),
         "unknown: stars",
     ),
-    "no JSON": (lambda data: (data / "dataset.json").write_text("{flip: no"), "dataset.json"),
 }
 
 
-@pytest.mark.parametrize("case", SPOILED)
-def test_data_that_cannot_be_used(
+@pytest.mark.parametrize("case", FOR_TRAINING)
+def test_data_that_cannot_be_trained_on(
     spoiled: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
-    spoil, culprit = SPOILED[case]
+    needs("dataset.ClassFolders")
+    spoil, culprit = FOR_TRAINING[case]
     spoil(spoiled)
     assert culprit in train_refuses(capsys, f"--data={spoiled}", "--device=cpu")
 
 
+@pytest.mark.parametrize("case", FOR_TESTING)
+def test_data_that_cannot_be_tested_on(
+    spoiled: Path, finished: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    needs("dataset.ClassFolders")
+    spoil, culprit = FOR_TESTING[case]
+    spoil(spoiled)
+    words = [f"--checkpoint={finished}", f"--data={spoiled}", "--device=cpu"]
+    assert culprit in refusal(capsys, test.main, "test.py", *words)
+
+
 @pytest.mark.parametrize(
-    ("words", "culprit"),
+    ("words", "culprit", "ours"),
     [
-        (["--network=resnet81"], "resnet18"),
-        (["--network=simpel"], "simple"),
-        (["--network=zzz"], "--network zzz"),
-        (["--loss=mse"], "--loss"),
-        (["--shift=-1"], "--shift"),
+        (["--network=resnet81"], "resnet18", "networks.torchvision_network"),
+        (["--network=simpel"], "simple", "networks.SimpleNetwork"),
+        (["--network=zzz"], "--network zzz", "--network"),
+        (["--loss=mse"], "--loss", "--loss"),
+        (["--shift=-1"], "--shift", "--shift"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_networks_and_losses_that_do_not_exist(
-    small: list[str], capsys: pytest.CaptureFixture[str], words: list[str], culprit: str
+    small: list[str], capsys: pytest.CaptureFixture[str], words: list[str], culprit: str, ours: str
 ) -> None:
-    assert culprit in train_refuses(capsys, *small, "--run=run", *words)
+    needs(ours)
+    assert culprit in train_refuses(capsys, *small, "--run-dir=run", *words)
 
 
-@pytest.mark.parametrize("words", [["--network=zzz"], ["--padding=reflect", "--img-size=4"]])
+@pytest.mark.parametrize(
+    ("words", "ours"),
+    [
+        (["--network=zzz"], "--network"),
+        (["--network=simple", "--padding=reflect", "--img-size=4"], "--padding"),
+    ],
+)
 def test_bad_options_are_refused_before_images_are_decoded(
-    spoiled: Path, small: list[str], capsys: pytest.CaptureFixture[str], words: list[str]
+    spoiled: Path,
+    small: list[str],
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    ours: str,
 ) -> None:
-    train_refuses(capsys, *small, f"--data={spoiled}", "--run=run", *words)
+    needs(ours)
+    train_refuses(capsys, *small, f"--data={spoiled}", "--run-dir=run", *words)
+    assert not (spoiled / ".cache").exists()
 
 
-def test_an_older_checkpoint_without_a_newer_option(
-    checkpoint: Path,
-) -> None:
+def test_an_older_checkpoint_without_a_newer_option(checkpoint: Path) -> None:
     """An option added to options.py later has its default for the checkpoints of before."""
+    needs("--network")
     state = torch.load(checkpoint, weights_only=True)
-    del state["args"]["balance"]
+    del state["args"]["pretrained"]
     torch.save(state, checkpoint)
     assert status(test.main, "test.py", f"--checkpoint={checkpoint}", "--device=cpu") == 0
 
 
 @pytest.mark.parametrize("options", [["--freeze"], ["--weight-decay=0.5"]], ids=" ".join)
 def test_a_resume_never_ignores_an_option(
-    small: list[str], capsys: pytest.CaptureFixture[str], options: list[str]
+    train: Train, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     """What the optimizer cannot take over is refused, all else takes effect."""
-    words = [*small, "--run=run", "--network=squeezenet1_1", "--img-size=32", "--epochs=1"]
-    assert status(lambda: Training().main(), "train.py", *words) == 0
+    needs("networks.torchvision_network")
+    assert train("run", "--network=squeezenet1_1", "--img-size=32", "--epochs=1") == 0
     capsys.readouterr()
     code = resume(Path("run"), *options, "--epochs=2")
     error = capsys.readouterr().err
@@ -120,14 +162,16 @@ def test_a_resume_never_ignores_an_option(
 def test_an_image_size_that_the_network_cannot_take(
     images: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
+    needs("networks.torchvision_network")
     words = [f"--data={images}", "--device=cpu", "--batch-size=4", f"--network={name}"]
-    assert "--img-size" in train_refuses(capsys, *words, "--img-size=32", "--run=run")
+    assert "--img-size" in train_refuses(capsys, *words, "--img-size=32", "--run-dir=run")
 
 
 def test_images_too_small_for_a_reflected_border(
     small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*small, "--padding=reflect", "--img-size=4", "--run=run"]
+    needs("networks.SimpleNetwork")
+    words = [*small, "--network=simple", "--padding=reflect", "--img-size=4", "--run-dir=run"]
     assert "--img-size" in train_refuses(capsys, *words)
 
 
@@ -156,5 +200,6 @@ def test_outputs_that_cannot_be_written(
 def test_data_sets_that_cannot_be_prepared(
     capsys: pytest.CaptureFixture[str], words: list[str], culprit: str
 ) -> None:
+    main = needs("tools.prepare_data.main")
     Path("taken").mkdir()
-    assert culprit in refusal(capsys, prepare_data.main, "prepare_data.py", *words)
+    assert culprit in refusal(capsys, main, "prepare_data.py", *words)

@@ -1,17 +1,20 @@
-"""check_data.py: everything that is wrong with a data set, in one go."""
+"""tools/check_data.py: everything that is wrong with a data set, in one go."""
 
 import shutil
 from pathlib import Path
 
 import pytest
+from needs import needs
+from PIL import Image
 from programs import status
 
-import check_data
+main = needs("tools.check_data.main")
+needs("dataset.ClassFolders")
 
 
-def check(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+def check(capsys: pytest.CaptureFixture[str], *folder: Path) -> tuple[int, str]:
     capsys.readouterr()
-    code = status(check_data.main, "check_data.py", str(folder))
+    code = status(main, "check_data.py", *map(str, folder))
     streams = capsys.readouterr()
     assert "Traceback" not in streams.err
     return code, streams.out
@@ -19,14 +22,24 @@ def check(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
 
 @pytest.fixture
 def folder(images: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(images, tmp_path / "copy")
+    return shutil.copytree(images, tmp_path / "copy", ignore=shutil.ignore_patterns(".cache"))
 
 
 def test_a_good_data_set(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out = check(images, capsys)
+    code, out = check(capsys, images)
     assert code == 0
     assert "24 images in 3 classes" in out
     assert "12 images in 3 classes" in out
+    assert "width: 16 to 16 pixels" in out
+    assert out.splitlines()[-1] == "no problems"
+
+
+def test_without_a_folder_it_looks_at_the_built_in_images(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out = check(capsys)
+    assert code == 0
+    assert "1442 images in 10 classes" in out
     assert out.splitlines()[-1] == "no problems"
 
 
@@ -36,10 +49,12 @@ def test_all_faults_are_listed_at_once(folder: Path, capsys: pytest.CaptureFixtu
     shutil.rmtree(folder / "test" / "rows")
     for path in (folder / "test" / "columns").iterdir():
         path.unlink()
-    code, out = check(folder, capsys)
+    (folder / "dataset.json").write_text("{")
+    code, out = check(capsys, folder)
     assert code == 2
-    for culprit in ("disc/0.png", "disc/5.png", "rows", "test/columns"):
+    for culprit in ("disc/0.png", "disc/5.png", "missing: rows", "test/columns", "dataset.json"):
         assert culprit in out
+    assert "\n5 faults, 0 notes" in out
 
 
 def test_what_may_spoil_a_run_is_worth_a_look(
@@ -48,13 +63,80 @@ def test_what_may_spoil_a_run_is_worth_a_look(
     shutil.copy(folder / "train" / "disc" / "1.png", folder / "test" / "disc" / "leak.png")
     shutil.copy(folder / "train" / "disc" / "2.png", folder / "train" / "rows" / "twin.png")
     (folder / "train" / "disc" / "notes.txt").write_text("")
-    code, out = check(folder, capsys)
+    (folder / "train" / "stray.png").write_bytes(b"")
+    for i in range(80):
+        Image.new("RGB", (16, 16), (i, 0, 0)).save(folder / "train" / "rows" / f"more-{i}.png")
+    code, out = check(capsys, folder)
     assert code == 0
-    for culprit in ("leak.png", "twin.png", "notes.txt"):
+    for culprit in ("leak.png", "twin.png", "notes.txt", "stray.png", "--balance"):
         assert culprit in out
+    assert "\n0 faults, 5 notes" in out
+
+
+def test_val_is_looked_at_if_it_is_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(folder / "test", folder / "val")
+    (folder / "val" / "disc" / "0.png").write_bytes(b"")
+    (folder / "val" / "stars").mkdir()
+    code, out = check(capsys, folder)
+    assert code == 2
+    assert "val: 12 images in 4 classes" in out
+    for culprit in ("val/disc/0.png: not readable", "unknown: stars", "val/stars: no image"):
+        assert culprit in out
+    assert "\n3 faults, 11 notes" in out  # of the others each is in test/ as well
+
+
+def test_a_leak_between_any_two_splits_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder / "test", folder / "val")
+    for i, path in enumerate(sorted((folder / "val").rglob("*.png"))):
+        Image.new("RGB", (16, 16), (0, i, 0)).save(path)
+    assert check(capsys, folder)[1].splitlines()[-1] == "no problems"
+    for number, (source, target) in enumerate(
+        [("train/disc/0.png", "val"), ("train/disc/1.png", "test"), ("val/disc/0.png", "test")], 1
+    ):
+        leak = f"{target}/disc/leak-{number}.png"
+        shutil.copy(folder / source, folder / leak)
+        code, out = check(capsys, folder)
+        assert code == 0
+        assert f"{folder / leak}: the same file as {folder / source}" in out
+        assert f"\n0 faults, {number} note" in out
+
+
+def test_a_file_that_may_be_on_both_sides_of_the_division_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(folder / "train" / "disc" / "2.png", folder / "train" / "disc" / "twin.png")
+    code, out = check(capsys, folder)
+    assert code == 0
+    assert "twin.png: the same file as" in out and "validated on" in out
+    shutil.copytree(folder / "test", folder / "val")  # then train/ is not divided
+    for i, path in enumerate(sorted((folder / "val").rglob("*.png"))):
+        Image.new("RGB", (16, 16), (0, i, 0)).save(path)
+    assert check(capsys, folder)[1].splitlines()[-1] == "no problems"
+
+
+def test_a_class_of_one_image_needs_a_folder_val(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(1, 8):
+        (folder / "train" / "disc" / f"{i}.png").unlink()
+    code, out = check(capsys, folder)
+    assert code == 2
+    assert "only one image in disc" in out
+    shutil.copytree(folder / "test", folder / "val")
+    assert check(capsys, folder)[0] == 0
+
+
+def test_training_needs_no_folder_test(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(folder / "test")
+    code, out = check(capsys, folder)
+    assert code == 0
+    assert f"{folder / 'test'}: no such folder; test.py will need it" in out
+    assert "\n0 faults, 1 note\n" in out
 
 
 def test_no_data_set_at_all(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out = check(Path("nowhere"), capsys)
+    code, out = check(capsys, Path("nowhere"))
     assert code == 2
     assert "nowhere" in out

@@ -1,20 +1,23 @@
-"""The finished model: networks by name, their last layer, frozen features, what it measures."""
+"""The finished model: networks by name, their last layer, frozen features, its metrics."""
 
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
+import example
 import pytest
 import torch
-from conftest import Prepare
-from programs import refusal
+from conftest import Build
+from needs import needs
+from parts import Parts
+from programs import train_refuses
 from torch import Tensor, nn
 
 import options
-from classifier import Classifier
-from engine.precision import Precision
-from train import Training
+from engine.devices import Amp
 
-ABOUT = {"classes": {"cat": 3, "dog": 5, "eel": 2}}
+Classifier = needs("classifier.Classifier")
+INFO = {"classes": {"cat": 3, "dog": 5, "eel": 2}}
 # One of each way in which torchvision ends a network.
 NETWORKS = [
     "alexnet",
@@ -34,19 +37,27 @@ NETWORKS = [
 ]
 
 
-def classifier(*words: str) -> Classifier:
-    return Classifier(options.parse([*words, "--flip"]), ABOUT)
+def classifier(*words: str) -> Any:
+    return Classifier(options.parse([*words, "--flip"]), INFO)
+
+
+def train_epoch(parts: Parts) -> None:
+    parts.model.train()
+    with parts.train_loader.batches() as batches:
+        for n_iter in range(parts.sampler.steps_per_epoch):
+            parts.step([next(batches)], n_iter)
 
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_of_torchvision_score_the_classes(name: str) -> None:
+    needs("networks.torchvision_network")
     with torch.device("meta"):  # shapes without numbers, which take no time
         model = classifier(f"--network={name}")
         size = 299 if name == "inception_v3" else 224
         for training in (True, False):
             scores = model.train(training).net(torch.zeros(2, 3, size, size))
-            assert scores.shape == (2, len(ABOUT["classes"]))
+            assert scores.shape == (2, len(INFO["classes"]))
     heads = [p for n, p in model.net.named_parameters() if 1000 in p.shape[:1] and "1000" not in n]
     assert not [head.shape for head in heads if head.dim() < 4]
 
@@ -54,65 +65,74 @@ def test_networks_of_torchvision_score_the_classes(name: str) -> None:
 @pytest.mark.parametrize("words", [[], ["--blocks=0", "--width=1"], ["--norm=instance"]])
 @pytest.mark.parametrize("size", [8, 32, 33])
 def test_the_simple_network_takes_images_of_any_size(words: list[str], size: int) -> None:
+    for name in ("networks.SimpleNetwork", *words):
+        needs(name)
     images = torch.randint(256, (2, 3, size, size + 5), dtype=torch.uint8)
-    model = classifier(*words)
+    model = classifier("--network=simple", *words)
     assert model.scores(images).shape == (2, 3)
-    losses = model(images, torch.tensor([0, 2]))
-    assert losses["net"]["cross_entropy"].shape == ()
+    (loss,) = model(images, torch.tensor([0, 2]))["net"].values()
+    assert loss.shape == ()
 
 
-def test_the_loss_carries_its_name() -> None:
+@pytest.mark.parametrize(("name", "key"), [("focal", "focal"), ("cross-entropy", "cross_entropy")])
+def test_the_loss_carries_its_name(name: str, key: str) -> None:
+    needs(f"--loss={name}")
     images, labels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1])
-    assert list(classifier("--loss=focal")(images, labels)["net"]) == ["focal"]
+    assert list(classifier(f"--loss={name}")(images, labels)["net"]) == [key]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
-def test_frozen_features_stay_while_the_head_learns(prepare: Prepare, name: str) -> None:
-    training = prepare(f"--network={name}", "--img-size=32", "--freeze", "--lr=0.1")
-    net = training.model.net
-    wanted = {n for n, p in net.named_parameters() if p.requires_grad}
+def test_frozen_features_stay_while_the_head_learns(build: Build, name: str) -> None:
+    needs("networks.torchvision_network")
+    parts = build(f"--network={name}", "--img-size=32", "--freeze", "--lr=0.1")
+    net = parts.model.net
+    trained = {n for n, p in net.named_parameters() if p.requires_grad}
     head = {"resnet18": "fc", "squeezenet1_1": "classifier.1"}[name]
-    assert wanted == {f"{head}.weight", f"{head}.bias"}
+    assert trained == {f"{head}.weight", f"{head}.bias"}
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    training.train_epoch()
+    train_epoch(parts)
     changed = {name for name, value in net.state_dict().items() if not value.equal(before[name])}
-    assert changed == wanted  # and no running mean of a batch norm
-    parts = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d | nn.Dropout)]
-    assert parts
-    assert not [part for part in parts if part.training]
+    assert changed == trained  # and no running mean of a batch norm
+    frozen = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d | nn.Dropout)]
+    assert frozen
+    assert not [part for part in frozen if part.training]
 
 
-def test_features_that_are_not_frozen_learn(prepare: Prepare) -> None:
-    training = prepare("--network=squeezenet1_1", "--img-size=32")
-    before = {name: value.clone() for name, value in training.model.net.state_dict().items()}
-    training.train_epoch()
-    after = training.model.net.state_dict()
+def test_features_that_are_not_frozen_learn(build: Build) -> None:
+    needs("networks.torchvision_network")
+    parts = build("--network=squeezenet1_1", "--img-size=32")
+    before = {name: value.clone() for name, value in parts.model.net.state_dict().items()}
+    train_epoch(parts)
+    after = parts.model.net.state_dict()
     assert all(not after[name].equal(before[name]) for name in before)
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
-def test_scores_are_float32_in_any_precision(name: str) -> None:
-    images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
-    with Precision(name, torch.device("cpu")).autocast():
-        assert classifier().scores(images).dtype == torch.float32
+def test_scores_are_float32_in_any_precision(build: Build, name: str) -> None:
+    parts = build()
+    images, _ = parts.first_batch()
+    with Amp(name, torch.device("cpu")).autocast():
+        assert parts.model.scores(images).dtype == torch.float32
 
 
 def test_metrics_are_sums_over_the_images() -> None:
-    model = classifier("--label-smoothing=0.1").eval()
+    for name in ("--loss=cross-entropy", "--label-smoothing"):
+        needs(name)
+    model = classifier("--loss=cross-entropy", "--label-smoothing=0.1").eval()
     scores = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 0.5], [0.0, 0.0, 9.0]])
-    model.scores = lambda images: scores  # type: ignore[method-assign]
+    model.scores = lambda images: scores
     labels = torch.tensor([0, 1, 2, 2])
-    metrics = model.measure(torch.zeros(4, 3, 8, 8), labels)
+    metrics = model.compute_metrics(torch.zeros(4, 3, 8, 8), labels)
     assert metrics["accuracy"].item() == 3
     expected = nn.CrossEntropyLoss(reduction="sum", label_smoothing=0.1)(scores, labels)
     assert metrics["loss"].item() == pytest.approx(expected.item())
 
 
-def test_a_picture_shows_the_images_as_they_come() -> None:
+def test_an_image_grid_shows_the_images_as_they_come() -> None:
     images = torch.randint(256, (70, 3, 8, 8), dtype=torch.uint8)
-    picture = classifier().picture(images, torch.zeros(70))
-    assert (picture.dtype, picture.dim(), picture.shape[0]) == (torch.uint8, 3, 3)
-    assert picture[:, 2:10, 2:10].equal(images[0])
+    grid = classifier().image_grid(images, torch.zeros(70))
+    assert (grid.dtype, grid.dim(), grid.shape[0]) == (torch.uint8, 3, 3)
+    assert grid[:, 2:10, 2:10].equal(images[0])
 
 
 def test_a_checkpoint_becomes_the_model_again(finished: Path) -> None:
@@ -120,8 +140,8 @@ def test_a_checkpoint_becomes_the_model_again(finished: Path) -> None:
     state = torch.load(path, weights_only=True)
     model, opt = Classifier.from_checkpoint(str(path))
     assert not model.training
-    assert model.classes == ["columns", "disc", "rows"]
-    assert opt.img_size == 16
+    assert model.classes == list(example.CLASSES)
+    assert opt.img_size == state["args"]["img_size"]
     weights: dict[str, Tensor] = model.net.state_dict()
     assert all(value.equal(state["net"][name]) for name, value in weights.items())
 
@@ -129,6 +149,7 @@ def test_a_checkpoint_becomes_the_model_again(finished: Path) -> None:
 def test_no_weights_are_downloaded_for_a_checkpoint(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    needs("networks.torchvision_network")
     state = torch.load(finished / "checkpoints" / "last.pt", weights_only=True)
     with torch.random.fork_rng():
         network = classifier("--network=squeezenet1_1").net
@@ -149,11 +170,12 @@ def test_weights_that_cannot_be_downloaded_are_bad_input(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
+    needs("networks.torchvision_network")
+
     def offline(*arguments: object, **more: object) -> None:
         raise URLError("no network")
 
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
-    words = [*small, "--network=squeezenet1_1", "--pretrained", "--run=run"]
-    error = refusal(capsys, lambda: Training().main(), "train.py", *words)
-    assert "squeezenet1_1" in error
+    words = [*small, "--network=squeezenet1_1", "--pretrained", "--run-dir=run"]
+    assert "squeezenet1_1" in train_refuses(capsys, *words)

@@ -12,11 +12,11 @@ import torch
 from programs import status
 from torch.utils.data import Dataset
 
-import data
+import dataset
 import predict
-from classifier import Classifier
-from engine.loading import Loader
-from images import ImageFiles
+from engine.images import ImageFiles
+from engine.loader import Loader
+from model import Model
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def test_files_and_folders_in_the_order_given(checkpoint: str, images: Path) -> 
 
 def test_class_and_probability_are_those_of_the_model(checkpoint: str, images: Path) -> None:
     rows = predicted(checkpoint, str(images / "test"), "--batch-size=5", "--precision=fp32")
-    model, opt = Classifier.from_checkpoint(checkpoint)
-    files = ImageFiles([str(images / "test")], partial(data.load, opt=opt))
+    model, opt = Model.from_checkpoint(checkpoint)
+    files = ImageFiles([str(images / "test")], partial(dataset.load, opt=opt))
     assert len(rows) == len(files) == 12
     assert opt.img_size == 16
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""prepare_data.py: data sets of torchvision, made up here as they are published."""
+"""tools/prepare_data.py: data sets of torchvision, made up here as they are published."""
 
 import bz2
 import gzip
@@ -6,15 +6,18 @@ import json
 import sys
 from pathlib import Path
 
+import example
 import numpy as np
 import pytest
+from needs import needs
 from PIL import Image
 from programs import files, status
 
-import data
 import options
-import prepare_data
-from train import Training
+import train
+from dataset import ClassFolders
+
+prepare_data = needs("tools.prepare_data")
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -24,13 +27,13 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 @pytest.fixture
 def fashion() -> np.ndarray:
-    """FashionMNIST with two images of each class in each part; returns those for training."""
+    """FashionMNIST with two images of each class in each split; returns those for training."""
     random = np.random.default_rng(0)
     folder = Path("published")
     folder.mkdir()
     pixels = random.integers(0, 256, (40, 28, 28))
-    for name, part in (("train", pixels[:20]), ("t10k", pixels[20:])):
-        write_idx(folder / f"{name}-images-idx3-ubyte.gz", part)
+    for name, split in (("train", pixels[:20]), ("t10k", pixels[20:])):
+        write_idx(folder / f"{name}-images-idx3-ubyte.gz", split)
         write_idx(folder / f"{name}-labels-idx1-ubyte.gz", np.arange(20) % 10)
     return pixels[:20]
 
@@ -43,8 +46,7 @@ def prepared(name: str, *words: str) -> Path:
 def test_packed_files_of_the_mnist_family(fashion: np.ndarray) -> None:
     folder = prepared("FashionMNIST")
     opt = options.parse([f"--data={folder}"])
-    train = data.train_part(opt)
-    test = data.test_part(opt, train.about)
+    train, test = (ClassFolders(folder / split, opt) for split in ("train", "test"))
     assert train.classes == test.classes
     assert "T-shirt-top" in train.classes  # whose name has a slash
     assert (len(train), len(test)) == (20, 20)
@@ -68,7 +70,7 @@ def test_a_data_set_that_a_mirror_changes_says_so(fashion: np.ndarray) -> None:
 def test_files_are_copied_unchanged() -> None:
     root = Path("published/dtd/dtd")
     (root / "labels").mkdir(parents=True)
-    for part, names in (("train", ["0", "1"]), ("test", ["2"])):
+    for split, names in (("train", ["0", "1"]), ("test", ["2"])):
         lines = []
         for kind in ("banded", "dotted"):
             (root / "images" / kind).mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,7 @@ def test_files_are_copied_unchanged() -> None:
                 Image.new("RGB", (9, 7), (int(name) * 50, 0, 0)).save(path)
                 path.write_bytes(path.read_bytes() + b"what another program would drop")
                 lines.append(f"{kind}/{path.name}\n")
-        (root / "labels" / f"{part}1.txt").write_text("".join(lines))
+        (root / "labels" / f"{split}1.txt").write_text("".join(lines))
     folder = prepared("DTD")
     copies = sorted((folder / "train" / "dotted").iterdir())
     originals = [root / "images" / "dotted" / f"dotted_{i}.jpg" for i in range(2)]
@@ -163,6 +165,6 @@ def test_class_names_become_names_of_folders(name: str | tuple[str, ...], folder
 
 def test_what_was_prepared_can_be_trained_on(fashion: np.ndarray) -> None:
     folder = prepared("FashionMNIST")
-    words = [f"--data={folder}", "--run=run", "--width=2", "--blocks=0", "--epochs=1"]
-    words += ["--batch-size=5", "--img-size=8", "--device=cpu", "--workers=0"]
-    assert status(lambda: Training().main(), "train.py", *words) == 0
+    words = [*example.SMALL, f"--data={folder}", "--run-dir=run", "--epochs=1"]
+    words += ["--batch-size=5", "--device=cpu", "--workers=0"]
+    assert status(train.main, "train.py", *words) == 0

@@ -1,4 +1,4 @@
-"""test.py: metrics against a hand count, and pictures that open."""
+"""test.py: metrics against a hand count, and figures that open."""
 
 import json
 import shutil
@@ -12,8 +12,8 @@ from torch import Tensor
 
 import options
 import test
-from classifier import Classifier
-from engine.pictures import save_confusion, save_sheet
+from engine.figures import save_sheet
+from model import Model
 
 CLASSES = ["cat", "dog", "eel"]
 
@@ -37,7 +37,7 @@ def test_the_confusion_matrix_has_true_classes_as_rows(judged: tuple[Tensor, Ten
 def test_metrics_are_those_counted_by_hand(judged: tuple[Tensor, Tensor]) -> None:
     scores, labels = judged
     matrix = test.confusion_matrix(scores.argmax(dim=1), labels, 3)
-    model = Classifier(options.parse(["--flip"]), {"classes": dict.fromkeys(CLASSES, 1)})
+    model = Model(options.parse(["--flip"]), {"classes": dict.fromkeys(CLASSES, 1)})
     metrics = test.summarize(scores, labels, matrix, model)
     assert metrics["images"] == 6
     assert metrics["accuracy"] == pytest.approx(3 / 6)
@@ -78,15 +78,23 @@ def test_the_report_lies_in_the_run_folder(run: Path, capsys: pytest.CaptureFixt
         "batch-000000001.png",  # from the training
     }
     metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
-    # As the test pass of the training had it.
-    state = torch.load(run / "checkpoints" / "best.pt", weights_only=True)
-    assert metrics["accuracy"] == pytest.approx(state["best"])
     assert metrics["images"] == sum(map(sum, metrics["confusion"])) == 12
     for name in ("confusion.png", "mistakes.png"):
-        with Image.open(report / name) as picture:
-            picture.load()
-            assert picture.width > 20
+        with Image.open(report / name) as figure:
+            figure.load()
+            assert figure.width > 20
     assert str(report) in capsys.readouterr().out
+
+
+def test_the_metrics_of_the_validation_images_are_those_of_training(run: Path) -> None:
+    for split in ("val", "train"):
+        words = [f"--checkpoint={run}", "--device=cpu", f"--split={split}"]
+        assert status(test.main, "test.py", *words) == 0
+    reports = [run / f"report-{split}" / "metrics.json" for split in ("val", "train")]
+    val, train = (json.loads(report.read_text(encoding="utf-8")) for report in reports)
+    state = torch.load(run / "checkpoints" / "best.pt", weights_only=True)
+    assert val["accuracy"] == pytest.approx(state["best"])
+    assert val["images"] + train["images"] == 24
 
 
 def test_a_checkpoint_may_be_moved_and_judged_by_other_data(run: Path, images: Path) -> None:
@@ -122,6 +130,6 @@ def test_sheets_show_any_number_of_images(count: int) -> None:
 @pytest.mark.parametrize("k", [1, 3, 40, 200])
 def test_confusion_matrices_of_any_size_are_drawn(k: int) -> None:
     names = [f"a class with the very long name {i}" for i in range(k)]
-    save_confusion(torch.eye(k, dtype=torch.int64) * 7, names, Path("x.png"))
-    with Image.open("x.png") as picture:
-        assert min(picture.size) >= 8 * k
+    test.save_confusion(torch.eye(k, dtype=torch.int64) * 7, names, Path("x.png"))
+    with Image.open("x.png") as figure:
+        assert min(figure.size) >= 8 * k

@@ -3,15 +3,18 @@
     python -m tools.check_data my_images
 
 Lists what would stop a run (exit status 2 if there is any) and what may spoil it: files that are
-left out, images that are in both parts, classes of very different size.
+left out, the same image in two splits, classes of very different size.
 """
 
 import engine.errors  # noqa: F401  first: Ctrl-C ends in one line from here on
 
 # isort: split
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from statistics import median
 
@@ -23,95 +26,104 @@ from engine.arguments import Parser
 from engine.devices import cores
 from engine.errors import BAD_INPUT, DONE, BadInput, run_program
 
-UNBALANCED = 10  # the largest class over the smallest from which on it is worth a word
+UNBALANCED = 10  # the ratio of the largest class to the smallest from which on it is noted
 
 
 @dataclass
-class Part:
-    """What was found in train/ or test/."""
+class Split:
+    """What was found in train/, val/ or test/."""
 
     root: Path
+    files: list[Path] = field(default_factory=list)  # all images
     counts: dict[str, int] = field(default_factory=dict)  # images of each class
     sizes: list[tuple[int, int]] = field(default_factory=list)  # width and height, in pixels
-    digests: dict[str, Path] = field(default_factory=dict)  # of the bytes of each file
-    faults: list[str] = field(default_factory=list)  # what would stop a run
-    notes: list[str] = field(default_factory=list)  # what may spoil it
+    digests: dict[str, list[Path]] = field(default_factory=dict)  # equal files, by their content
+
+
+class Problems(list[str]):
+    """Lines about what is wrong, one for each problem."""
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Adds the message of a BadInput that is raised inside."""
+        try:
+            yield
+        except BadInput as error:
+            self.append(str(error))
 
 
 def main() -> int:
     parser = Parser(description="Lists what is wrong with a data set, with file and remedy.")
     default = dataset.BUILT_IN
-    parser.add_argument("data", nargs="?", default=default, help="folder with train/ and test/")
+    parser.add_argument("data", nargs="?", default=default, help="folder with train/ and so on")
     folder = dataset.data_dir(parser.parse_args().data)
-    train, test = (check_part(folder / name) for name in ("train", "test"))
-    faults = [*train.faults, *test.faults]
-    try:
+    faults, notes = Problems(), Problems()  # what would stop a run; what may spoil it
+    with faults.collected():
         images.read_dataset_json(folder)
-    except BadInput as error:
-        faults.append(str(error))
-    notes = [*train.notes, *test.notes]
-    if train.counts and test.counts:
-        faults += compare_classes(train, test)
-        notes += find_leaks(train, test)
-    for part in (train, test):
-        print(describe(part))
+    present = [name for name in ("val", "test") if (folder / name).is_dir()]
+    splits = [check_split(folder / name, faults, notes) for name in ("train", *present)]
+
+    train = splits[0]
+    if train.counts:
+        for split in splits[1:]:
+            with faults.collected():
+                dataset.check_classes(split.root, list(split.counts), list(train.counts))
+    if "val" not in present:  # a share of train/ is set aside
+        with faults.collected():
+            dataset.check_divisible(train.root, train.counts)
+    if "test" not in present:
+        notes.append(f"{folder / 'test'}: no such folder; test.py will need it")
+    check_balance(train, notes)
+    check_twins(splits, notes)
+    for split in splits:
+        print(describe(split))
     show("would stop a run", faults)
     show("worth a look", notes)
     print(f"{count(faults, 'fault')}, {count(notes, 'note')}" if faults + notes else "no problems")
     return BAD_INPUT if faults else DONE
 
 
-def check_part(root: Path) -> Part:
-    """Reads every file below `root`, and notes all that is wrong instead of the first alone."""
-    part = Part(root)
-    if not root.is_dir():
-        part.faults.append(f"{root}: no such folder; a data set has train/ and test/")
-        return part
-    files: list[tuple[str, Path]] = []
-    for folder in sorted(path for path in root.iterdir() if not images.is_hidden(path)):
-        if folder.is_file():
-            part.notes.append(f"{folder}: not in a class folder, left out; move or delete it")
-            continue
-        inside = [Path(path) for path in images.files_below(folder)]
-        wanted = [path for path in inside if images.is_image(path)]
-        part.notes += [
+def check_split(root: Path, faults: Problems, notes: Problems) -> Split:
+    """Reads every file below `root`; lists all that is wrong, not only the first."""
+    split = Split(root)
+    classes: list[str] = []
+    with faults.collected():
+        classes = dataset.find_classes(root)
+    for path in sorted(root.iterdir()) if root.is_dir() else []:
+        if path.is_file() and not images.is_hidden(path):
+            notes.append(f"{path}: not in a class folder, left out; move or delete it")
+    for name in classes:
+        files = images.files_below(root / name)
+        found = [Path(path) for path in files if images.is_image(path)]
+        notes += [
             f"{path}: not an image by its name, left out; convert or delete it"
-            for path in inside
+            for path in files
             if not images.is_image(path)
         ]
-        part.counts[folder.name] = len(wanted)
-        files += [(folder.name, path) for path in wanted]
-        if not wanted:
-            part.faults.append(f"{folder}: no image in this class; add some or delete the folder")
-    if not part.counts:
-        part.faults.append(f"{root}: no class folders; each class is a folder with its images")
-    read_all(part, files)
-    counts = part.counts.values()
-    if len(counts) > 1 and max(counts) > UNBALANCED * min(counts) > 0:
-        part.notes.append(
-            f"{root}: the largest class has {max(counts)} images and the smallest {min(counts)}; "
-            "train.py --balance weights them alike"
-        )
-    if len(counts) == 1:
-        part.notes.append(f"{root}: one class alone; there is nothing to tell apart")
-    return part
+        if not found:
+            faults.append(f"{root / name}: no image in this class; add some or delete the folder")
+        split.counts[name] = len(found)
+        split.files += found
+    if len(classes) == 1:
+        notes.append(f"{root}: one class alone; there is nothing to tell apart")
+    read_all(split, faults)
+    return split
 
 
-def read_all(part: Part, files: list[tuple[str, Path]]) -> None:
+def read_all(split: Split, faults: Problems) -> None:
     """Decodes the files on all cores (Pillow leaves Python's lock meanwhile), with a bar."""
+    name, total = split.root.name, len(split.files)
     with ThreadPoolExecutor(cores()) as threads:
-        results = threads.map(read, (path for _, path in files))
-        for (label, path), result in tqdm(
-            zip(files, results, strict=True), part.root.name, len(files), unit="image", disable=None
+        results = threads.map(read, split.files)
+        for path, result in zip(
+            split.files, tqdm(results, name, total, unit="image", disable=None), strict=True
         ):
             if isinstance(result, str):
-                part.faults.append(result)
+                faults.append(result)
                 continue
             size, digest = result
-            part.sizes.append(size)
-            twin = part.digests.setdefault(digest, path)
-            if twin.parent != path.parent and label not in twin.relative_to(part.root).parts:
-                part.notes.append(f"{path}: the same file as {twin}, in another class; keep one")
+            split.sizes.append(size)
+            split.digests.setdefault(digest, []).append(path)
 
 
 def read(path: Path) -> tuple[tuple[int, int], str] | str:
@@ -122,42 +134,53 @@ def read(path: Path) -> tuple[tuple[int, int], str] | str:
         return str(error)
 
 
-def compare_classes(train: Part, test: Part) -> list[str]:
-    return [
-        f"{missing.root}: has no class folder {name}, which {other.root} has; add or delete it"
-        for missing, other in ((train, test), (test, train))
-        for name in other.counts
-        if name not in missing.counts
-    ]
+def check_balance(train: Split, notes: Problems) -> None:
+    most, least = max(train.counts.values(), default=0), min(train.counts.values(), default=0)
+    if most > UNBALANCED * least > 0:
+        notes.append(
+            f"{train.root}: the largest class has {most} images and the smallest {least}; "
+            "train.py --balance weights them alike"
+        )
 
 
-def find_leaks(train: Part, test: Part) -> list[str]:
-    """Test images that were trained on make every metric too good."""
-    return [
-        f"{path}: the same file as {train.digests[digest]}; delete one of them"
-        for digest, path in test.digests.items()
-        if digest in train.digests
-    ]
+def check_twins(splits: list[Split], notes: Problems) -> None:
+    """Notes equal files in different classes, or on both sides of a split."""
+    is_divided = not any(split.root.name == "val" for split in splits)  # train/, for validation
+    for split in splits:
+        for first, *others in split.digests.values():
+            for path in others:
+                if path.relative_to(split.root).parts[0] != first.relative_to(split.root).parts[0]:
+                    notes.append(f"{path}: the same file as {first}, in another class; keep one")
+                elif split is splits[0] and is_divided:
+                    notes.append(
+                        f"{path}: the same file as {first}; one may be trained on and the other "
+                        "validated on; keep one"
+                    )
+    # Images that were trained on make the metrics of every other split too good.
+    for one, other in combinations(splits, 2):
+        for digest in other.digests:
+            if digest in one.digests:
+                path, twin = other.digests[digest][0], one.digests[digest][0]
+                notes.append(f"{path}: the same file as {twin}; delete one of them")
 
 
-def describe(part: Part) -> str:
-    total = sum(part.counts.values())
-    lines = [f"{part.root}: {total} images in {len(part.counts)} classes"]
-    width = max(map(len, part.counts), default=0)
-    for name, count in part.counts.items():
+def describe(split: Split) -> str:
+    total = sum(split.counts.values())
+    lines = [f"{split.root}: {total} images in {len(split.counts)} classes"]
+    width = max(map(len, split.counts), default=0)
+    for name, count in split.counts.items():
         lines += [f"  {name:{width}}  {count:7}  {count / max(total, 1):6.1%}"]
-    if part.sizes:
-        for side, pixels in zip(("width", "height"), zip(*part.sizes, strict=True), strict=True):
-            middle = median(pixels)
-            lines += [f"  {side}: {min(pixels)} to {max(pixels)} pixels, median {middle:g}"]
+    if split.sizes:
+        for side, pixels in zip(("width", "height"), zip(*split.sizes, strict=True), strict=True):
+            lines += [f"  {side}: {min(pixels)} to {max(pixels)} pixels, median {median(pixels):g}"]
     return "\n".join(lines)
 
 
-def count(problems: list[str], name: str) -> str:
+def count(problems: Problems, name: str) -> str:
     return f"{len(problems)} {name}{'s' * (len(problems) != 1)}"
 
 
-def show(title: str, problems: list[str]) -> None:
+def show(title: str, problems: Problems) -> None:
     if problems:
         print(f"{title}:")
         print("\n".join(f"  {problem}" for problem in problems))

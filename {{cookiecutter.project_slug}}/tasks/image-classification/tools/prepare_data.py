@@ -30,7 +30,7 @@ Keywords = dict[str, object]
 
 @dataclass
 class Source:
-    """How torchvision names the two parts of a data set, and whether mirroring keeps a class."""
+    """How torchvision names the splits of a data set, and whether a mirror keeps the classes."""
 
     train: Keywords
     test: Keywords
@@ -60,7 +60,7 @@ def main() -> int:
     parser = Parser(description="Turns a data set of torchvision into folders of images.")
     add = parser.add_argument
     add("name", choices=sorted(SOURCES), metavar="NAME", help=", ".join(sorted(SOURCES)))
-    add("--root", metavar="DIR", default="data/downloads", help="files on disk, or the download's")
+    add("--root", metavar="DIR", default="data/downloads", help="folder of the files, or for them")
     add("--out", metavar="DIR", help="what to write, for train.py --data (default: data/NAME)")
     opt = parser.parse_args()
     out = Path(opt.out or f"data/{opt.name}")
@@ -68,7 +68,7 @@ def main() -> int:
         raise BadInput(f"{out}: exists already; delete it, or name another with --out")
 
     partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # what a killed call has left
+    shutil.rmtree(partial, ignore_errors=True)  # left by a call that was killed
     try:
         write_folders(opt.name, SOURCES[opt.name], Path(opt.root), partial)
         partial.rename(out)
@@ -79,21 +79,21 @@ def main() -> int:
 
 
 def write_folders(name: str, source: Source, root: Path, folder: Path) -> None:
-    """Writes both parts and dataset.json into `folder`."""
+    """Writes train/, test/ and dataset.json into `folder`."""
     folder.mkdir(parents=True)
     root = find_idx_files(root, name, folder / ".files")
-    for part, which in (("train", source.train), ("test", source.test)):
-        write_part(open_dataset(name, root, which), folder / part)
+    for split, keywords in (("train", source.train), ("test", source.test)):
+        write_split(open_dataset(name, root, keywords), folder / split)
     shutil.rmtree(folder / ".files", ignore_errors=True)
     about = {"name": name, "source": f"torchvision.datasets.{name}", "flip": source.flip}
     (folder / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def open_dataset(name: str, root: Path, which: Keywords) -> Dataset:
+def open_dataset(name: str, root: Path, keywords: Keywords) -> Dataset:
     """The data set of torchvision, from the files in `root` or else downloaded to there.
 
-    Its samples are pairs of an image and a label; where torchvision leaves it to us how a file is
-    read, the image is the path of the file.
+    Its samples are pairs of an image and a label. If torchvision takes a function that reads the
+    files, the image is the path of its file.
 
     Raises:
         BadInput: The files are not there and cannot be downloaded.
@@ -102,24 +102,24 @@ def open_dataset(name: str, root: Path, which: Keywords) -> Dataset:
     more = {"loader": Path} if "loader" in inspect.signature(kind).parameters else {}
     try:
         try:
-            return kind(str(root), **which, **more, download=False)
-        except RuntimeError:  # torchvision's word for "not there"
+            return kind(str(root), **keywords, **more, download=False)
+        except RuntimeError:  # how torchvision says that files are missing
             print(f"{name}: not in {root}, downloading")
-        return kind(str(root), **which, **more, download=True)
+        return kind(str(root), **keywords, **more, download=True)
     except ModuleNotFoundError as error:  # some are published in formats that others read
         raise BadInput(f"{name}: needs {error.name}; python -m pip install {error.name}") from None
     except (OSError, RuntimeError) as error:
         raise BadInput(
-            f"{name}: neither in {root} nor to be downloaded ({error}); "
+            f"{name}: not in {root}, and cannot be downloaded ({error}); "
             "name the folder of its files with --root"
         ) from None
 
 
 def find_idx_files(root: Path, name: str, work: Path) -> Path:
-    """Where torchvision can find the files of `root`.
+    """The folder in which torchvision finds the files of `root`.
 
-    It expects those of the MNIST family unpacked in NAME/raw; if they lie in `root` itself, packed
-    as they are published, they are unpacked to there under `work`.
+    It expects those of the MNIST family unpacked in NAME/raw. If they are in `root` itself, packed
+    as they are published, they are unpacked into NAME/raw in the folder `work`.
     """
     packed = sorted(root.glob("*-ubyte.gz"))
     if not packed:
@@ -135,7 +135,7 @@ def find_idx_files(root: Path, name: str, work: Path) -> Path:
     return work
 
 
-def write_part(dataset: Dataset, folder: Path) -> None:
+def write_split(dataset: Dataset, folder: Path) -> None:
     """Writes each image into the folder of its class, with a progress bar."""
     images = len(dataset)  # type: ignore[arg-type]
     names = getattr(dataset, "classes", None)
@@ -150,7 +150,7 @@ def write_part(dataset: Dataset, folder: Path) -> None:
 
 
 def folder_name(name: str | tuple[str, ...]) -> str:
-    """A class name without what file systems do not allow."""
+    """The name of a class, without the characters that file systems do not allow."""
     text = name if isinstance(name, str) else name[0]
     return re.sub(r"[^\w .,()+&-]", "-", text).strip(" .") or "-"
 

@@ -1,0 +1,58 @@
+"""Faults in the middle of a run that a test makes in its own process."""
+
+from collections.abc import Callable, Iterable
+from itertools import count
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+import train
+from engine.evaluation import Losses, forward
+from engine.optimizers import Optimizers, parameters_of
+
+
+def at_step(patch: pytest.MonkeyPatch, n_iter: int, act: Callable[[Losses], Losses | None]) -> None:
+    """Calls `act` on the losses of step `n_iter`, counted from 0; they become what it returns.
+
+    The run must start at step 0, with a single micro-batch for each step.
+    """
+    steps = count()
+
+    def with_fault(*arguments: Any) -> Losses:
+        losses = forward(*arguments)
+        return (act(losses) or losses) if next(steps) == n_iter else losses
+
+    patch.setattr(train, "forward", with_fault)
+
+
+def not_a_number(losses: Losses) -> Losses:
+    """The same losses without a value."""
+    return {
+        network: {name: loss * float("nan") for name, loss in named.items()}
+        for network, named in losses.items()
+    }
+
+
+def watch_optimizers(
+    patch: pytest.MonkeyPatch, prepare: Callable[[Optimizers], object] = lambda made: None
+) -> list[Optimizers]:
+    """A list that gets the Optimizers of each run of train.py, after `prepare` had its way."""
+    made: list[Optimizers] = []
+
+    def make(*arguments: Any) -> Optimizers:
+        made.append(Optimizers(*arguments))
+        prepare(made[-1])
+        return made[-1]
+
+    patch.setattr(train, "Optimizers", make)
+    return made
+
+
+def overflow(optimizers: Optimizers, steps: Iterable[int]) -> None:
+    """Makes a gradient of `net` infinite in some steps, as if the scale of fp16 were too large."""
+
+    def spoil(gradient: Tensor) -> Tensor:
+        return gradient * (float("inf") if optimizers.n_iter in steps else 1)
+
+    parameters_of(optimizers.optimizers["net"])[0].register_hook(spoil)

@@ -1,0 +1,35 @@
+"""train.py on a disk that stops answering. Run by tests as a process of its own.
+
+As soon as there is a file `stall` in the current folder, no image can be read any more: a worker
+writes its process number into the file `stalled`, and waits for the time that `stall` says, in seconds. After that
+the image is damaged.
+"""
+
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+upright = ImageOps.exif_transpose
+
+
+def exif_transpose(image: Image.Image, **more: Any) -> Image.Image:
+    if Path("stall").exists() and multiprocessing.parent_process() is not None:
+        seconds = float(Path("stall").read_text())
+        Path("stalled").write_text(str(os.getpid()))
+        time.sleep(seconds)
+        raise OSError("the disk does not answer")
+    return upright(image, **more)
+
+
+ImageOps.exif_transpose = exif_transpose  # type: ignore[assignment]  # read_image calls it
+
+if __name__ == "__main__":
+    import train
+
+    train.run_program(train.main)

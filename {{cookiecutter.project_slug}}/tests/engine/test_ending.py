@@ -1,0 +1,249 @@
+"""However a run ends, it ends within seconds, says why in one line, and leaves nothing behind."""
+
+import multiprocessing
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+from conftest import Train
+from faults import at_step, not_a_number
+from PIL import Image, ImageOps
+from prefetch_generator import BackgroundGenerator
+from programs import PATIENCE, ROOT, last, resume, saved_steps, start, wait_for_step
+
+from engine.evaluation import Losses
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+needs_fork = pytest.mark.skipif(
+    multiprocessing.get_start_method() != "fork", reason="the worker inherits the fault by a fork"
+)
+SLOW = "tests/engine/slow.py"
+LIMIT = 10.0  # seconds in which everything has ended, whatever failed
+LONG = ["--epochs=500", "--batch-size=2", "--save-every=1", "--no-cache"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    before = set(multiprocessing.active_children())
+    yield
+    assert not [each for each in threading.enumerate() if isinstance(each, BackgroundGenerator)]
+    assert set(multiprocessing.active_children()) <= before
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def end(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    """Waits for the end of a process and of its workers, which hold its output open as well."""
+    out, err = process.communicate(timeout=LIMIT)
+    return process.returncode, out, err
+
+
+@contextmanager
+def slow_run(*words: str) -> Iterator["subprocess.Popen[str]"]:
+    """train.py in the folder `run`, as a process in which a worker has come to a stop."""
+    process = start(SLOW, *words, *LONG, "--run-dir=run", "--workers=1")
+    try:
+        wait_for_step(process, Path("run"), 7)
+        Path("stall").write_text("100")
+        wait_for(lambda: Path("stalled").exists() and Path("stalled").read_text())
+        time.sleep(0.5)  # by now all that was loaded before is used up
+        yield process
+    finally:
+        process.kill()  # workers end with it
+        process.communicate()
+
+
+def stall_workers(patch: pytest.MonkeyPatch, images: int, seconds: float = 100.0) -> None:
+    """Lets each worker of this process read so many images; the next takes time, and fails."""
+    seen, upright = count(), ImageOps.exif_transpose
+
+    def exif_transpose(image: Image.Image) -> Image.Image:  # read_image calls it
+        if multiprocessing.parent_process() is not None and next(seen) >= images:
+            time.sleep(seconds)
+            raise OSError("the disk does not answer")
+        return upright(image)
+
+    patch.setattr(ImageOps, "exif_transpose", exif_transpose)
+
+
+def fail(losses: Losses) -> None:
+    raise ZeroDivisionError("a fault of the model")
+
+
+def kill_workers(losses: Losses | None = None) -> None:
+    for child in multiprocessing.active_children():
+        os.kill(child.pid or 0, signal.SIGKILL)
+
+
+@needs_fork
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("stalled", [False, True])
+@pytest.mark.parametrize("fault", ["an error", "not finite", "a killed worker", "a bad file"])
+def test_a_fault_in_mid_run(
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    prefetch: int,
+    stalled: bool,
+    fault: str,
+) -> None:
+    """With workers that are stuck in the next batches, or not."""
+    # The main process loads the first 5 batches of 2 images, and the worker the next ones.
+    if fault == "a bad file":
+        stall_workers(monkeypatch, images=4, seconds=1.0 if stalled else 0.0)
+    elif stalled:
+        stall_workers(monkeypatch, images=4)
+    if fault != "a bad file":
+        act = {"an error": fail, "not finite": not_a_number, "a killed worker": kill_workers}[fault]
+        at_step(monkeypatch, 6, act)
+    begun = time.monotonic()
+    words = [*LONG, "--workers=1", f"--prefetch={prefetch}"]
+    if fault == "an error":  # a bug, whose traceback is needed
+        with pytest.raises(ZeroDivisionError):
+            train("run", *words)
+    else:
+        assert train("run", *words) == (2 if fault == "a bad file" else 1)
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        expected = {
+            "not finite": "step 6 is not finite",
+            "a killed worker": "a DataLoader worker died",
+            "a bad file": "not readable as an image (the disk does not answer)",
+        }
+        assert expected[fault] in error
+    assert time.monotonic() - begun < LIMIT
+    assert saved_steps(Path("run"))[-1] >= 6
+
+
+@needs_fork
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_signal_while_the_run_waits_for_data(
+    train: Train, monkeypatch: pytest.MonkeyPatch, prefetch: int
+) -> None:
+    """It is noticed after the step, for which the data come late."""
+    stall_workers(monkeypatch, images=4, seconds=1.0)
+    upright = ImageOps.exif_transpose
+
+    def late(image: Image.Image) -> Image.Image:
+        try:
+            return upright(image)
+        except OSError:
+            return image
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", late)
+    at_step(monkeypatch, 6, send_later)
+    assert train("run", *LONG, "--workers=1", f"--prefetch={prefetch}") == 75
+    assert saved_steps(Path("run"))[-1] in (7, 8)
+
+
+def send_later(losses: Losses) -> None:
+    threading.Timer(0.3, signal.raise_signal, (signal.SIGTERM,)).start()
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_process_whose_worker_is_killed_ends(small: list[str], prefetch: int) -> None:
+    with slow_run(*small, f"--prefetch={prefetch}") as process:
+        os.kill(int(Path("stalled").read_text()), signal.SIGKILL)
+        code, _, error = end(process)
+    assert (code, error.count("\n")) == (1, 1)
+    assert "a DataLoader worker died" in error
+    assert last(Path("run"))["n_iter"] >= 7
+
+
+def test_a_process_that_cannot_read_a_file_ends(spoiled: Path, small: list[str]) -> None:
+    path = max(spoiled.glob("train/**/*.png"))
+    path.write_bytes(path.read_bytes()[:50])
+    process = start("train.py", *small, *LONG, f"--data={spoiled}", "--workers=1", "--run-dir=run")
+    _, error = process.communicate(timeout=PATIENCE)  # so the workers have ended
+    assert (process.returncode, error.count("\n")) == (2, 1)
+    assert f"{path}: not readable as an image" in error
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT"])
+def test_a_signal_saves_like_sigterm(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    run = Path("run")
+    with monkeypatch.context() as patch:
+        at_step(patch, 7, lambda losses: signal.raise_signal(getattr(signal, name)))
+        assert train(run) == 75
+    streams = capsys.readouterr()
+    assert streams.err == ""
+    assert streams.out.splitlines()[-1].startswith(f"{name}: saved step 8 ")
+    assert last(run)["n_iter"] == 8
+    assert resume(run) == 0
+
+
+def test_a_signal_that_is_ignored_stops_nothing(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        at_step(monkeypatch, 7, lambda losses: signal.raise_signal(signal.SIGHUP))
+        assert train("run") == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once(small: list[str]) -> None:
+    """Though the step under way waits for data that do not come."""
+    with slow_run(*small) as process:
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the workers too
+            time.sleep(0.3)
+        code, _, error = end(process)
+    assert code == 130
+    assert error == "slow.py: error: interrupted\n"
+    assert last(Path("run"))["n_iter"] >= 7
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_terminal_that_is_closed_saves(small: list[str], workers: int) -> None:
+    pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))
+    run = Path("run")
+    words = [*small, *LONG, f"--run-dir={run}", f"--workers={workers}", "--log-every=1"]
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(sys.executable, [sys.executable, str(ROOT / "train.py"), *words])
+    ended: list[int] = []
+
+    def has_ended() -> bool:
+        if not ended:
+            waited, status = os.waitpid(pid, os.WNOHANG)
+            ended.extend([os.waitstatus_to_exitcode(status)] * (waited == pid))
+        return bool(ended)
+
+    try:
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        os.set_blocking(terminal, False)
+        shown = b""
+        deadline = time.monotonic() + PATIENCE
+        while saved_steps(run)[-1:] < [7] or b"epoch 2/500" not in shown:
+            assert time.monotonic() < deadline and not has_ended(), shown
+            with suppress(BlockingIOError):
+                shown += os.read(terminal, 65536)
+        os.close(terminal)
+        deadline = time.monotonic() + LIMIT
+        while not has_ended() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        if not has_ended():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    assert ended == [75]
+    assert last(run)["n_iter"] == saved_steps(run)[-1] >= 7

@@ -1,0 +1,88 @@
+"""A run folder belongs to one process at a time."""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from conftest import Train
+from programs import last, resume, start, wait_for_step
+
+from engine.errors import BadInput
+from engine.run_dir import RunDir
+
+LONG = ["--epochs=500", "--batch-size=2"]
+
+
+def make(resume: bool = True) -> RunDir:
+    return RunDir(Namespace(run_dir="run", resume=resume, keep=3))
+
+
+def content(run: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"}
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_second_process_in_a_run_folder_is_refused(
+    train: Train, small: list[str], capsys: pytest.CaptureFixture[str], saved: bool
+) -> None:
+    run = Path("run")
+    if saved:
+        assert train(run, "--epochs=1") == 0
+    with make():
+        before = content(run)
+        capsys.readouterr()
+        for second in (lambda: train(run), lambda: resume(run, *small)):
+            assert second() == 2
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1
+            assert f"--run-dir {run}" in error
+            assert content(run) == before
+        assert "another process is running in it" in error
+    assert resume(run, *small) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_a_kill_releases_the_folder(
+    small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path("run")
+    process = start("train.py", *small, *LONG, f"--run-dir={run}", "--save-every=1")
+    try:
+        wait_for_step(process, run, 3)
+        assert resume(run) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "another process is running in it" in error
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
+    n_iter = last(run)["n_iter"]
+    assert n_iter >= 3
+    assert resume(run, "--epochs=1", "--save-every=1000") == 0
+
+
+def test_of_two_that_begin_at_once_one_is_refused() -> None:
+    """Both have found the folder free before either begins."""
+    Path("run").mkdir()
+    first, second = make(), make()
+    with first:
+        with pytest.raises(BadInput, match="another process"), second:
+            pass
+    with second:  # released
+        pass
+
+
+def test_a_folder_without_a_name_is_another_one_for_each_run() -> None:
+    opt = Namespace(run_dir=None, resume=False, keep=3)
+    runs = [RunDir(opt) for _ in range(3)]  # in the same second, before one of them begins
+    for run in runs:
+        with run:
+            assert run.path.is_dir()
+    assert len({run.path for run in runs}) == 3
+
+
+def test_a_refused_run_makes_no_folder(train: Train) -> None:
+    assert train("run", "--device=tpu") == 2
+    assert not Path("run").exists()

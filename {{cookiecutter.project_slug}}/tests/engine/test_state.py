@@ -1,0 +1,145 @@
+"""When a run validates, which validation was the best, and when it is over."""
+
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import Build
+
+from engine.errors import BadInput, Diverged
+from engine.state import TrainState
+
+
+def make(steps_per_epoch: int = 4, **options: int) -> TrainState:
+    opt = Namespace(**{"epochs": 5, "val_every": 1, "patience": 0, **options})
+    optimizers: Any = SimpleNamespace(networks={})
+    return TrainState(opt, SimpleNamespace(info={}), optimizers, steps_per_epoch, {})
+
+
+def run(state: TrainState, values: list[float]) -> list[int]:
+    """Runs to the end as train.py does; returns the steps at which it validated."""
+    validated = []
+    while True:
+        if state.validation_is_due():
+            validated.append(state.n_iter)
+            state.record(values[len(validated) - 1])
+            assert not state.validation_is_due()
+        if state.is_over():
+            return validated
+        state.n_iter += 1
+
+
+def test_epochs_are_counted_from_1() -> None:
+    state = make(steps_per_epoch=3)
+    epochs = []
+    for state.n_iter in range(8):
+        epochs.append(state.epoch)
+    assert epochs == [0, 1, 1, 1, 2, 2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "val_every", "expected"),
+    [
+        (5, 1, [4, 8, 12, 16, 20]),
+        (5, 2, [8, 16, 20]),
+        (4, 2, [8, 16]),
+        (3, 9, [12]),
+        (1, 1, [4]),
+    ],
+)
+def test_validations_are_due_every_so_many_epochs_and_at_the_end_once_each(
+    epochs: int, val_every: int, expected: list[int]
+) -> None:
+    state = make(epochs=epochs, val_every=val_every)
+    assert run(state, [0.0] * 9) == expected
+    assert state.n_iter == state.total == 4 * epochs
+
+
+def test_a_validation_that_was_not_recorded_stays_due() -> None:
+    state = make()
+    state.n_iter = 4
+    assert state.validation_is_due() and state.validation_is_due()
+    state.record(0.5)
+    assert not state.validation_is_due()
+
+
+def test_none_is_due_before_the_first_step_or_within_an_epoch() -> None:
+    state = make()
+    for state.n_iter in (0, 1, 2, 3, 5, 19):
+        assert not state.validation_is_due()
+        assert not state.is_over()
+
+
+def test_the_best_of_equal_ones_is_the_last() -> None:
+    state = make()
+    better = []
+    for value in (-3.0, 0.5, 0.4, 0.5, 0.7, 0.1):
+        state.n_iter += 4
+        better.append(state.record(value))
+        assert state.validated == state.n_iter
+    assert better == [True, True, False, True, True, False]
+    assert state.best == 0.7
+
+
+def test_patience_waits_for_a_better_one() -> None:
+    # An equal one, though it becomes the best, is no progress.
+    values = [0.1, 0.3, 0.2, 0.4, 0.4, 0.3, 0.2, 0.9]
+    for patience, validations in ((1, 3), (2, 6), (3, 7), (9, 8), (0, 8)):
+        state = make(epochs=8, patience=patience)
+        assert len(run(state, values)) == validations
+        assert state.is_over()
+
+
+def test_a_metric_that_is_not_a_number_is_never_the_best() -> None:
+    state = make(patience=2)
+    assert not state.record(float("nan"))
+    assert state.best == float("-inf")
+    assert state.record(0.1)
+    assert not state.record(float("nan"))
+    assert (state.best, state.waited, state.is_over()) == (0.1, 1, False)
+
+
+def test_a_saved_state_comes_back(build: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    states = []
+    for _ in range(2):
+        parts = build()
+        state = TrainState(parts.opt, parts.model, parts.optimizers, 5, {"threads": 1})
+        states.append(state)
+    first, second = states
+    first.n_iter = 5
+    first.record(0.25)
+    first.record(0.125)
+    saved = first.state_dict()
+    assert (saved["n_iter"], saved["epoch"], saved["validated"]) == (5, 1, 5)
+    assert saved["model"] == type(parts.model).__name__
+    second.load_state_dict(saved, Path("last.pt"))
+    assert capsys.readouterr().err == ""
+    for name in ("n_iter", "validated", "best", "waited", "epoch"):
+        assert getattr(second, name) == getattr(first, name)
+
+    second.environment = {"threads": 8}
+    second.opt.seed, second.opt.workers = 77, 5
+    second.load_state_dict(saved, Path("last.pt"))
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1
+    assert "--seed 0 is now 77" in warning and "threads 1 is now 8" in warning
+    assert "workers" not in warning  # changes no bit
+
+    key = next(iter(second.info))
+    second.info = {key: ["something", "else"]}
+    with pytest.raises(BadInput, match=rf"last\.pt: written for the {key}"):
+        second.load_state_dict(saved, Path("last.pt"))
+
+
+def test_what_is_not_finite_is_not_saved(build: Build) -> None:
+    """On a GPU, where the guard looks at the losses now and then."""
+    parts = build()
+    state = TrainState(parts.opt, parts.model, parts.optimizers, 5, {})
+    parts.step([parts.first_batch()])
+    state.state_dict()
+    parts.optimizers._unchecked.append((3, torch.tensor(float("nan"))))
+    with pytest.raises(Diverged, match="step 3 is not finite"):
+        state.state_dict()

@@ -1,0 +1,33 @@
+"""Tests of something that the owner may have taken away, or replaced under another name."""
+
+import importlib
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+import options
+
+
+def needs(name: str) -> Any:
+    """Returns something of this project by its name, or skips the test if it is no longer there.
+
+    At the top of a file it skips the whole file.
+
+    Args:
+        name: An attribute, such as `losses.FocalLoss`; or an option, such as `--dropout` or
+            `--loss=focal`.
+    """
+    found: Any = None
+    if name.startswith("--"):
+        flag, _, value = name.partition("=")
+        action = options.make_parser()._option_string_actions.get(flag)
+        if action and (not value or not action.choices or value in action.choices):
+            found = action
+    else:
+        module, _, attribute = name.rpartition(".")
+        with suppress(ModuleNotFoundError):
+            found = getattr(importlib.import_module(module), attribute, None)
+    if found is None:
+        pytest.skip(f"{name} is not in this project", allow_module_level=True)
+    return found
