@@ -52,8 +52,26 @@ class Project:
         return sorted(path for path in found if ".git" not in path.relative_to(self.path).parts)
 
 
+Tell = Callable[[str], None]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="inject as many faults as `make stress`")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what tests have told, also from the processes of `-n 2`."""
+    calls = (report for reports in terminalreporter.stats.values() for report in reports)
+    for report in calls:
+        if getattr(report, "when", "") == "call":
+            for name, text in report.user_properties:
+                terminalreporter.write_line(f"{name}: {text}")
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Tell:
+    """Returns a function that prints a line at the end of the session."""
+    return lambda text: record_property(request.node.name, text)
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,8 @@ def start(
     try:
         os.setsid()
         for number, name in ((1, output), (2, errors)):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if name else 1, number)
+            anew = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            os.dup2(os.open(name, anew, 0o644) if name else 1, number)
         sys.stdout = os.fdopen(1, "w", closefd=False)  # those of pytest are files of its own
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         faulthandler.enable(sys.stderr)  # SIGABRT prints where every thread is
@@ -120,8 +121,15 @@ def left_over(group: int, patience: float) -> list[int]:
         time.sleep(0.05)
 
 
-def wait_for(path: Path, patience: float = 120) -> None:
+def alive(pid: int) -> bool:
+    """Whether a program is still running; its status can be asked for later."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def wait_for(path: Path, pid: int, patience: float = 120) -> None:
+    """Returns as soon as a running program has made a file."""
     deadline = time.monotonic() + patience
     while not path.exists():
+        assert alive(pid), f"it ended without {path}"
         assert time.monotonic() < deadline, f"{path} never came"
         time.sleep(0.002)

@@ -1,13 +1,13 @@
 """Faults injected into training runs: kills, signals, damage. `--full` makes the counts large.
 
-The table KINDS x SITUATIONS is drawn from at random: FAULTS=200 draws so many, FAULTS_SEED=7 others.
+KINDS x SITUATIONS is drawn from at random: FAULTS=200 draws so many, FAULTS_SEED=7 others.
 """
 
 import hashlib
 import importlib
 import json
-import os
 import multiprocessing
+import os
 import random
 import shutil
 import signal
@@ -22,8 +22,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Project
-from forked import ended, finish, left_over, start, wait_for
+from conftest import Project, Tell
+from forked import alive, ended, finish, left_over, start, wait_for
 from PIL import Image
 
 resource = pytest.importorskip("resource")  # Windows has none
@@ -92,7 +92,7 @@ def watch(last: Path, seconds: float) -> int:
 
 
 def test_killed_runs_end_with_the_same_bits(
-    undisturbed: tuple[str, float], full: bool, capsys: pytest.CaptureFixture[str]
+    undisturbed: tuple[str, float], full: bool, tell: Tell
 ) -> None:
     """SIGKILL at random moments, with other workers each time, then --resume."""
     wanted, duration = undisturbed
@@ -116,14 +116,15 @@ def test_killed_runs_end_with_the_same_bits(
         )
         assert best["best"] == last["best"], "best.pt is not the best"
         shutil.rmtree(run)
-    with capsys.disabled():
-        print(f"\n{runs} of {runs} runs equal after {kills} kills, {in_write} of them within a")
-        print(f"write; last.pt was read {looks} times meanwhile and never unreadable")
+    tell(
+        f"{runs} of {runs} runs equal after {kills} kills, {in_write} of them within a write; "
+        f"last.pt was read {looks} times meanwhile and never unreadable"
+    )
     assert kills >= runs * 0.5
 
 
 def test_a_signal_to_the_group_saves_the_step(
-    undisturbed: tuple[str, float], full: bool, capsys: pytest.CaptureFixture[str]
+    undisturbed: tuple[str, float], full: bool, tell: Tell
 ) -> None:
     wanted, duration = undisturbed
     moments = random.Random(2)
@@ -132,7 +133,7 @@ def test_a_signal_to_the_group_saves_the_step(
         run = Path(f"runs/stopped{i}")
         flags = [f"--run-dir={run}", *SMALL, "--save-every=1000", "--log-every=5"]
         pid = start([*flags, f"--workers={moments.choice([0, 1, 2])}"])
-        wait_for(run / "config.txt")  # by then the handlers are in place
+        wait_for(run / "config.txt", pid)  # by then the handlers are in place
         time.sleep(moments.uniform(0, duration / 4))
         begun = time.monotonic()
         number = moments.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
@@ -149,9 +150,10 @@ def test_a_signal_to_the_group_saves_the_step(
         run_to_the_end([f"--run-dir={run}", "--resume"])
         assert bits(run / "checkpoints/last.pt") == wanted
         shutil.rmtree(run)
-    with capsys.disabled():
-        print(f"\n{runs} of {runs} signals: status 75, the step saved, no process left, ", end="")
-        print(f"{slowest:.1f} s at most")
+    tell(
+        f"{runs} of {runs} signals: status 75, the step saved, no process left, "
+        f"{slowest:.1f} s at most"
+    )
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", "compiled"])
@@ -168,9 +170,9 @@ def test_other_numbers_and_compiled_networks_are_exact_too(
 
     run = Path(f"runs/{name}-killed")
     pid = start([f"--run-dir={run}", *flags])
-    wait_for(run / "checkpoints/last.pt", patience=300)
+    wait_for(run / "checkpoints/last.pt", pid, patience=300)
     while not any(int(path.stem[5:]) >= 30 for path in (run / "checkpoints").glob("iter-*.pt")):
-        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended before it was killed"
+        assert alive(pid), "it ended before it was killed"
         time.sleep(0.005)
     os.kill(pid, signal.SIGKILL)
     assert finish(pid) == -signal.SIGKILL
@@ -192,7 +194,7 @@ def test_a_kill_while_images_are_decoded_leaves_no_usable_half(
     run = Path("runs/decoding")
     flags = [f"--run-dir={run}", f"--data={digits}", *SMALL, *EVERY_STEP]
     pid = start(flags)
-    wait_for(digits / ".cache")
+    wait_for(digits / ".cache", pid)
     os.kill(pid, signal.SIGKILL)
     assert finish(pid) == -signal.SIGKILL
     assert left_over(pid, patience=10) == []
@@ -238,7 +240,7 @@ def test_no_worker_outlives_the_trainer(in_project: Path, method: str, full: boo
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    wait_for(Path(f"runs/{method}/checkpoints/last.pt"))
+    wait_for(Path(f"runs/{method}/checkpoints/last.pt"), trainer.pid)
     assert len(left_over(trainer.pid, patience=0)) >= 3, "the trainer and two workers"
     trainer.kill()
     trainer.wait()
@@ -274,7 +276,7 @@ def in_child(check: Callable[[], object]) -> None:
 
 
 def test_damaged_checkpoints_fall_back(
-    checkpoint: bytes, tmp_path: Path, full: bool, capsys: pytest.CaptureFixture[str]
+    checkpoint: bytes, tmp_path: Path, full: bool, tell: Tell
 ) -> None:
     """A flipped byte is found or changes no tensor; a truncation is found; both fall back."""
     flips, cuts = (400, 60) if full else (60, 10)
@@ -312,9 +314,10 @@ def test_damaged_checkpoints_fall_back(
     in_child(check)
     counts = json.loads((tmp_path / "counts.json").read_text())
     assert counts["found"] > 0.5 * flips  # headers hold dates and padding, which nobody reads
-    with capsys.disabled():
-        print(f"\n{len(positions)} flipped bytes: {counts['found']} found, {counts['harmless']} ")
-        print(f"harmless, 0 silent; {len(lengths)} of {len(lengths)} truncations found")
+    tell(
+        f"{len(positions)} flipped bytes: {counts['found']} found, {counts['harmless']} "
+        f"harmless, 0 silent; {len(lengths)} of {len(lengths)} truncations found"
+    )
 
 
 def bits_of_bytes(content: bytes, folder: Path) -> str:
@@ -400,9 +403,9 @@ class Injected:
 
         load = dataset.load
 
-        def slowly(*given: object) -> object:
+        def slowly(*given: object, **named: object) -> object:
             time.sleep(self.slow)
-            return load(*given)
+            return load(*given, **named)
 
         if self.slow:
             dataset.load = slowly
@@ -503,6 +506,7 @@ class StoppedByUser(Stopped):
 class Raises(Injected):
     """Something in the main thread goes wrong from a random moment on: `names` of modules."""
 
+    in_workers = False
     names = ("dataset.augment", "train.forward", "train.evaluate", "train.learning_rate")
 
     def prepare(self) -> None:
@@ -515,10 +519,13 @@ class Raises(Injected):
         def change(*given: object, **named: object) -> object:
             nonlocal first
             now = time.monotonic()
+            if self.in_workers and multiprocessing.parent_process() is None:
+                return original(*given, **named)
             first = first or now
             if now < first + self.delay:
                 return original(*given, **named)
-            Path("raised").write_text(str(now))
+            Path("raising").write_text(str(now))
+            os.replace("raising", "raised")
             return self.go_wrong(original(*given, **named))
 
         setattr(owner, name, change)
@@ -527,18 +534,17 @@ class Raises(Injected):
         raise ZeroDivisionError("a bug")
 
     def inject(self, pid: int) -> float:
-        wait_for(Path("raised"))
-        time.sleep(0.01)  # until it is written
+        wait_for(Path("raised"), pid)
         return float(Path("raised").read_text())
 
     def check(self, run: Path, status: int, stdout: str, stderr: str) -> None:
         assert status == 1
         assert stderr.startswith("Traceback (most recent call last):\n"), stderr
-        assert stderr.splitlines()[-1] == "ZeroDivisionError: a bug", stderr
+        assert stderr.strip().splitlines()[-1] == "ZeroDivisionError: a bug", stderr
 
 
 class WorkerRaises(Raises):
-    names = ("dataset.load",)
+    names, in_workers = ("dataset.load",), True
     least_workers = 1
 
     def __init__(self, draw: random.Random, situation: str) -> None:
@@ -584,13 +590,13 @@ def check_stopped(run: Path, name: str, stdout: str, stderr: str) -> None:
 
 
 def stacks(pid: int) -> str:
-    """Ends a run that hangs; returns where its threads and its workers were."""
-    for process in (pid, *left_over(pid, patience=0)):
-        os.kill(process, signal.SIGABRT)
-        time.sleep(1)
-    os.killpg(pid, signal.SIGKILL)
-    finish(pid)
-    return Path("errors.txt").read_text()
+    """Ends a run that hangs; returns where its threads were, and how many workers it had."""
+    workers = len(left_over(pid, patience=0)) - 1
+    os.kill(pid, signal.SIGABRT)
+    ended(pid, 10)
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    return f"{workers} workers are left; {Path('errors.txt').read_text()}"
 
 
 @pytest.fixture(scope="module")
@@ -605,13 +611,11 @@ def photos(in_project: Path) -> None:
             os.link(folder / "0.jpg", folder / f"{i}.jpg")
 
 
-def test_a_fault_at_any_moment_ends_the_run(
-    photos: None, full: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fault_at_any_moment_ends_the_run(photos: None, full: bool, tell: Tell) -> None:
     """Whatever is done to a run in whatever situation, it is over in seconds, and says why."""
     count = int(os.environ.get("FAULTS", 60 if full else len(KINDS)))
     draw = random.Random(int(os.environ.get("FAULTS_SEED", 0)))
-    slowest, wrong = 0.0, []
+    slowest, hangs, wrong = 0.0, 0, []
     for i in range(count):
         kind = list(KINDS)[i % len(KINDS)]
         situation = list(SITUATIONS)[(i + i // len(KINDS)) % len(SITUATIONS)]
@@ -623,9 +627,10 @@ def test_a_fault_at_any_moment_ends_the_run(
         told = f"fault {i}: {kind} {fault.delay:.2f} s after the start of a run that {situation}: "
         told += " ".join(flags)
         try:
-            wait_for(run / "config.txt")
+            wait_for(run / "environment.txt", pid)  # from then on, no other children than workers
             done = fault.inject(pid)
             if (status := ended(pid, LIMIT - (time.monotonic() - done))) is None:
+                hangs += 1
                 raise AssertionError(f"not over after {LIMIT} s; {stacks(pid)}")
             slowest = max(slowest, time.monotonic() - done)
             assert left_over(pid, patience=5) == []
@@ -635,6 +640,5 @@ def test_a_fault_at_any_moment_ends_the_run(
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
         shutil.rmtree(run, ignore_errors=True)
-    with capsys.disabled():
-        print(f"\n{count} faults, {len(wrong)} of them wrong; the slowest end took {slowest:.1f} s")
+    tell(f"{count} faults, {hangs} hangs, the slowest end took {slowest:.1f} s")
     assert not wrong, "\n\n".join(wrong)

@@ -11,7 +11,6 @@ import pytest
 from conftest import Project
 from forked import finish, start
 from PIL import Image
-from test_update import code, edit
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -73,29 +72,6 @@ def test_the_first_run_and_what_follows(project: Project) -> None:
     for path in Path("data/photos/test").iterdir():
         with Image.open(path) as given, Image.open(f"predictions/{path.stem}.png") as drawn:
             assert given.size == drawn.size
-
-
-def test_the_three_edits_of_the_readme(project: Project) -> None:
-    edit(project, "networks.py", "class Discriminator(", code(project, "class PlainG") + "\n\n")
-    text = project.read("networks.py")
-    old = re.findall(r"(?ms)^    networks = Networks\(\n.*?^    \)\n", text)
-    assert len(old) == 1
-    new = code(project, "    networks = Networks(")
-    (project.path / "networks.py").write_text(text.replace(old[0], new), encoding="utf-8")
-    edit(project, "losses.py", "class Perceptual(", code(project, "class Charbonnier") + "\n\n")
-    last = "        else:\n            assert vgg is not None\n"
-    edit(project, "losses.py", last, code(project, "        elif"))
-    text = project.read("degrade.py") + "\n\n" + code(project, "def blur")
-    (project.path / "degrade.py").write_text(text, encoding="utf-8")
-    words = ["--losses=charbonnier,adversarial", "--degrade=blur", "--run-dir=runs/mine"]
-    told = use(project, "train", *words, *SMALL)
-    assert "PlainGenerator" in told
-    points = Path("runs/mine/metrics.jsonl").read_text().splitlines()
-    assert "psnr" in json.loads(points[-1])["values"]
-    use(project, "test", "--checkpoint=runs/mine/checkpoints/best.pt")
-    for command in (["ruff", "check", "."], ["mypy", "."]):
-        report = project.run("python", "-m", *command)
-        assert report.returncode == 0, report.stdout
 
 
 def test_programs_get_networks_and_losses_from_the_finished_model(project: Project) -> None:

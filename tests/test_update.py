@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ANSWERS, SMALL, Project
+from edits import Edit, apply, readme_edits
 
 # Where README.md says that the template is; git is told to find a clone on this machine there.
 URL = "https://github.com/org/pt-template"
@@ -60,7 +60,7 @@ class World:
         for path, old, new in [
             (task / "networks.py", "\nimport ", "\nCHANGED = 1\nimport "),
             (task / "losses.py", '"""', '"""CHANGED. '),
-            (task / "data.py", '"""', '"""CHANGED. '),
+            (task / "dataset.py", '"""', '"""CHANGED. '),
             (inner / "train.py", '"""', '"""CHANGED. '),
             (inner / "Makefile", "# Short", "# CHANGED\n# Short"),
             (inner / "README.md", "## The template", "## The template\n\n{{ cookiecutter.motto }}"),
@@ -85,47 +85,16 @@ def world(tmp_path: Path, template: Path) -> World:
     return World(tmp_path, template)
 
 
-def code(project: Project, start: str) -> str:
-    """Returns the code block of README.md that starts so."""
-    (block,) = [
-        block
-        for block in re.findall(r"(?ms)^```python\n(.*?)^```", project.read("README.md"))
-        if block.startswith(start)
-    ]
-    return str(block)
-
-
-def edit(project: Project, name: str, before: str, addition: str) -> None:
-    """Puts some lines of the owner's before a line."""
-    text = project.read(name)
-    assert text.count(before) == 1, (name, before)
-    changed = text.replace(before, addition + before)
-    (project.path / name).write_text(changed, encoding="utf-8", newline="\n")
-
-
-def owner_edits(project: Project) -> list[tuple[str, str]]:
-    """The three edits that README.md describes; returns file and what must stay in it."""
-    network, branch = code(project, "class PlainNetwork"), code(project, "    if opt.network")
-    loss, choice = code(project, "class BrierLoss"), code(project, "    if opt.loss")
-    names, augmentation = code(project, "LOSSES = "), code(project, "    return [v2.RandomAffine")
-    edit(project, "networks.py", "def torchvision_network(", f"{network}\n\n")
-    edit(project, "networks.py", '    if opt.network == "simple"', branch)
-    edit(project, "losses.py", "class FocalLoss(", f"{loss}\n\n")
-    edit(project, "losses.py", '    if opt.loss == "focal"', choice)
-    old_names = re.findall("(?m)^LOSSES = .*\n", project.read("losses.py"))
-    edit(project, "losses.py", old_names[0], names)
-    text = project.read("losses.py").replace(names + old_names[0], names)
-    (project.path / "losses.py").write_text(text, encoding="utf-8", newline="\n")
-    text = project.read("data.py")
-    assert text.count("    return []\n") == 1
-    text = text.replace("    return []\n", augmentation)
-    (project.path / "data.py").write_text(text, encoding="utf-8", newline="\n")
-    kept = [("networks.py", network), ("networks.py", branch), ("data.py", augmentation)]
-    return [*kept, ("losses.py", loss), ("losses.py", choice), ("losses.py", names)]
+def owner_edits(project: Project) -> list[Edit]:
+    """Makes the three edits that README.md describes; returns them, which an update must keep."""
+    edits = readme_edits(project)
+    for edit in edits:
+        apply(project, edit)
+    return edits
 
 
 def assert_has_change(project: Project) -> None:
-    for name in ("networks.py", "losses.py", "data.py", "train.py", "Makefile", "added.txt"):
+    for name in ("networks.py", "losses.py", "dataset.py", "train.py", "Makefile", "added.txt"):
         assert "CHANGED" in project.read(name), name
     assert f"CHANGED {ANSWERS['author_name']}" in project.read("README.md")
     assert not (project.path / ".editorconfig").exists()
@@ -150,8 +119,8 @@ def test_an_update_keeps_three_edits_and_brings_the_change(world: World) -> None
     commit = world.change_template()
     world.cruft(project.path, "check", status=1)
     world.cruft(project.path, "update", "--skip-apply-ask")
-    for name, text in edits:
-        assert text in project.read(name), name
+    for edit in edits:
+        assert edit.code in project.read(edit.file), edit
     assert_has_change(project)
     assert_has_answers(project)
     assert json.loads(project.read(".cruft.json"))["commit"] == commit
@@ -183,8 +152,8 @@ def test_a_project_of_cookiecutter_is_linked_and_updated(world: World) -> None:
     world.commit(project.path)
     world.change_template()
     world.cruft(project.path, "update", "--skip-apply-ask")
-    for name, text in edits:
-        assert text in project.read(name), name
+    for edit in edits:
+        assert edit.code in project.read(edit.file), edit
     assert_has_change(project)
     assert_has_answers(project)
 

@@ -33,7 +33,8 @@ def save_sheet(images: list[Tensor], captions: list[str], path: Path, columns: i
         pixels = image.permute(1, 2, 0).numpy()
         axes.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 100 else "antialiased")
         lines_shown = [shorten_text(line, int(width * 15)) for line in caption.split("\n")]
-        axes.set_title("\n".join(lines_shown), fontsize=7, y=-0.02, va="top", parse_math=False)
+        text = "\n".join(lines_shown)
+        axes.set_title(text, fontsize=7, y=0, pad=-3, va="top", parse_math=False)
     figure.savefig(path, dpi=120)
 
 

@@ -165,17 +165,15 @@ class Loader:
         ending.join(GRACE)
 
     def _kill(self) -> None:
-        """Kills the workers, so that whoever waits for them gets an error."""
-        for worker in getattr(self._loader._iterator, "_workers", ()):
+        """Kills the workers, and wakes whoever waits for them, who gets an error."""
+        iterator: Any = self._loader._iterator
+        if iterator is None:
+            return
+        for worker in iterator._workers:
             worker.kill()
-
-
-def arrange(batch: Batch, device: torch.device) -> Batch:
-    """A batch whose images have the order in memory of `device`, since rounding may depend on it."""
-    order = memory_format(device)
-    return tuple(
-        part.contiguous(memory_format=order) if part.dim() == 4 else part for part in batch
-    )
+        # Else it would look only every 5 s whether they live. PyTorch wakes its own thread like this.
+        iterator._worker_result_queue.cancel_join_thread()
+        iterator._worker_result_queue.put((None, None))
 
 
 def choose_workers(device: torch.device, at_once: bool) -> int:

@@ -34,9 +34,7 @@ class Optimizers:
             at each step would make the program wait for the device.
     """
 
-    def __init__(
-        self, opt: Namespace, networks: dict[str, nn.Module], scaler: GradScaler
-    ) -> None:
+    def __init__(self, opt: Namespace, networks: dict[str, nn.Module], scaler: GradScaler) -> None:
         self.networks, self.scaler = networks, scaler
         self.accumulate, self.clip_grad = opt.accumulate, opt.clip_grad
         self.optimizers = {
@@ -105,9 +103,7 @@ class Optimizers:
                 for group, loaded in zip(own, theirs, strict=True)
             ]
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(
-                {"state": state[name]["state"], "param_groups": groups[name]}
-            )
+            optimizer.load_state_dict({"state": state[name]["state"], "param_groups": groups[name]})
             preset_momentum(optimizer)  # it has none if --momentum was 0 before
 
     def _watch(self, value: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Tests of something that the owner may have taken away, or replaced under another name."""
 
-import importlib
 from contextlib import suppress
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -15,8 +15,8 @@ def needs(name: str) -> Any:
     At the top of a file it skips the whole file.
 
     Args:
-        name: An attribute, such as `losses.FocalLoss`; or an option, such as `--dropout` or
-            `--loss=focal`.
+        name: What would be imported, such as `losses.FocalLoss` or `example.SEPARABLE`; or an
+            option, such as `--dropout` or `--loss=focal`.
     """
     found: Any = None
     if name.startswith("--"):
@@ -25,9 +25,8 @@ def needs(name: str) -> Any:
         if action and (not value or not action.choices or value in action.choices):
             found = action
     else:
-        module, _, attribute = name.rpartition(".")
-        with suppress(ModuleNotFoundError):
-            found = getattr(importlib.import_module(module), attribute, None)
+        with suppress(ModuleNotFoundError, AttributeError):
+            found = resolve_name(name)
     if found is None:
         pytest.skip(f"{name} is not in this project", allow_module_level=True)
     return found

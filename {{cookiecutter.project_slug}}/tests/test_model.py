@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import example
 import pytest
 import torch
 from conftest import Build, Train
+from needs import needs
 from parts import Parts
 from programs import last, tensors
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ def test_every_parameter_that_wants_a_gradient_has_one_optimizer(build: Build) -
 
 
 def test_a_batch_can_be_learned_by_heart(build: Build) -> None:
-    parts = build("--lr=0.01", "--dropout=0", *example.BY_HEART)
+    parts = build("--lr=0.01", *needs("example.BY_HEART"))
     batch = parts.augmented(parts.first_batch())
     first = total(losses_of(parts, batch)).item()
     for _ in range(100):
@@ -153,6 +153,7 @@ def test_training_after_a_validation_is_training(build: Build) -> None:
 def test_accumulated_gradients_are_those_of_one_big_batch(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    separable = needs("example.SEPARABLE")
     gradients: list[list[Tensor]] = []
 
     class Noting(Optimizers):
@@ -165,7 +166,7 @@ def test_accumulated_gradients_are_those_of_one_big_batch(
     monkeypatch.setattr(program, "Optimizers", Noting)
     for options in (["--batch-size=8"], ["--batch-size=2", "--accumulate=4"]):
         run = options[-1].strip("-")
-        assert train(run, *example.SEPARABLE, "--precision=fp32", "--epochs=1", *options) == 0
+        assert train(run, *separable, "--precision=fp32", "--epochs=1", *options) == 0
     assert gradients[0]
     for big, small in zip(*gradients, strict=True):
         assert small.allclose(big, rtol=1e-3, atol=1e-6)

@@ -14,8 +14,6 @@ random flips off, for letters and the like.
 
 import copy
 import hashlib
-import os
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -23,23 +21,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 import engine.images
 from degrade import degrade
 from engine.cache import CachedImages
-from engine.errors import BadInput, shorten
-from engine.images import (
-    SerializedList,
-    files_below,
-    flip,
-    image_size,
-    is_image,
-    read_dataset_json,
-    read_image,
-    split_by_hash,
-)
+from engine.errors import BadInput
+from engine.images import SerializedList, flip, read_image, split_by_hash
+from engine.pairs import find_images, find_layout, match_names, pair_size
 
 BUILT_IN = "data/photos"  # the images that come with the project
 SAMPLES = 1000  # about how many an epoch has if --crops is not given
@@ -127,8 +116,6 @@ class Pairs(Dataset):
     """
 
     def __init__(self, root: Path, opt: Namespace) -> None:
-        if not root.is_dir():
-            raise BadInput(f"{root}: no such folder; --data wants a folder that holds {root.name}/")
         self.root, self.opt = root, opt
         self.info: dict[str, Any] = {}  # kept in checkpoints: nothing, a network fits any images
         self.layout = find_layout(root, opt)
@@ -140,34 +127,13 @@ class Pairs(Dataset):
         self.images = CachedImages(
             root, files, decode=load, recipe="full", code=[__file__, engine.images.__file__]
         )
-        self.rows = torch.arange(len(self.pairs))  # of `pairs`, one for each sample
+        count = len(self.pairs)
+        paths = [f"{root}/{file}" for file in files]
+        sizes = [pair_size(paths[i::count], self.layout, opt.img_size) for i in range(count)]
+        self.sizes = torch.tensor(sizes)  # height and width of each pair
+        self.rows = torch.arange(count)  # of `pairs`, one for each sample
         self.crops = "none"
         self.corners = torch.empty(0)  # top and left of each sample in a grid of crops
-        self.sizes = torch.tensor([self._checked_size(row) for row in range(len(self.pairs))])
-
-    def _checked_size(self, row: int) -> tuple[int, int]:
-        """Height and width of a pair, from the heads of its files."""
-        path = f"{self.root}/{self.images.files[row]}"
-        width, height = image_size(path)
-        if self.layout == "folders":
-            other = f"{self.root}/{self.images.files[row + len(self.pairs)]}"
-            if (size := image_size(other)) != (width, height):
-                raise BadInput(
-                    f"{path} has {width} x {height} pixels and {other} {size[0]} x {size[1]}: "
-                    "the images of a pair must have the same size"
-                )
-        elif self.layout == "side-by-side":
-            if width % 2:
-                raise BadInput(
-                    f"{path}: {width} pixels wide, so not two images of one size side by side"
-                )
-            width //= 2
-        if min(height, width) < self.opt.img_size:
-            raise BadInput(
-                f"{path}: {width} x {height} pixels are too few for --img-size "
-                f"{self.opt.img_size}; lower it, or take the image away"
-            )
-        return height, width
 
     def split(self, share: float) -> tuple["Pairs", "Pairs"]:
         """Two parts of these pairs; the second gets about `share` of them.
@@ -237,54 +203,3 @@ class Pairs(Dataset):
         if self.layout == "photographs":
             return degrade(image, self.opt.degrade or "noise", self.opt), image
         return image[:3], image[3:]
-
-
-def find_layout(root: Path, opt: Namespace) -> str:
-    """The layout of the pairs in the folder `root`: folders, side-by-side or photographs.
-
-    Raises:
-        BadInput: Half of the pairs is missing, or an option does not go with the layout.
-    """
-    sides = [(root / side).is_dir() for side in "AB"]
-    pairs = read_dataset_json(root.parent).get("pairs", "")
-    if pairs not in ("", "side-by-side"):
-        raise BadInput(f'{root.parent}/dataset.json: pairs can only be "side-by-side"; mend it')
-    if opt.side_by_side is not None:
-        pairs = "side-by-side" if opt.side_by_side else ""
-    if any(sides) and not all(sides):
-        raise BadInput(f"{root}: has one of the folders A and B; pairs need both")
-    if any(sides) and pairs:
-        raise BadInput(f"{root}: has folders A and B, and so no pairs side by side; choose one")
-    if opt.degrade and (pairs or any(sides)):
-        raise BadInput(f"--degrade {opt.degrade}: {root} has pairs already; leave it out")
-    return "folders" if any(sides) else pairs or "photographs"
-
-
-def find_images(root: Path) -> list[str]:
-    """The images below a folder, relative to it; other files are named in a warning.
-
-    Raises:
-        BadInput: There are none.
-    """
-    start = len(str(root)) + 1
-    files = [path[start:].replace(os.sep, "/") for path in files_below(root)]
-    if left_out := [path for path in files if not is_image(path)]:
-        print(f"warning: {root}: left out, as not images: {shorten(left_out)}", file=sys.stderr)
-    if not (found := [path for path in files if is_image(path)]):
-        ends = ", ".join(IMG_EXTENSIONS)
-        raise BadInput(f"{root}: no image in this folder; files that count end in {ends}")
-    return found
-
-
-def match_names(root: Path) -> list[str]:
-    """The names of the images in A, which must be those of the images in B.
-
-    Raises:
-        BadInput: A name is in one of the two alone.
-    """
-    inputs, targets = (find_images(root / side) for side in "AB")
-    alone = [f"A/{name}" for name in sorted(set(inputs) - set(targets))]
-    alone += [f"B/{name}" for name in sorted(set(targets) - set(inputs))]
-    if alone:
-        raise BadInput(f"{root}: without the other image of the pair: {shorten(alone)}")
-    return inputs

@@ -5,14 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import example
 import pytest
 import torch
 from conftest import Build, Train
+from needs import needs
 from programs import last, resume, same_weights, saved_steps, status, tensors
 
-from engine.checkpoint import Checkpoints, find_checkpoint, load, write_atomically
 import test
+from engine.checkpoint import Checkpoints, find_checkpoint, load, write_atomically
 from engine.errors import BadInput, Fault
 
 
@@ -182,7 +182,7 @@ def test_a_checkpoint_of_another_network_is_refused(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert resume(run, *example.OTHER_NETWORK) == 2
+    assert resume(run, *needs("example.OTHER_NETWORK")) == 2
     streams = capsys.readouterr()
     assert streams.err.count("\n") == 1
     assert "another network" in streams.err

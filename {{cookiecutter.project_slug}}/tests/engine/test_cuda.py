@@ -20,9 +20,8 @@ import torch
 from conftest import Build, Train
 from faults import at_step, overflow
 from parts import Parts
-from programs import PATIENCE, last, points, resume, same_weights, status, tensors
+from programs import last, points, resume, same_weights, status, tensors
 from torch import Tensor, nn
-from torch.nn.parallel import parallel_apply  # noqa: F401  # loads the modules that are patched
 from torch.optim import SGD
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -133,9 +132,7 @@ def test_the_losses_of_two_gpus_are_those_of_one(build: Build, how: str) -> None
     parts = build(*example.SEPARABLE, "--precision=fp32", "--batch-size=5")
     batch, amp = parts.first_batch(), CpuAsCuda("fp32")
     expected = mean_losses([forward(parts.model, batch, amp)])
-    divided = mean_losses(
-        [forward(parallelize(parts.model, parts.networks, how, amp), batch, amp)]
-    )
+    divided = mean_losses([forward(parallelize(parts.model, parts.networks, how, amp), batch, amp)])
     assert divided == pytest.approx(expected, rel=1e-4)
 
 
@@ -301,7 +298,9 @@ def test_a_first_step_that_overflows_leaves_no_trace(
     parts.step([batch], n_iter=0)
     assert all(map(torch.equal, weights, before))
     parts.step([batch], n_iter=1)
-    changes = [(weight - old).abs().max().item() for weight, old in zip(weights, before)]
+    changes = [
+        (weight - old).abs().max().item() for weight, old in zip(weights, before, strict=True)
+    ]
     assert 0 < max(changes) < 10
 
 
@@ -489,7 +488,8 @@ def test_the_next_batch_is_copied_beside_the_step_and_waited_for_before_it_is_us
     for _ in range(2):  # two passes, with one stream
         gpu.log.clear()
         parts: Any = [(Part(gpu, number),) for number in range(3)]
-        for number, (part,) in enumerate(source._on_device(iter(parts))):
+        batches: Any = source._on_device(iter(parts))
+        for number, (part,) in enumerate(batches):
             assert part.number == number
             gpu.log.append(("use", number))
         side = "copying 1"

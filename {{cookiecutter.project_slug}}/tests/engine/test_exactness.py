@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import example
 import pytest
 from conftest import Train
 from faults import at_step
@@ -70,7 +71,7 @@ def test_accumulated_steps_are_exact_too(train: Train, cache: str) -> None:
     assert same_weights(Path("one"), Path("other"))
 
 
-@pytest.mark.parametrize("option", ["--seed=1", "--no-flip", "--dropout=0.3"])
+@pytest.mark.parametrize("option", ["--seed=1", *getattr(example, "RANDOM", [])])
 def test_all_that_is_random_counts(train: Train, finished: Path, option: str) -> None:
     assert train("run", option) == 0
     assert not same_weights(Path("run"), finished)

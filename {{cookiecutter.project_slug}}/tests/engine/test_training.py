@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import Train
 from faults import at_step, not_a_number, overflow, watch_optimizers
+from needs import needs
 from programs import last, points, resume, start, status, tensors
 from torch import nn
 
@@ -127,7 +128,8 @@ def test_the_run_ends_when_the_patience_does(
 ) -> None:
     # At a learning rate of 0 the first validation is the best.
     run = Path("run")
-    assert train(run, "--lr=0", "--norm=none", "--epochs=9", "--patience=2") == 0
+    how = ["--lr=0", "--epochs=9", "--patience=2", *needs("example.SEPARABLE")]
+    assert train(run, *how) == 0
     assert "done early (--patience)" in capsys.readouterr().out
     assert validated_epochs(run) == [1, 2, 3]
     assert resume(run) == 0

@@ -1,4 +1,7 @@
-"""What the shared tests have to know of this task: a tiny data set, and options of a tiny run."""
+"""All that the tests know of the network, the loss and the data: change it as you change those.
+
+Delete a list of options if there are none that do what it says; the tests that need it are skipped.
+"""
 
 from pathlib import Path
 
@@ -6,25 +9,28 @@ import numpy as np
 from PIL import Image
 
 CLASSES = ("columns", "disc", "rows")
-# Dropout and the random flip are on, so that what is exact is exact with them.
+# A run of a fraction of a second. Dropout and the random flip are on, since all that is random has
+# to be exact.
 SMALL = ["--img-size=16", "--width=4", "--blocks=1", "--batch-size=4", "--epochs=2"]
 SMALL += ["--dropout=0.2", "--flip", "--lr=0.01", "--log-every=3"]
-# With these the loss of a batch is the mean of the losses of its parts.
+# Each of these changes something random in a SMALL run.
+RANDOM = ["--no-flip", "--dropout=0.3"]
+# With these the loss of a batch is the mean of the losses of its parts: no batch norm, no dropout.
 SEPARABLE = ["--norm=none", "--dropout=0", "--no-flip"]
-# With these the losses of a batch can be brought down to nothing.
-BY_HEART: list[str] = []
-# With these a network of the same name has other weights.
+# With these a batch can be learned by heart: its loss falls to nearly nothing.
+BY_HEART = ["--dropout=0"]
+# With these the network has weights of other shapes.
 OTHER_NETWORK = ["--width=6"]
 
 
 def make_data(folder: Path, train: int = 8, test: int = 4) -> None:
     """Draws images of three shapes in any colour, `train` and `test` of each class."""
     random = np.random.default_rng(0)
-    for part, count in (("train", train), ("test", test)):
+    for split, count in (("train", train), ("test", test)):
         for name in CLASSES:
-            (folder / part / name).mkdir(parents=True)
+            (folder / split / name).mkdir(parents=True)
             for i in range(count):
-                draw(name, random).save(folder / part / name / f"{i}.png")
+                draw(name, random).save(folder / split / name / f"{i}.png")
 
 
 def draw(name: str, random: np.random.Generator) -> Image.Image:

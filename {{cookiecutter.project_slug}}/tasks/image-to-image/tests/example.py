@@ -10,10 +10,12 @@ from PIL import Image
 SMALL = ["--img-size=16", "--width=4", "--blocks=1", "--batch-size=4", "--epochs=2", "--crops=3"]
 SMALL += ["--d-width=4", "--d-layers=2", "--d-scales=2", "--pool=3", "--losses=l1:10,adversarial"]
 SMALL += ["--dropout=0.2", "--flip", "--lr=0.01", "--log-every=3"]
+# Each of these changes something random in a SMALL run.
+RANDOM = ["--no-flip", "--dropout=0.3"]
 # With these the loss of a batch is the mean of the losses of its parts.
 SEPARABLE = ["--norm=none", "--dropout=0", "--no-flip", "--pool=0"]
 # With these the losses of a batch can be brought down to nothing.
-BY_HEART = ["--losses=l1", "--noise=0", "--no-residual", "--width=32"]
+BY_HEART = ["--dropout=0", "--losses=l1", "--noise=0", "--no-residual", "--width=32"]
 BY_HEART += ["--momentum=0.9", "--lr=0.002"]
 # With these a network of the same name has other weights.
 OTHER_NETWORK = ["--width=6"]

@@ -1,0 +1,164 @@
+"""The tests of a project hold for their owner's network, loss and data.
+
+The edits that README.md prints are applied to a project as its owner would apply them; then its
+own tests are run, all of them. The same after the network and the losses were replaced, options
+taken out, defaults changed: only tests/example.py, the one file that says so, changes with them.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import pytest
+from conftest import TASKS, Project
+from edits import apply, readme_edits, remove, replace
+
+# The names that the edits of README.md give to the owner's parts.
+MINE = {
+    "image-classification": ["--network=plain", "--loss=brier"],
+    "image-to-image": ["--losses=charbonnier,adversarial", "--degrade=blur"],
+}
+SMALL = {
+    "image-classification": ["--img-size=8", "--batch-size=256"],
+    "image-to-image": ["--img-size=16", "--width=4", "--batch-size=8", "--crops=2"],
+}
+SMALL["image-to-image"] += ["--d-width=4", "--d-layers=1", "--d-scales=1"]
+METRIC = {"image-classification": "accuracy", "image-to-image": "psnr"}
+NETWORK = {"image-classification": "PlainNetwork", "image-to-image": "PlainGenerator"}
+TAKEN_OUT = "is not in this project"  # why a test of what is ours is skipped
+
+
+@pytest.fixture
+def edited(bake: Callable[..., Project], task: str) -> Project:
+    """A project after the three edits that README.md prints."""
+    project = bake(task=task, accelerator="cpu")
+    edits = readme_edits(project)
+    assert len(edits) >= 5
+    for edit in edits:
+        apply(project, edit)
+    return project
+
+
+def run_tests(project: Project) -> str:
+    """Runs all tests of a project, which must pass; returns what pytest printed."""
+    words = ["-q", "-rs", "-p", "no:cacheprovider"]
+    words += ["-n", "2"] if find_spec("xdist") else []
+    tested = project.run("python", "-m", "pytest", *words, OMP_NUM_THREADS="1")
+    assert tested.returncode == 0, tested.stdout[-6000:] + tested.stderr[-2000:]
+    return tested.stdout
+
+
+def train(project: Project, *words: str) -> str:
+    """Trains an epoch with the owner's parts and tests the result; returns what train.py said."""
+    how = ["--run-dir=runs/mine", "--epochs=1", "--workers=0", "--device=cpu"]
+    trained = project.run("python", "train.py", *how, *words)
+    assert trained.returncode == 0, trained.stderr
+    tested = project.run("python", "test.py", "--checkpoint=runs/mine", "--device=cpu")
+    assert tested.returncode == 0, tested.stderr
+    return trained.stdout
+
+
+def values(project: Project) -> dict[str, float]:
+    """The metrics of the last validation."""
+    (*_, last) = project.read("runs/mine/metrics.jsonl").splitlines()
+    return json.loads(last)["values"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_edits_of_the_readme_train(edited: Project, task: str) -> None:
+    assert NETWORK[task] in train(edited, *MINE[task], *SMALL[task])
+    assert METRIC[task] in values(edited)
+    for command in (["ruff", "check", "."], ["mypy", "."]):
+        report = edited.run("python", "-m", *command)
+        assert report.returncode == 0, report.stdout
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_projects_tests_pass_after_the_edits_of_the_readme(edited: Project, task: str) -> None:
+    """Whatever was added, nothing of ours is gone, so no test is skipped for that."""
+    assert TAKEN_OUT not in run_tests(edited)
+
+
+def replace_classification(project: Project) -> None:
+    """Keeps the owner's network and loss alone, and their options; changes some defaults."""
+    remove(project, "networks.py", "SimpleNetwork")
+    replace(
+        project,
+        "networks.py",
+        ('NETWORKS = ("simple", "plain")', 'NETWORKS = ("plain",)'),
+        ('    if opt.network == "simple":\n...return NetworkSpec(network, *CENTRED)\n', ""),
+        ("PlainNetwork(num_classes)", "PlainNetwork(num_classes, opt.width)"),
+    )
+    remove(project, "losses.py", "CrossEntropy", "FocalLoss", "balanced_weights")
+    replace(
+        project,
+        "losses.py",
+        ('LOSSES = ("cross-entropy", "focal", "brier")', 'LOSSES = ("brier",)'),
+        ("    weight = balanced_weights(counts) if opt.balance else None\n", ""),
+        ('    if opt.loss == "focal":\n...opt.label_smoothing)\n', "    raise AssertionError\n"),
+    )
+    taken = ("blocks", "padding", "norm", "dropout", "label-smoothing")
+    replace(
+        project,
+        "options.py",
+        *((f'    add("--{name}"...\n    add(', "    add(") for name in taken),
+        ('    add("--balance"...alike")\n', ""),
+        ('"--network", default="simple"', '"--network", default="plain"'),
+        ('default="cross-entropy"', 'default="brier"'),
+        ("epochs=10", "epochs=3"),
+        ('batch_size=64, optimizer="adamw", lr=2e-3', 'batch_size=32, optimizer="sgd", lr=1e-2'),
+    )
+    replace(
+        project,
+        "tests/example.py",
+        (', "--blocks=1"', ""),
+        ('"--dropout=0.2", ', ""),
+        (', "--dropout=0.3"]', "]"),
+        ("SEPARABLE = ...]\n", ""),  # the network has a batch norm whatever the options are
+        ('BY_HEART = ["--dropout=0"]', 'BY_HEART = ["--optimizer=adam"]'),
+    )
+
+
+def replace_to_image(project: Project) -> None:
+    """Keeps the owner's network alone, and its options; changes some defaults."""
+    remove(project, "networks.py", "Generator")
+    taken = ("n-downsampling", "blocks", "padding", "norm", "dropout")
+    replace(
+        project,
+        "options.py",
+        *((f'    add("--{name}"...\n    add(', "    add(") for name in taken),
+        ('    add("--residual"...target")\n', ""),
+        ('default="l1:100,adversarial"', 'default="charbonnier:50,adversarial"'),
+        ("epochs=10", "epochs=3"),
+        ('batch_size=16, optimizer="adam", lr=5e-4', 'batch_size=8, optimizer="adamw", lr=1e-3'),
+    )
+    replace(
+        project,
+        "tests/example.py",
+        (' "--blocks=1",', ""),
+        ('"--dropout=0.2", ', ""),
+        (', "--dropout=0.3"]', "]"),
+        ('SEPARABLE = ["--norm=none", "--dropout=0", ', "SEPARABLE = ["),
+        ('BY_HEART = ["--dropout=0", "--losses=l1"', 'BY_HEART = ["--losses=charbonnier"'),
+        ('"--no-residual", ', ""),
+        ("--losses=l1:10,adversarial", "--losses=charbonnier:10,adversarial"),
+    )
+
+
+REPLACE = {
+    "image-classification": replace_classification,
+    "image-to-image": replace_to_image,
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_projects_tests_pass_or_are_skipped_after_parts_were_replaced(
+    edited: Project, task: str
+) -> None:
+    REPLACE[task](edited)
+    assert NETWORK[task] in train(edited, *SMALL[task])
+    skipped = sum(
+        int(count) for count in re.findall(rf"SKIPPED \[(\d+)\].*{TAKEN_OUT}", run_tests(edited))
+    )
+    assert 0 < skipped < 120

@@ -1,0 +1,96 @@
+"""Folders of pairs: their layout, the names of the pairs, their sizes."""
+
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from engine.errors import BadInput, shorten
+from engine.images import files_below, image_size, is_image, read_dataset_json
+
+
+def find_layout(root: Path, opt: Namespace) -> str:
+    """The layout of the pairs in the folder `root`: folders, side-by-side or photographs.
+
+    Raises:
+        BadInput: There is no such folder, half of the pairs is missing, or an option does not go
+            with the layout.
+    """
+    if not root.is_dir():
+        raise BadInput(f"{root}: no such folder; --data wants a folder that holds {root.name}/")
+    sides = [(root / side).is_dir() for side in "AB"]
+    pairs = read_dataset_json(root.parent).get("pairs", "")
+    if pairs not in ("", "side-by-side"):
+        raise BadInput(f'{root.parent}/dataset.json: pairs can only be "side-by-side"; mend it')
+    if opt.side_by_side is not None:
+        pairs = "side-by-side" if opt.side_by_side else ""
+    if any(sides) and not all(sides):
+        raise BadInput(f"{root}: has one of the folders A and B; pairs need both")
+    if any(sides) and pairs:
+        raise BadInput(f"{root}: has folders A and B, and so no pairs side by side; choose one")
+    if opt.degrade and (pairs or any(sides)):
+        raise BadInput(f"--degrade {opt.degrade}: {root} has pairs already; leave it out")
+    return "folders" if any(sides) else pairs or "photographs"
+
+
+def find_images(root: Path) -> list[str]:
+    """The images below a folder, relative to it; other files are named in a warning.
+
+    Raises:
+        BadInput: There are none.
+    """
+    start = len(str(root)) + 1
+    files = [path[start:].replace(os.sep, "/") for path in files_below(root)]
+    if left_out := [path for path in files if not is_image(path)]:
+        print(f"warning: {root}: left out, as not images: {shorten(left_out)}", file=sys.stderr)
+    if not (found := [path for path in files if is_image(path)]):
+        ends = ", ".join(IMG_EXTENSIONS)
+        raise BadInput(f"{root}: no image in this folder; files that count end in {ends}")
+    return found
+
+
+def match_names(root: Path) -> list[str]:
+    """The names of the images in A, which must be those of the images in B.
+
+    Raises:
+        BadInput: A name is in one of the two alone.
+    """
+    inputs, targets = (find_images(root / side) for side in "AB")
+    alone = [f"A/{name}" for name in sorted(set(inputs) - set(targets))]
+    alone += [f"B/{name}" for name in sorted(set(targets) - set(inputs))]
+    if alone:
+        raise BadInput(f"{root}: without the other image of the pair: {shorten(alone)}")
+    return inputs
+
+
+def pair_size(paths: list[str], layout: str, least: int) -> tuple[int, int]:
+    """Height and width of a pair, from the heads of its files.
+
+    Args:
+        paths: The file, or with the layout folders the two files.
+        layout: As `find_layout` returns it.
+        least: The smallest height and width allowed, `--img-size`.
+
+    Raises:
+        BadInput: The images of the pair differ in size, or are too small.
+    """
+    (width, height), *others = map(image_size, paths)
+    if others and others[0] != (width, height):
+        raise BadInput(
+            f"{paths[0]} has {width} x {height} pixels and {paths[1]} {others[0][0]} x "
+            f"{others[0][1]}: the images of a pair must have the same size"
+        )
+    if layout == "side-by-side":
+        if width % 2:
+            raise BadInput(
+                f"{paths[0]}: {width} pixels wide, so not two images of one size side by side"
+            )
+        width //= 2
+    if min(height, width) < least:
+        raise BadInput(
+            f"{paths[0]}: {width} x {height} pixels are too few for --img-size {least}; lower it, "
+            "or take the image away"
+        )
+    return height, width
