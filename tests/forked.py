@@ -59,7 +59,7 @@ def start(
         # Tests that run in the background of a shell inherit that Ctrl-C is ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         atexit._clear()  # what pytest does at exit
-        atexit.register(multiprocessing.util._exit_function)
+        atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]
         prepare()
         from engine.errors import run_program  # type: ignore[import-not-found]
 

@@ -507,7 +507,12 @@ class Raises(Injected):
     """Something in the main thread goes wrong from a random moment on: `names` of modules."""
 
     in_workers = False
-    names = ("dataset.augment", "train.forward", "train.evaluate", "train.learning_rate")
+    names: tuple[str, ...] = (
+        "dataset.augment",
+        "train.forward",
+        "train.evaluate",
+        "train.learning_rate",
+    )
 
     def prepare(self) -> None:
         super().prepare()

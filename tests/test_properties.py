@@ -1,4 +1,4 @@
-"""Properties of the project's packed names and augmentations, for inputs that hypothesis makes up.
+"""Properties of serialized lists and augmentations, for inputs that hypothesis makes up.
 
 The modules are loaded from their files: tests that fork import the project's under their names.
 """
@@ -22,8 +22,9 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-Names = load(TEMPLATE / "engine" / "names.py").Names
-augment = load(TEMPLATE / "augment.py")
+images_py = load(TEMPLATE / "engine" / "images.py")
+SerializedList = images_py.SerializedList
+dataset = load(TEMPLATE / "tasks" / "image-classification" / "dataset.py")
 ANY_TEXT = st.text(st.characters(codec=None) | st.characters(categories=["Cs"]), max_size=8)
 LISTS = st.lists(
     ANY_TEXT | st.binary(max_size=5).map(lambda b: b.decode("utf-8", "surrogateescape"))
@@ -34,7 +35,7 @@ SHAPES = st.tuples(*[st.integers(1, most) for most in (6, 4, 9, 9)])
 @settings(deadline=None)
 @given(LISTS, st.slices(20), st.integers(-20, 20))
 def test_packed_names_are_the_list(names: list[str], part: slice, index: int) -> None:
-    packed = Names(names)
+    packed = SerializedList(names)
     assert list(packed) == names and len(packed) == len(names)
     assert packed[part] == names[part]
     if -len(names) <= index < len(names):
@@ -47,7 +48,7 @@ def test_packed_names_are_the_list(names: list[str], part: slice, index: int) ->
 @settings(deadline=None)
 @given(LISTS, LISTS)
 def test_digests_are_equal_for_equal_lists_alone(one: list[str], other: list[str]) -> None:
-    assert (Names(one).digest() == Names(other).digest()) == (one == other)
+    assert (SerializedList(one).digest() == SerializedList(other).digest()) == (one == other)
 
 
 @settings(deadline=None)
@@ -55,9 +56,9 @@ def test_digests_are_equal_for_equal_lists_alone(one: list[str], other: list[str
 def test_digests_tell_where_a_name_ends(names: list[str], data: st.DataObject) -> None:
     text = "".join(names)
     cut = data.draw(st.integers(0, len(text)))
-    assert (Names([text[:cut], text[cut:]]).digest() == Names(names).digest()) == (
-        [text[:cut], text[cut:]] == names
-    )
+    assert (
+        SerializedList([text[:cut], text[cut:]]).digest() == SerializedList(names).digest()
+    ) == ([text[:cut], text[cut:]] == names)
 
 
 @settings(deadline=None)
@@ -69,7 +70,7 @@ def test_a_moved_image_is_a_part_of_the_padded_one(
     before = images.clone()
     order = torch.channels_last if last else torch.contiguous_format
     random = torch.Generator().manual_seed(seed)
-    moved = augment.shift(images.contiguous(memory_format=order), most, random)
+    moved = dataset.shift(images.contiguous(memory_format=order), most, random)
     assert (moved.shape, moved.dtype) == (images.shape, images.dtype) and images.equal(before)
     _, _, height, width = shape
     padded = torch.nn.functional.pad(images, (most,) * 4)
@@ -84,7 +85,7 @@ def test_a_mirrored_batch_is_mirrored_image_by_image(
     shape: tuple[int, int, int, int], seed: int
 ) -> None:
     images = torch.randint(256, shape, dtype=torch.uint8)
-    changed = [augment.flip(images, torch.Generator().manual_seed(seed)) for _ in range(2)]
+    changed = [images_py.flip(images, torch.Generator().manual_seed(seed)) for _ in range(2)]
     assert changed[0].equal(changed[1])
     for before, after in zip(images, changed[0], strict=True):
         assert after.equal(before) or after.equal(before.flip(2))

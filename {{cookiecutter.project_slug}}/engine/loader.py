@@ -176,6 +176,14 @@ class Loader:
         iterator._worker_result_queue.put((None, None))
 
 
+def arrange(batch: Batch, device: torch.device) -> Batch:
+    """A batch with its images in the order of `memory_format`, which rounding may depend on."""
+    order = memory_format(device)
+    return tuple(
+        part.contiguous(memory_format=order) if part.dim() == 4 else part for part in batch
+    )
+
+
 def choose_workers(device: torch.device, at_once: bool) -> int:
     """The number of worker processes for `--workers auto`.
 

@@ -4,7 +4,9 @@ A tensor on the device "meta" stands in for one on the GPU: reading it is an err
 the CPU to it can be seen, so whatever would make the program wait for the device is found.
 """
 
+import gc
 import importlib
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -40,6 +42,8 @@ from engine.optimizers import OPTIMIZERS, Optimizers, parameters_of
 from engine.run_dir import RunDir
 from engine.sampler import EvalBatchSampler, TrainBatchSampler
 from model import Model
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # PyTorch looks once in a process
 
 CPU, CUDA, META = torch.device("cpu"), torch.device("cuda"), torch.device("meta")
 DTYPES = {"fp32": torch.float32, **devices.DTYPES}
@@ -718,10 +722,11 @@ def test_a_run_goes_from_the_cpu_to_the_gpu_and_back(
 def test_too_little_memory_is_told_in_one_line(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:
-        assert train("run", ONE) == 1
+        assert train("run", ONE, "--width=256") == 1
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     line = capsys.readouterr().err

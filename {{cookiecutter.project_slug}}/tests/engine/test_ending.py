@@ -28,6 +28,7 @@ needs_fork = pytest.mark.skipif(
 )
 SLOW = "tests/engine/slow.py"
 LIMIT = 10.0  # seconds in which everything has ended, whatever failed
+EXIT = 20.0  # seconds that a process may need after that, where many others run
 LONG = ["--epochs=500", "--batch-size=2", "--save-every=1", "--no-cache"]
 
 
@@ -48,7 +49,7 @@ def wait_for(what: Callable[[], object]) -> None:
 
 def end(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     """Waits for the end of a process and of its workers, which hold its output open as well."""
-    out, err = process.communicate(timeout=LIMIT)
+    out, err = process.communicate(timeout=LIMIT + EXIT)
     return process.returncode, out, err
 
 
@@ -238,7 +239,7 @@ def test_a_terminal_that_is_closed_saves(small: list[str], workers: int) -> None
             with suppress(BlockingIOError):
                 shown += os.read(terminal, 65536)
         os.close(terminal)
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + LIMIT + EXIT
         while not has_ended() and time.monotonic() < deadline:
             time.sleep(0.01)
     finally:
