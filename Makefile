@@ -15,7 +15,7 @@ BENCH_INSTALLED := $(VENV)/.installed-benchmarks
 PROJECT := {{cookiecutter.project_slug}}
 DEMO := demo/my_vision_project
 
-.PHONY: help demo test stress bench oldest lint clean
+.PHONY: help demo test stress bench oldest lint clean gpu
 
 help:  ## shows this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1: /p' Makefile
@@ -59,6 +59,9 @@ clean:  ## removes the environment, the demo and the caches
 	rm -rf .venv .venv-oldest demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find '$(PROJECT)' -name '*_cache' -prune -exec rm -rf {} +
+
+gpu: $(INSTALLED)  ## checks and measures on this machine's GPU, in 8 minutes; writes gpu-results/
+	@$(PY) -m benchmarks.gpu $(ARGS)
 
 $(INSTALLED): requirements.txt $(PROJECT)/requirements.txt $(PROJECT)/requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'

@@ -29,7 +29,7 @@ LIMIT = 300.0  # seconds for the tests of a task, and for a case of the benchmar
 
 @dataclass
 class Check:
-    """A test that was run; `result` is pass, fail or skip, `text` says why it is one of the last."""
+    """A test that was run; `result` is pass, fail or skip, `text` the reason of the last two."""
 
     task: str
     name: str
@@ -96,19 +96,19 @@ def measure(out: Path, photos: Path | None) -> tuple[str, list[Check]]:
         failed += run("benchmark", case, ["benchmarks", "--cases", case, *MEASURED, *more], ROOT)
     results = out / "RESULTS.md"
     text = results.read_text(encoding="utf-8") if results.exists() else ""
-    return text.partition("\n## ")[2] or "No figures.", failed
+    figures = text.partition("\n## ")[2].replace("\n## ", "\n### ")
+    return f"### {figures}" if figures else "No figures.", failed
 
 
 def run(task: str, name: str, command: list[str], folder: Path) -> list[Check]:
     """Runs a module of Python; returns a check that failed if it did, else none."""
-    begun, options = time.monotonic(), {"cwd": folder, "text": True, "timeout": LIMIT}
+    begun, python = time.monotonic(), [sys.executable, "-m", *command]
     try:
-        python = [sys.executable, "-m", *command]
-        done = subprocess.run(python, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+        done = subprocess.run(python, cwd=folder, capture_output=True, text=True, timeout=LIMIT)
     except subprocess.TimeoutExpired:
         return [Check(task, name, "fail", LIMIT, f"not done after {LIMIT:.0f} s")]
-    seconds = time.monotonic() - begun
-    return [Check(task, name, "fail", seconds, done.stdout)] if done.returncode else []
+    seconds, said = time.monotonic() - begun, done.stdout + done.stderr
+    return [Check(task, name, "fail", seconds, said)] if done.returncode else []
 
 
 def summary(checks: list[Check]) -> str:
@@ -123,7 +123,8 @@ def page(checks: list[Check], figures: str, seconds: float) -> str:
     lines = ["# Results of `make gpu`", "", f"{summary(checks)} in {seconds / 60:.1f} minutes.", ""]
     lines += ["| machine | |", "| --- | --- |"]
     lines += [f"| {_cell(name)} | {_cell(str(value))} |" for name, value in facts.items()]
-    lines += ["", "## Checks", "", "| task | check | result | seconds |", "| --- | --- | --- | --- |"]
+    lines += ["", "## Checks", ""]
+    lines += ["| task | check | result | seconds |", "| --- | --- | --- | --- |"]
     for check in checks:
         result = f"skip ({_cell(check.text)})" if check.result == "skip" else check.result
         lines.append(f"| {check.task} | {_cell(check.name)} | {result} | {check.seconds:.1f} |")

@@ -42,7 +42,7 @@ def edited(bake: Callable[..., Project], task: str) -> Project:
 
 def run_tests(project: Project) -> str:
     """Runs all tests of a project, which must pass; returns what pytest printed."""
-    words = ["-q", "-rs", "-p", "no:cacheprovider"]
+    words = ["-q", "-rfs", "--tb=short", "-p", "no:cacheprovider"]
     words += ["-n", "2"] if find_spec("xdist") else []
     tested = project.run("python", "-m", "pytest", *words, OMP_NUM_THREADS="1")
     assert tested.returncode == 0, tested.stdout[-6000:] + tested.stderr[-2000:]

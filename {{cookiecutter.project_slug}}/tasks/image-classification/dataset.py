@@ -263,8 +263,8 @@ def report_size(train_set: ClassFolders, opt: Namespace) -> None:
     width, height = image_size(train_set.root / train_set.images.files[int(train_set.rows[0])])
     larger = min(width, height, 224)  # more is rarely worth its time
     if larger >= 2 * opt.img_size:
-        before, after = f"{width}x{height} pixels (the first one)", f"{opt.img_size}x{opt.img_size}"
-        print(f"images: {before}, resized to {after}; train.py --img-size {larger} keeps more detail")
+        size = f"{opt.img_size}x{opt.img_size}; train.py --img-size {larger} keeps more detail"
+        print(f"images: {width}x{height} pixels (the first one), resized to {size}")
 
 
 def data_dir(name: str) -> Path:

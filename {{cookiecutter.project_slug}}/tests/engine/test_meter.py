@@ -123,7 +123,7 @@ def test_the_undisturbed_steps_of_a_run_come_before_its_workers(
 
     monkeypatch.setattr(program, "Meter", Counting)
     batch_size = 4 // accumulate
-    how = ["--save-every=1000", f"--batch-size={batch_size}", f"--accumulate={accumulate}"]
+    how = ["--val-every=2", f"--batch-size={batch_size}", f"--accumulate={accumulate}"]
     assert train("run", "--workers=1", *how) == 0
     assert children[:8] == [0] * 5 + [1] * 3
     assert len(multiprocessing.active_children()) == before
