@@ -509,9 +509,9 @@ def test_pairs_that_do_not_fit(pairs: Path, refuse: Callable[..., None]) -> None
 def test_options_that_do_not_go_with_the_layout(
     pairs: Path, side_by_side: Path, refuse: Callable[..., None]
 ) -> None:
-    if (name := next(iter(DEGRADATIONS), "")):
-        refuse(rf"--degrade {name}: .*has pairs already", pairs, f"--degrade={name}")
-        refuse(rf"--degrade {name}: .*has pairs already", side_by_side, f"--degrade={name}")
+    name = next(iter(DEGRADATIONS))
+    for folder in (pairs, side_by_side):
+        refuse(rf"--degrade {name}: .*has pairs already", folder, f"--degrade={name}")
     refuse("choose one", pairs, "--side-by-side")
     (side_by_side / "dataset.json").write_text(json.dumps({"pairs": "stacked"}))
     refuse(r"dataset\.json", side_by_side)

@@ -1,19 +1,26 @@
 """predict.py and tiles: an image for each image, of any size, without seams."""
 
+import pickle
 from pathlib import Path
+from typing import Any
 
+import example
 import numpy as np
 import pytest
 import torch
+from needs import needs
+from ours import convolutions, usual_generator
 from PIL import Image
 from programs import status
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-import data
+import dataset
 import options
 import predict
-from tiles import BLEND, in_tiles, ramp, starts
-from translator import Translator
+from engine.loader import Loader
+from engine.tiles import BLEND, apply_in_tiles, ramp, starts
+from model import Model
 
 
 def predicted(checkpoint: Path, *words: str, out: str = "predictions") -> dict[str, np.ndarray]:
@@ -22,33 +29,27 @@ def predicted(checkpoint: Path, *words: str, out: str = "predictions") -> dict[s
     return {path.name: np.asarray(Image.open(path)) for path in sorted(Path(out).iterdir())}
 
 
-def translator(*words: str) -> Translator:
-    torch.manual_seed(0)
-    opt = options.parse(["--flip", "--losses=l1", "--width=4", *words])
-    model = Translator(opt, {})
-    for part in model.net.modules():  # more than the little that is added before training
-        if isinstance(part, nn.Conv2d):
-            nn.init.xavier_normal_(part.weight)
-    return model.eval()
-
-
 def photograph(height: int, width: int) -> Tensor:
     random = torch.Generator().manual_seed(1)
     return torch.randint(256, (3, height, width), generator=random, dtype=torch.uint8)
 
 
+def save(image: Tensor, path: str) -> None:
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+
+
 def test_an_image_for_each_image(checkpoint: Path, images: Path) -> None:
     Path("folder/deep").mkdir(parents=True)
-    Image.fromarray(photograph(33, 47).permute(1, 2, 0).numpy()).save("folder/0.bmp")
+    save(photograph(33, 47), "folder/0.bmp")
     Image.new("L", (40, 20)).save("folder/deep/A.png")
     Image.new("L", (40, 20)).save("folder/a.jpg")
     single = str(images / "test" / "0.png")
     found = predicted(checkpoint, single, "folder", "--out=there/x", out="there/x")
     assert list(found) == ["0-2.png", "0.png", "A-2.png", "a.png"]
     assert found["0-2.png"].shape == (33, 47, 3)
-    model, _ = Translator.from_checkpoint(str(checkpoint))
-    drawn = model.translate(data.load(single)[None])[0]
-    assert found["0.png"].tolist() == drawn.permute(1, 2, 0).tolist()
+    model, _ = Model.from_checkpoint(str(checkpoint))
+    output = model.translate(dataset.load(single)[None])[0]
+    assert found["0.png"].tolist() == output.permute(1, 2, 0).tolist()
 
 
 def test_workers_change_nothing_and_old_files_are_replaced(checkpoint: Path, images: Path) -> None:
@@ -59,19 +60,89 @@ def test_workers_change_nothing_and_old_files_are_replaced(checkpoint: Path, ima
     assert all((first[name] == again[name]).all() for name in first)
 
 
+@pytest.mark.parametrize(
+    ("scale", "size"), [("1", (20, 31)), ("2", (40, 62)), ("4", (80, 124)), ("1.5", (30, 46))]
+)
+def test_images_are_enlarged_first_if_wanted(
+    checkpoint: Path, scale: str, size: tuple[int, int]
+) -> None:
+    """1.5 x 31 is 46.5, which is rounded to an even number."""
+    small = photograph(20, 31)
+    save(small, "small.png")
+    found = predicted(checkpoint, "small.png", f"--scale={scale}")["small.png"]
+    assert found.shape == (*size, 3)
+    model, _ = Model.from_checkpoint(str(checkpoint))
+    large = needs("degrade.enlarge")(small, float(scale))
+    assert scale != "1" or large.equal(small)
+    assert found.tolist() == model.translate(large[None])[0].permute(1, 2, 0).tolist()
+
+
+def test_the_images_can_be_sent_to_workers(
+    checkpoint: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they are where workers are not forked: on macOS, on Windows, since Python 3.14."""
+    sent: list[bool] = []
+
+    class Sending(Loader):
+        def __init__(self, dataset: Dataset, *more: Any) -> None:
+            super().__init__(pickle.loads(pickle.dumps(dataset)), *more)
+            sent.append(True)
+
+    monkeypatch.setattr(predict, "Loader", Sending)
+    found = predicted(checkpoint, str(images / "test"), "--scale=2")
+    assert {image.shape for image in found.values()} == {(40, 104, 3)}
+    assert sent
+
+
+# Tiles.
+
+
+def translator(**given: Any) -> Model:
+    """A model with the generator of this project."""
+    torch.manual_seed(0)
+    model = Model(options.parse([*example.SMALL, "--losses=l1"]), {})
+    model.net = needs("networks.Generator")(**{"width": 4, **given})
+    for part in convolutions(model.net):  # more than the little that is added before training
+        nn.init.xavier_normal_(part.weight)
+    return model.eval()
+
+
 def test_tiles_of_a_checkpoint_are_its_whole_image(checkpoint: Path) -> None:
-    Image.fromarray(photograph(150, 203).permute(1, 2, 0).numpy()).save("large.png")
+    usual_generator()  # without a norm, and with a small receptive field
+    save(photograph(150, 203), "large.png")
     whole = predicted(checkpoint, "large.png")["large.png"].astype(int)
     tiled = predicted(checkpoint, "large.png", "--tile=96", "--overlap=32")["large.png"]
     assert np.abs(tiled - whole).max() <= 1
 
 
-@pytest.mark.parametrize("words", [["--blocks=3"], ["--downs=1", "--blocks=0"], ["--dropout=0.5"]])
+def test_the_options_for_tiles_are_used(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    def note(model: Model, inputs: Tensor) -> Tensor:
+        sizes.append(tuple(inputs.shape))
+        return 255 - inputs
+
+    monkeypatch.setattr(Model, "translate", note)
+    image = photograph(60, 150)
+    save(image, "wide.png")
+    for words, wanted in (
+        ([], [(1, 3, 60, 150)]),
+        (["--tile=96", "--overlap=32"], [(1, 3, 60, 96), (1, 3, 60, 86)]),
+    ):
+        sizes.clear()
+        found = predicted(checkpoint, "wide.png", *words)["wide.png"]
+        assert found.tolist() == (255 - image).permute(1, 2, 0).tolist()
+        assert sizes == wanted
+
+
+@pytest.mark.parametrize(
+    "given", [{"blocks": 3}, {"n_downsampling": 1, "blocks": 0}, {"dropout": 0.5}], ids=str
+)
 @pytest.mark.parametrize(("height", "width"), [(97, 130), (64, 300), (229, 96), (96, 96), (20, 30)])
-def test_tiles_are_the_whole_image(words: list[str], height: int, width: int) -> None:
-    model, image = translator("--norm=none", *words), photograph(height, width)
+def test_tiles_are_the_whole_image(given: dict[str, Any], height: int, width: int) -> None:
+    model, image = translator(norm="none", **given), photograph(height, width)
     whole = model.translate(image[None])[0]
-    tiled = in_tiles(model.translate, image, tile=96, overlap=32)
+    tiled = apply_in_tiles(model.translate, image, tile=96, overlap=32)
     difference = (tiled.int() - whole.int()).abs()
     assert difference.max() <= 1, "only rounding"
     assert (difference > 0).float().mean() < 0.001
@@ -81,10 +152,10 @@ def test_where_statistics_of_a_tile_differ_seams_are_blended() -> None:
     """With instance norm no tile can equal the whole; but there is no step from one to the next."""
     shades = iter([100, 140, 120, 160])
 
-    def draw(images: Tensor) -> Tensor:
+    def translate(images: Tensor) -> Tensor:
         return torch.full_like(images, next(shades))
 
-    row = in_tiles(draw, photograph(10, 160), tile=96, overlap=32)[0, 5].int()
+    row = apply_in_tiles(translate, photograph(10, 160), tile=96, overlap=32)[0, 5].int()
     assert row[:70].eq(100).all() and row[90:].eq(140).all()
     assert row.diff().abs().max() <= 40 // BLEND + 1
 

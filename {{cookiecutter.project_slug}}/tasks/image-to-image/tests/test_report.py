@@ -3,17 +3,23 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import Train
 from PIL import Image
 from programs import status
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
+from torchvision.transforms.functional import center_crop
 
+import dataset
 import test
-from translator import Translator
+from engine.figures import save_sheet
+from losses import BEST_PSNR
+from model import Model
 
 
 def noisy(seed: int) -> tuple[Tensor, Tensor]:
@@ -44,15 +50,26 @@ def test_metrics_by_hand() -> None:
     found = test.compare(target + 10, target)
     assert found["l1"] == 10
     assert found["psnr"] == pytest.approx(20 * np.log10(25.5))
-    assert test.compare(target, target) == {"psnr": 100.0, "ssim": 1.0, "l1": 0.0}
+    assert BEST_PSNR == 100
+    assert test.compare(target, target) == {"psnr": BEST_PSNR, "ssim": 1.0, "l1": 0.0}
 
 
-def test_the_test_pass_of_training_measures_the_same(finished: Path) -> None:
-    model, _ = Translator.from_checkpoint(str(finished / "checkpoints" / "best.pt"))
+def test_the_input_has_the_same_metrics_as_the_output() -> None:
+    image, target = noisy(3)
+    output = target + 1
+    row = test.compute_metrics("a.png", image, output, target)
+    of_input = {f"input_{name}": value for name, value in test.compare(image, target).items()}
+    assert row == {"file": "a.png", **test.compare(output, target), **of_input}
+
+
+def test_the_validation_of_a_training_computes_the_same(finished: Path) -> None:
+    model, _ = Model.from_checkpoint(str(finished / "checkpoints" / "best.pt"))
     random = torch.Generator().manual_seed(0)
     inputs, targets = torch.randint(256, (2, 5, 3, 16, 16), generator=random, dtype=torch.uint8)
-    sums = model.measure(inputs, targets)
+    targets[2] = model.translate(inputs)[2]  # no error at all
+    sums = model.compute_metrics(inputs, targets)
     rows = [test.compare(*pair) for pair in zip(model.translate(inputs), targets, strict=True)]
+    assert rows[2]["psnr"] == BEST_PSNR
     for name in ("psnr", "l1"):
         wanted = sum(row[name] for row in rows)
         assert sums[name].item() == pytest.approx(wanted, abs=1e-3)
@@ -63,41 +80,125 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
+def metrics_of(report: Path) -> dict:
+    return json.loads((report / "metrics.json").read_text(encoding="utf-8"))
+
+
 def test_the_report_lies_in_the_run_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"--checkpoint={run / 'checkpoints' / 'best.pt'}", "--device=cpu", "--worst=3"]
     assert status(test.main, "test.py", *words) == 0
-    metrics = json.loads((run / "report" / "metrics.json").read_text(encoding="utf-8"))
+    metrics = metrics_of(run / "report")
     assert metrics["images"] == len(metrics["by_image"]) == 4
+    assert [row["file"] for row in metrics["by_image"]] == [f"{i}.png" for i in range(4)]
     for name in ("psnr", "ssim", "l1", "input_psnr", "input_ssim", "input_l1"):
         assert metrics[name] == pytest.approx(np.mean([r[name] for r in metrics["by_image"]]))
     assert metrics["psnr_gain"] == pytest.approx(metrics["psnr"] - metrics["input_psnr"])
     assert 18 < metrics["input_psnr"] < 23, "noise of 25"
     for name in ("best.png", "worst.png"):
-        with Image.open(run / "report" / name) as picture:
-            assert picture.width > 3 * 224 and picture.height > 3 * 224
+        with Image.open(run / "report" / name) as sheet:
+            assert sheet.width > 3 * 224 and sheet.height > 3 * 224
     out = capsys.readouterr().out
     assert str(run / "report") in out
     assert "0.png" in out and "mean" in out and "gain" in out
 
 
-def test_a_checkpoint_may_be_moved_and_judged_by_other_images(run: Path) -> None:
+def test_the_splits_have_reports_of_their_own(train: Train, images: Path) -> None:
+    assert train("run", "--val-share=0.4", "--epochs=1") == 0
+    everything = {path.name for path in (images / "train").glob("*.png")}
+    found: dict[str, list[str]] = {}
+    for split in ("val", "train"):
+        words = ["--checkpoint=run", "--device=cpu", f"--split={split}"]
+        assert status(test.main, "test.py", *words) == 0
+        found[split] = [row["file"] for row in metrics_of(Path(f"run/report-{split}"))["by_image"]]
+    assert sorted(found["val"] + found["train"]) == sorted(everything)
+    assert 1 < len(found["val"]) < len(found["train"])
+    assert not (Path("run/report") / "metrics.json").exists()
+
+
+def test_a_checkpoint_may_be_moved_and_tested_on_other_images(run: Path) -> None:
     shutil.move(run / "checkpoints" / "best.pt", "moved.pt")
     Path("other/test").mkdir(parents=True)
     for height, width in ((120, 90), (16, 200)):
         Image.effect_noise((width, height), 50).save(f"other/test/{height}.png")
     words = ["--checkpoint=moved.pt", "--data=other", "--device=cpu", "--report=there/x"]
     assert status(test.main, "test.py", *words, "--tile=96", "--overlap=32") == 0
-    assert json.loads(Path("there/x/metrics.json").read_text())["images"] == 2
+    assert metrics_of(Path("there/x"))["images"] == 2
 
 
-def test_the_best_come_first_and_the_worst_too() -> None:
-    rows: list[test.Row] = [{"file": str(i), "psnr": p} for i, p in enumerate((20.0, 30.0, 10.0))]
-    shown: list[list[str]] = []
+def test_the_best_come_first_and_the_worst_too(
+    finished: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    psnr = {"0.png": 20.0, "1.png": 30.0, "2.png": 10.0, "3.png": 30.0}
+    compute_metrics, shown = test.compute_metrics, {}
 
-    def show(found: list[tuple[test.Row, list[Tensor]]], path: Path) -> None:
-        shown.append([str(row["file"]) for row, _ in found])
+    def with_psnr(file: str, *three: Tensor) -> test.Row:
+        return {**compute_metrics(file, *three), "psnr": psnr[file]}
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(test, "show", show)
-        test.show_extremes(rows, [[], [], []], 2, Path())
-    assert shown == [["1", "0"], ["2", "0"]]
+    def note(examples: list[test.Example], path: Path) -> None:
+        shown[path.name] = examples
+
+    monkeypatch.setattr(test, "compute_metrics", with_psnr)
+    monkeypatch.setattr(test, "save_examples", note)
+    words = [f"--checkpoint={finished}", "--device=cpu", "--worst=2", "--report=r"]
+    assert status(test.main, "test.py", *words) == 0
+    files = {name: [row["file"] for row, _ in examples] for name, examples in shown.items()}
+    assert files == {"best.png": ["1.png", "3.png"], "worst.png": ["2.png", "0.png"]}
+    for row, three in [*shown["best.png"], *shown["worst.png"]]:
+        target = dataset.load(images / "test" / str(row["file"]))
+        assert three[2].equal(center_crop(target, [20])), "of the same image"
+        assert [image.shape for image in three] == [(3, 20, 20)] * 3
+
+
+# Sheets.
+
+
+def boxes(path: Path, colours: list[tuple[int, int, int]]) -> list[tuple[int, int, int, int]]:
+    """Top, bottom, left and right of the pixels of each colour, which must be a full rectangle."""
+    with Image.open(path) as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    found = []
+    for colour in colours:
+        rows, columns = np.nonzero((pixels == colour).all(axis=2))
+        assert len(rows), f"no {colour} in {path}"
+        box = (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1)
+        assert len(rows) == (box[1] - box[0]) * (box[3] - box[2]), f"{colour} is covered"
+        found.append(tuple(map(int, box)))
+    return found
+
+
+def plain(colour: tuple[int, int, int], height: int, width: int) -> Tensor:
+    return torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, height, width).clone()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (90, 60), (224, 224)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_sheet_shows_the_pixels_of_its_images(size: tuple[int, int], count: int) -> None:
+    """All of them, in rows of input, output and target; no caption covers them."""
+    colours = [(40 * i + 20, 200, 10 * j) for i in range(count) for j in range(3)]
+    images = [plain(colour, *size) for colour in colours]
+    row: Any = {"psnr": 20.0, "ssim": 0.5, "input_psnr": 10.0, "input_ssim": 0.25}
+    examples = [({**row, "file": f"{i}.png"}, images[3 * i : 3 * i + 3]) for i in range(count)]
+    test.save_examples(examples, Path("x.png"))
+    found = boxes(Path("x.png"), colours)
+    for top, bottom, left, right in found:
+        assert right - left > 150, "large enough to look at"
+        assert (bottom - top) / (right - left) == pytest.approx(size[0] / size[1], abs=0.02)
+    for i in range(count):
+        first, second, third = found[3 * i : 3 * i + 3]
+        assert first[0] == second[0] == third[0], "one row"
+        assert first[3] <= second[2] and second[3] <= third[2], "from left to right"
+        assert i == 0 or found[3 * i - 1][1] < first[0], "below the row before"
+
+
+def test_a_small_image_is_shown_pixel_by_pixel() -> None:
+    random = torch.Generator().manual_seed(0)
+    image = torch.randint(256, (3, 12, 16), generator=random, dtype=torch.uint8)
+    save_sheet([image], ["a caption"], Path("x.png"), columns=3)
+    colours = [tuple(colour) for colour in image.flatten(1).T.tolist()]
+    assert len(set(colours)) == 12 * 16
+    found = boxes(Path("x.png"), colours)
+    for i, (top, _, left, _) in enumerate(found):
+        if i % 16:
+            assert (top, left) == (found[i - 1][0], found[i - 1][3]), "right of the pixel before"
+        elif i:
+            assert (top, left) == (found[i - 16][1], found[i - 16][2]), "below the row before"
