@@ -85,7 +85,8 @@ def test_smoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool) -> N
     words = ["--cases", "photos", "startup", "--only", "ours", "ours-beside-pure", "pure", "guide"]
     words = ["--cases", "photos", *IN_SMOKE] if full else [*words, "train.py"]
     command = [sys.executable, "-m", "benchmarks", "--smoke", "--out", str(tmp_path), *words]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    limit = 3600 if full else 900
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
     assert run.returncode == 0, run.stderr
     results = json.loads((tmp_path / "results.json").read_text("utf-8"))
     measured = [one for case in results.values() for one in case["measurements"]]
