@@ -93,7 +93,7 @@ def _table(case: CaseResults) -> str:
         workers = [f"{one['workers']}: {number(one.get('images_per_s', 0))}" for one in tried]
         rows.append([name, about, *(_spread(values(case, name, key)) for key in COLUMNS)])
         rows[-1] += ["" if share is None else f"{share:.2f}", "; ".join(workers)]
-        rows[-1] += [next((one["error"] for one in own if "error" in one), "")]
+        rows[-1] += [next((one["error"].replace("|", "/") for one in own if "error" in one), "")]
     used = [column for column in zip(*rows, strict=True) if any(column[1:])]
     lines = [*zip(*used, strict=True)]
     lines.insert(1, ("---",) * len(used))
