@@ -10,24 +10,10 @@ import os
 import sys
 from pathlib import Path
 
-OPTIONAL = ("lightning", "timm")  # whom to measure against, if they are there
-
-
-def main() -> None:
-    spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    module, _, function = spec["call"].partition(":")
-    try:
-        result = getattr(importlib.import_module(module), function)(spec)
-    except ModuleNotFoundError as error:
-        if error.name not in OPTIONAL:
-            raise
-        result = {"error": f"not installed: {error.name}"}
-    Path(spec["result"]).write_text(json.dumps(result), encoding="utf-8")
-    sys.stdout.flush()
-    # At once: loaders stopped in the middle of an epoch may wait for ever for their workers. The
-    # benchmark ends those.
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    main()
+    spec = json.loads(Path(sys.argv[1]).read_text())
+    result = getattr(importlib.import_module(spec["module"]), spec["function"])(spec)
+    Path(spec["result"]).write_text(json.dumps(result))
+    # At once: the loaders of others, stopped in the middle of an epoch, may wait for ever for their
+    # workers. The runner ends those.
+    os._exit(0)

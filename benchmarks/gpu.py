@@ -2,7 +2,7 @@
 
 Renders both tasks, runs those of their tests that need a GPU or stand-ins for one, measures speed,
 and writes a page with the results; about 8 minutes. No network is needed if the packages are
-installed; the photographs of the benchmark are then named with --photos.
+installed.
 """
 
 import argparse
@@ -42,7 +42,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="gpu", description=__doc__)
     add = parser.add_argument
     add("--out", type=Path, default=ROOT / "gpu-results", help="folder of the page (%(default)s)")
-    add("--photos", type=Path, help="a folder of photographs, as for `make bench`")
     add("--dry-run", action="store_true", help="goes on without a GPU, whose tests are skipped")
     opt = parser.parse_args()
     if not torch.cuda.is_available() and not opt.dry_run:
@@ -54,7 +53,7 @@ def main() -> int:
         checks = [check for task in TASKS for check in run_tests(task, Path(scratch))]
     figures = "Not measured: no GPU."
     if torch.cuda.is_available():
-        figures, failed = measure(opt.out.resolve() / "benchmark", opt.photos)
+        figures, failed = measure(opt.out.resolve() / "benchmark")
         checks += failed
     text = page(checks, figures, time.monotonic() - begun)
     (opt.out / "README.md").write_text(text, encoding="utf-8")
@@ -88,12 +87,12 @@ def read_report(task: str, report: Path) -> list[Check]:
     return checks
 
 
-def measure(out: Path, photos: Path | None) -> tuple[str, list[Check]]:
-    """The tables of the benchmark, and its cases that failed: one by one, as photos may lack."""
-    more = ["--out", str(out), *(["--photos", str(photos.resolve())] if photos else [])]
+def measure(out: Path) -> tuple[str, list[Check]]:
+    """The tables of the benchmark, and its cases that failed."""
     failed = []
-    for case in CASES:
-        failed += run("benchmark", case, ["benchmarks", "--cases", case, *MEASURED, *more], ROOT)
+    for case in CASES:  # one by one, since each has a limit
+        command = ["benchmarks", "--cases", case, *MEASURED, "--out", str(out)]
+        failed += run("benchmark", case, command, ROOT)
     results = out / "RESULTS.md"
     text = results.read_text(encoding="utf-8") if results.exists() else ""
     figures = text.partition("\n## ")[2].replace("\n## ", "\n### ")

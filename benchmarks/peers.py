@@ -1,13 +1,14 @@
-"""Whom the project is measured against, with its own network, data, batch size and optimizer.
+"""The loops that the project is measured against.
 
-All of this runs in the project's folder, so `networks`, `engine` and so on are the project's.
+Each has the project's network, images, batch size, learning rate and optimizer. All of this runs in
+the project's folder, so the modules `options`, `networks` and `engine` are the project's.
 """
 
 import importlib
-import tempfile
 import time
-from contextlib import nullcontext
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext, suppress
+from itertools import chain, cycle, islice, repeat
 from typing import Any
 
 import torch
@@ -16,36 +17,55 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from benchmarks.timing import Enough, Stopwatch, synchronize
+from benchmarks.make_images import CLASSES
+from benchmarks.timing import Enough, Result, Spec, Stopwatch
 
-Spec = dict[str, Any]
-Result = dict[str, Any]
 MEAN = STD = (0.5, 0.5, 0.5)
-BATCHES = 8  # different ones, for the loop without a loader
+READY = 8  # different batches of the loop without a loader
+
+Batch = tuple[Tensor, Tensor]  # images and labels
 
 
-class Setting:
-    """What all have in common: the options, the device, the network, the stopwatch."""
+class Peer:
+    """The network and the optimizer of the project, and images read by torchvision.
 
-    def __init__(self, spec: Spec) -> None:
+    Args:
+        spec: Its "flags" are those of train.py.
+        precision: One of the project's; None for float32 with PyTorch's settings.
+        tuned: With channels_last, the fused optimizer and the tuned allocator, as in the project.
+    """
+
+    def __init__(self, spec: Spec, precision: str | None = None, tuned: bool = False) -> None:
         options: Any = importlib.import_module("options")
         networks: Any = importlib.import_module("networks")
         devices: Any = importlib.import_module("engine.devices")
         self.opt = options.parse(spec["flags"])
         self.device: torch.device = devices.pick_device(self.opt.device)
+        self.autocast: Any = nullcontext
+        if precision:
+            self.autocast = devices.Amp(precision, self.device).autocast
+        if tuned:
+            devices.keep_memory()
         torch.backends.cudnn.benchmark = True
         torch.manual_seed(0)
-        self.folder = Path(self.opt.data) / "train"
-        self.network: nn.Module = networks.make_network(self.opt, 10).network.to(self.device)
-        self.network.train()
+        self.memory_format = torch.channels_last if tuned else torch.contiguous_format
+        network: nn.Module = networks.make_network(self.opt, CLASSES).network
+        self.network = network.to(self.device).to(memory_format=self.memory_format).train()
         self.criterion = nn.CrossEntropyLoss()
-        self.watch = Stopwatch(spec["warmup"], spec["seconds"])
+        weights, lr = self.network.parameters(), self.opt.lr
+        self.optimizer = torch.optim.AdamW(weights, lr, fused=tuned or None)
 
-    def optimizer(self, fused: bool | None = None) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.network.parameters(), self.opt.lr, fused=fused)
+    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """An optimizer step; returns the loss."""
+        self.optimizer.zero_grad()
+        with self.autocast():
+            loss = self.criterion(self.network(images), labels)
+        loss.backward()
+        self.optimizer.step()
+        return loss
 
-    def loader(self, workers: int, keep_workers: bool = False) -> DataLoader:
-        """The images by torchvision's usual means: Pillow, then transforms of each image."""
+    def loader(self, workers: int = 0, keep_workers: bool = False) -> DataLoader:
+        """torchvision's usual pipeline: Pillow, then transforms of each image."""
         size = (self.opt.img_size, self.opt.img_size)
         steps = [
             transforms.Resize(size),
@@ -54,7 +74,7 @@ class Setting:
             transforms.Normalize(MEAN, STD),
         ]
         return DataLoader(
-            ImageFolder(str(self.folder), transforms.Compose(steps)),
+            ImageFolder(f"{self.opt.data}/train", transforms.Compose(steps)),
             batch_size=self.opt.batch_size,
             shuffle=True,
             drop_last=True,
@@ -63,36 +83,28 @@ class Setting:
             pin_memory=self.device.type == "cuda",
         )
 
+    def ready_batches(self) -> Iterator[Batch]:
+        """The same few batches for ever, normalised, on the device."""
+        batches = [
+            (images.to(self.device, memory_format=self.memory_format), labels.to(self.device))
+            for images, labels in islice(self.loader(), READY)
+        ]
+        return cycle(batches)
+
+    def time_steps(self, spec: Spec, batches: Iterable[Batch]) -> Result:
+        """Times steps on batches that do not end."""
+        watch = Stopwatch(spec)
+        for images, labels in batches:
+            self.step(images.to(self.device), labels.to(self.device))
+            if watch.done(len(images)):
+                break
+        return watch.result
+
 
 def pure(spec: Spec) -> Result:
-    """The limit: forward, backward and step on batches that lie on the device as floats.
-
-    With `tuned`, in the precision, memory format and optimizer that the project chooses.
-    """
-    s = Setting(spec)
-    form, fused, autocast = torch.contiguous_format, False, nullcontext
-    if spec["tuned"]:
-        importlib.import_module("engine.devices").keep_memory()
-        precision: Any = importlib.import_module("engine.precision")
-        autocast = precision.Precision(spec["precision"], s.device).autocast
-        form, fused = torch.channels_last, True
-    batches = []
-    for images, labels in s.loader(0):
-        batches.append((images.to(s.device, memory_format=form), labels.to(s.device)))
-        if len(batches) == BATCHES:
-            break
-    s.network.to(memory_format=form)
-    optimizer = s.optimizer(fused)
-    s.watch = Stopwatch(spec["warmup"], spec["seconds"])
-    while True:
-        for images, labels in batches:
-            optimizer.zero_grad()
-            with autocast():
-                loss = s.criterion(s.network(images), labels)
-            loss.backward()
-            optimizer.step()
-            if s.watch.done(len(images)):
-                return s.watch.result()
+    """The limit: forward, backward and step on preloaded batches."""
+    peer = Peer(spec, spec["precision"], spec["tuned"])
+    return peer.time_steps(spec, peer.ready_batches())
 
 
 def guide(spec: Spec) -> Result:
@@ -101,80 +113,74 @@ def guide(spec: Spec) -> Result:
     from tensorboardX import SummaryWriter
     from tqdm import tqdm
 
-    s = Setting(spec)
-    loader, optimizer = s.loader(spec["workers"]), s.optimizer()
-    writer = SummaryWriter(tempfile.mkdtemp(dir=spec["scratch"]))
-    n_iter, said = 0, []
+    peer = Peer(spec)
+    loader = peer.loader(spec["workers"])
+    writer = SummaryWriter(spec["run"])
+    watch, n_iter = Stopwatch(spec), 0
     while True:
         bar = tqdm(enumerate(BackgroundGenerator(loader)), total=len(loader))
         start = time.time()
         for _, (images, labels) in bar:
-            if s.device.type == "cuda":
+            if peer.device.type == "cuda":
                 images, labels = images.cuda(), labels.cuda()
             prepare_time = time.time() - start
-            optimizer.zero_grad()
-            loss = s.criterion(s.network(images), labels)
-            loss.backward()
-            optimizer.step()
+            loss = peer.step(images, labels)
             n_iter += 1
             writer.add_scalar("loss", loss.item(), n_iter)
             process_time = time.time() - start - prepare_time
-            said.append(process_time / (process_time + prepare_time))
-            bar.set_description(f"Compute efficiency: {said[-1]:.2f}, loss: {loss.item():.3f}")
+            efficiency = process_time / (process_time + prepare_time)
+            bar.set_description(f"Compute efficiency: {efficiency:.2f}, loss: {loss.item():.3f}")
             start = time.time()
-            if s.watch.done(len(images)):
-                return {**s.watch.result(), "efficiency": sum(said) / len(said)}
+            if watch.done(len(images)):
+                return watch.result
 
 
 def lightning(spec: Spec) -> Result:
     """PyTorch Lightning; no logger, checkpoints, summary or bar, each of which would cost time."""
     pl: Any = importlib.import_module("lightning")
-    s = Setting(spec)
+    peer = Peer(spec)
+    watch = Stopwatch(spec)
 
     class Module(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.network = s.network
+            self.network = peer.network
 
-        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-            return s.criterion(self.network(batch[0]), batch[1])
+        def training_step(self, batch: Batch, index: int) -> Tensor:
+            return peer.criterion(self.network(batch[0]), batch[1])
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
-            return s.optimizer()
+            return peer.optimizer
 
     class Watch(pl.Callback):
         def on_train_batch_end(self, *args: Any) -> None:
-            if s.watch.done(s.opt.batch_size):
+            if watch.done(peer.opt.batch_size):
                 raise Enough
 
+    off = ("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar")
     trainer = pl.Trainer(
         max_epochs=-1,
-        accelerator=s.device.type,
+        accelerator=peer.device.type,
         devices=1,
         precision=spec["precision"],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
         callbacks=[Watch()],
+        **dict.fromkeys(off, False),
     )
-    try:
-        trainer.fit(Module(), s.loader(spec["workers"], keep_workers=True))
-    except Enough:
-        synchronize()
-    return s.watch.result()
+    with suppress(Enough):
+        trainer.fit(Module(), peer.loader(spec["workers"], keep_workers=True))
+    return watch.result
 
 
 def timm(spec: Spec) -> Result:
     """A plain loop on timm's data set and loader, which augment as the others do."""
     timm_data: Any = importlib.import_module("timm.data")
-    s = Setting(spec)
-    dataset = timm_data.create_dataset("", root=str(s.folder.parent), split="train")
+    peer = Peer(spec)
+    dataset = timm_data.create_dataset("", root=peer.opt.data, split="train")
     width, height = dataset[0][0].size
     loader = timm_data.create_loader(
         dataset,
-        input_size=(3, s.opt.img_size, s.opt.img_size),
-        batch_size=s.opt.batch_size,
+        input_size=(3, peer.opt.img_size, peer.opt.img_size),
+        batch_size=peer.opt.batch_size,
         is_training=True,
         # timm crops at random by default; these take the whole image, as the others do.
         scale=(1.0, 1.0),
@@ -185,16 +191,7 @@ def timm(spec: Spec) -> Result:
         std=STD,
         num_workers=spec["workers"],
         persistent_workers=spec["workers"] > 0,
-        use_prefetcher=s.device.type == "cuda",
-        device=s.device,
+        use_prefetcher=peer.device.type == "cuda",
+        device=peer.device,
     )
-    optimizer = s.optimizer()
-    s.watch = Stopwatch(spec["warmup"], spec["seconds"])
-    while True:
-        for images, labels in loader:
-            optimizer.zero_grad()
-            loss = s.criterion(s.network(images.to(s.device)), labels.to(s.device))
-            loss.backward()
-            optimizer.step()
-            if s.watch.done(len(images)):
-                return s.watch.result()
+    return peer.time_steps(spec, chain.from_iterable(repeat(loader)))

@@ -8,54 +8,37 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from benchmarks.cases import Case, Contender, Sizes, worker_counts
+from benchmarks.cases import Case, Contender
 from benchmarks.machine import ROOT
-from benchmarks.make_images import Images, forget_caches
+from benchmarks.make_images import Images, forget_cache
 from benchmarks.report import Measurement, best_workers
+from benchmarks.timing import Result, Spec
 
 LIMIT = 1800  # seconds after which a measurement counts as hung
 
 
-class CannotRender(Exception):
-    """The template's project could not be made. The text is one line."""
-
-
-def render(folder: Path) -> Path:
-    """Makes a project by the template's defaults in `folder`; returns the project's folder.
-
-    Raises:
-        CannotRender: cookiecutter refuses.
-    """
-    command = [sys.executable, "-m", "cookiecutter", "--no-input", "--default-config"]
-    words = ["--output-dir", str(folder), str(ROOT), "project_slug=project", "accelerator=cpu"]
-    made = subprocess.run([*command, *words], capture_output=True, text=True)
-    if made.returncode:
-        raise CannotRender(f"no project could be rendered: {_last_line(made.stderr)}")
-    return folder / "project"
-
-
-@dataclass
 class Runner:
-    """Measures contenders.
+    """Measures contenders with a project that is rendered by the template's defaults.
 
-    Attributes:
-        project: The rendered project.
-        folders: The folder of each data set, by the set.
-        fashion: Fashion-MNIST as prepare_data.py makes it, for the case of the accuracy.
-        sizes: How much is measured.
+    Args:
+        scratch: The folder for the project.
+        folders: The folder of each data set.
+        workers: The numbers of workers that are tried in the first round.
+        seconds: The least time for which steps are timed.
     """
 
-    project: Path
-    folders: dict[Images, Path]
-    fashion: Path | None
-    sizes: Sizes
+    def __init__(
+        self, scratch: Path, folders: dict[Images, Path], workers: list[int], seconds: float
+    ) -> None:
+        self.project, self.folders = scratch / "project", folders
+        self.workers, self.seconds = workers, seconds
+        command = [sys.executable, "-m", "cookiecutter", "--no-input", "--default-config"]
+        words = [f"--output-dir={scratch}", str(ROOT), "project_slug=project", "accelerator=cpu"]
+        subprocess.run([*command, *words], stdout=subprocess.DEVNULL, check=True)
 
-    def round(self, number: int, case: Case, done: list[Measurement]) -> list[Measurement]:
+    def measure_round(self, number: int, case: Case, done: list[Measurement]) -> list[Measurement]:
         """Measures the contenders whose turn it is in this round, backwards in odd rounds.
 
         Of the numbers of workers, later rounds take the one that was best in the first round; who
@@ -63,100 +46,67 @@ class Runner:
         """
         results = []
         for contender in case.contenders if number % 2 == 0 else reversed(case.contenders):
-            if number and (not contender.every or number % contender.every):
-                continue
-            counts: Sequence[int | None] = (None,)
-            if contender.by_workers:
-                counts = worker_counts(self.sizes)
+            counts: list[int | None] = [None]
             if number:
-                counts = best_workers(done, contender.name)
+                counts = [] if contender.once else best_workers(done, contender.name)
+            elif contender.by_workers:
+                counts = [*self.workers]
             for workers in counts:
-                result = self.measure(case, contender, number, workers)
-                results.append(result)
-                print(_line(case, result), flush=True)
+                result = self.measure(contender, round=number, workers=workers)
+                place = {"contender": contender.name, "round": number, "workers": workers}
+                results.append({**place, **result})
+                print(", ".join(f"{k} {v}" for k, v in results[-1].items()), flush=True)
         return results
 
-    def measure(
-        self, case: Case, contender: Contender, number: int, workers: int | None
-    ) -> Measurement:
+    def measure(self, contender: Contender, **place: int | None) -> Result:
         """Measures one contender once, in a fresh process."""
-        flags = [*case.flags, *contender.flags]
-        images = contender.images or case.images
-        if images:
-            flags.append(f"--data={self.folders[images]}")
+        flags = [*contender.flags]
+        if contender.images:
+            folder = self.folders[contender.images]
+            flags.append(f"--data={folder}")
             if contender.fresh:
-                forget_caches(self.folders[images])
-        elif case.kind == "accuracy" and self.fashion:
-            flags.append(f"--data={self.fashion}")
-        if case.kind == "throughput":
-            flags += ["--epochs=1000", "--test-every=1000"]  # it is stopped when enough was seen
-            if workers is not None and contender.call.startswith("benchmarks.ours:"):
-                flags.append(f"--workers={workers}")
-        name = {"contender": contender.name, "round": number, "workers": workers}
-        with tempfile.TemporaryDirectory() as scratch:
-            spec = {
-                **contender.settings,
-                "call": contender.call,
-                "flags": flags,
-                "workers": workers,
-                "round": number,
-                "warmup": self.sizes.warmup,
-                "seconds": self.sizes.seconds,
-                "scratch": scratch,
-                "run": str(Path(scratch) / "run"),
-            }
-            return {**name, **run_child(spec, self.project, Path(scratch))}
-
-
-def run_child(spec: dict[str, Any], project: Path, scratch: Path) -> dict[str, Any]:
-    """What `spec["call"]` returns in a new process in the project's folder, or its `error`."""
-    result, description = scratch / "result.json", scratch / "spec.json"
-    more = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([str(ROOT), *([more] if more else [])])
-    with open(scratch / "output.txt", "w+", encoding="utf-8", errors="replace") as output:
-        spec = {**spec, "result": str(result), "started": time.time()}
-        description.write_text(json.dumps(spec), encoding="utf-8")
-        child = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.child", str(description)],
-            cwd=project,
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
+                forget_cache(folder)
+        call = {"module": contender.call.__module__, "function": contender.call.__name__}
+        timing = {"warmup": self.seconds / 4, "seconds": self.seconds}
+        return run_child(
+            {**contender.settings, **call, **timing, **place, "flags": flags}, self.project
         )
-        try:
-            child.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            return {"error": f"not done after {LIMIT} s"}
-        finally:
-            _end_all(child)
-        if result.exists():
-            return json.loads(result.read_text(encoding="utf-8"))
-        output.seek(0)
-        return {"error": f"failed: {_last_line(output.read())}"}
+
+
+def run_child(spec: Spec, project: Path) -> Result:
+    """The result of a measurement in a new process in the project's folder, or its `error`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        result, description = Path(scratch, "result.json"), Path(scratch, "spec.json")
+        more = {"run": f"{scratch}/run", "result": str(result), "started": time.time()}
+        description.write_text(json.dumps({**spec, **more}))
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        with open(f"{scratch}/output.txt", "w+", encoding="utf-8", errors="replace") as output:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.child", str(description)],
+                cwd=project,
+                env={**os.environ, "PYTHONPATH": path},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+            try:
+                child.wait(LIMIT)
+            except subprocess.TimeoutExpired:
+                return {"error": f"not done after {LIMIT} s"}
+            finally:
+                _end_all(child)
+            if result.exists():
+                return json.loads(result.read_text())
+            output.seek(0)
+            return {"error": (output.read().strip().splitlines() or ["no output"])[-1]}
 
 
 def _end_all(child: subprocess.Popen) -> None:
-    """Ends what the process has left running, such as workers, so that nothing runs beside."""
+    """Ends the process and its workers, so that nothing runs beside the next measurement."""
     with contextlib.suppress(ProcessLookupError):
         if os.name == "posix":
             os.killpg(child.pid, signal.SIGKILL)
         else:
             child.kill()
     child.wait()
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "without a word"
-
-
-def _line(case: Case, result: Measurement) -> str:
-    workers = "" if result["workers"] is None else f" ({result['workers']} workers)"
-    who = f"round {result['round'] + 1}, {case.name}: {result['contender']}{workers}"
-    numbers = {key: result[key] for key in result if key not in ("contender", "round", "workers")}
-    said = result.get("error") or ", ".join(
-        f"{key} {value:,.4g}" for key, value in numbers.items() if value is not None
-    )
-    return f"{who}: {said}"
