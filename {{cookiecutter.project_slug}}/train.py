@@ -102,6 +102,7 @@ def main() -> int:
 
             # Every n steps: a point of the curves, an image of the last micro-batch, a checkpoint.
             if state.n_iter % opt.log_every == 0:
+                optimizers.check()
                 logger.train(losses, lr, meter.rates())
             if (state.n_iter - 1) % opt.image_every == 0:
                 logger.image("batch", model.image_grid(*batch))
