@@ -21,6 +21,7 @@ import pytest
 import torch
 from conftest import Build, Train
 from faults import at_step, overflow
+from needs import needs
 from parts import Parts
 from programs import last, points, resume, same_weights, status, tensors
 from torch import Tensor, nn
@@ -133,7 +134,7 @@ def test_every_gpu_computes_in_the_precision_that_was_chosen(build: Build, how: 
 @pytest.mark.parametrize("how", ["split", "super"])
 @pytest.mark.usefixtures("two_gpus")
 def test_the_losses_of_two_gpus_are_those_of_one(build: Build, how: str) -> None:
-    parts = build(*example.SEPARABLE, "--precision=fp32", "--batch-size=5")
+    parts = build(*needs("example.SEPARABLE"), "--precision=fp32", "--batch-size=5")
     batch, amp = parts.first_batch(), CpuAsCuda("fp32")
     expected = mean_losses([forward(parts.model, batch, amp)])
     divided = mean_losses([forward(parallelize(parts.model, parts.networks, how, amp), batch, amp)])
@@ -754,7 +755,7 @@ def test_two_gpus_compute_in_the_precision_that_was_chosen(
 @needs_two
 @pytest.mark.parametrize("how", ["split", "super"])
 def test_two_gpus_give_the_losses_and_the_gradient_of_one(build: Build, how: str) -> None:
-    words = ["--device=cuda", "--precision=fp32", *example.SEPARABLE]
+    words = ["--device=cuda", "--precision=fp32", *needs("example.SEPARABLE")]
     one, several = build(*words, "--parallel=none"), build(*words, f"--parallel={how}")
     batch = one.first_batch()
     expected, losses = (mean_losses(parts.step([batch])) for parts in (one, several))

@@ -145,9 +145,9 @@ def test_a_signal_ends_the_run_after_the_step_under_way(
 def test_a_validation_that_a_signal_cuts_short_is_repeated(
     train: Train, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*arguments: Any, until: StopSignal) -> dict[str, float]:
+    def interrupted(model: Any, loader: Any, amp: Any, until: StopSignal) -> dict[str, float]:
         signal.raise_signal(signal.SIGTERM)
-        return evaluate(*arguments, until=until)
+        return evaluate(model, loader, amp, until)
 
     run = Path("run")
     with monkeypatch.context() as patch:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_a_worker_that_reads_all_names_copies_none() -> None:
     assert grown < 3e6
 
 
-def save(path: str, image: Image.Image, **more: object) -> Path:
+def save(path: str, image: Image.Image, **more: Any) -> Path:
     image.save(path, **more)
     return Path(path)
 

@@ -96,7 +96,9 @@ def within(seconds: float) -> Iterator[None]:
     assert time.monotonic() - begun < seconds
 
 
-def make(workers: int, prefetch: int, sampler: EvalBatchSampler | None = None, **more: int) -> Loader:
+def make(
+    workers: int, prefetch: int, sampler: EvalBatchSampler | None = None, **more: int
+) -> Loader:
     return Loader(Numbers(**more), sampler or EvalBatchSampler(20, 3), CPU, workers, prefetch)
 
 

@@ -43,9 +43,7 @@ def test_a_second_process_in_a_run_folder_is_refused(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
-def test_a_kill_releases_the_folder(
-    small: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_kill_releases_the_folder(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     run = Path("run")
     process = start("train.py", *small, *LONG, f"--run-dir={run}", "--save-every=1")
     try:
@@ -67,9 +65,8 @@ def test_of_two_that_begin_at_once_one_is_refused() -> None:
     """Both have found the folder free before either begins."""
     Path("run").mkdir()
     first, second = make(), make()
-    with first:
-        with pytest.raises(BadInput, match="another process"), second:
-            pass
+    with first, pytest.raises(BadInput, match="another process"), second:
+        pass
     with second:  # released
         pass
 

@@ -10,6 +10,8 @@ from conftest import Build, Train
 from PIL import Image, ImageOps
 from programs import points, same_weights
 
+import dataset
+
 
 def images_in(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.rglob("*.png") if ".cache" not in path.parts)
@@ -58,8 +60,9 @@ def test_val_is_validated_on_if_there_is_one(train: Train, spoiled: Path) -> Non
 
 
 @pytest.fixture
-def painted(spoiled: Path) -> Path:
+def painted(spoiled: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data set whose training images have one colour each, so that any part shows which it is."""
+    monkeypatch.setattr(dataset, "random_transforms", lambda opt: [], raising=False)
     for i, path in enumerate(images_in(spoiled / "train")):
         paint(path, i)
     return spoiled
@@ -88,7 +91,9 @@ def sides(build: Build, *options: str) -> tuple[Colours, Colours]:
 def test_a_share_of_train_is_set_aside(build: Build, painted: Path) -> None:
     sizes = []
     for share in ("0.1", "0.3", "0.5", "0.9"):
-        training, validation = sides(build, f"--data={painted}", f"--val-share={share}")
+        training, validation = sides(
+            build, f"--data={painted}", f"--val-share={share}", "--batch-size=1"
+        )
         assert len(training | validation) == len(images_in(painted / "train"))
         sizes.append(len(validation))
     assert sizes == sorted(sizes)

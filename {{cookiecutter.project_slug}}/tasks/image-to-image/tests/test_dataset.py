@@ -1,4 +1,4 @@
-"""What a sample is: crops of pairs in each layout, their splits, and how photographs are degraded."""
+"""What a sample is: crops of pairs in each layout, their splits, degradations of photographs."""
 
 import json
 import pickle
@@ -61,6 +61,14 @@ def contains(image: Tensor, crop: Tensor) -> bool:
     return bool((windows == crop[:, None, None]).all(dim=4).all(dim=3).all(dim=0).any())
 
 
+def samples_by_key(samples: Any, keys: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+    """Samples by index and seed, in this order."""
+    seeded = SeededDataset(samples)
+    batches = [(torch.tensor([index]), torch.tensor([seed])) for index, seed in keys]
+    found = [seeded.__getitems__(batch) for batch in batches]
+    return [(inputs[0], target[0]) for inputs, target in found]
+
+
 @pytest.fixture
 def photographs(images: Path, tmp_path: Path) -> Path:
     """A copy of the tiny data set, to be changed."""
@@ -99,10 +107,10 @@ def folder(layout: str, request: pytest.FixtureRequest) -> Path:
 
 def test_a_sample_of_photographs_is_a_degraded_and_an_undegraded_crop(images: Path) -> None:
     samples = crops(images)
-    inputs, target = SeededDataset(samples).__getitems__((torch.tensor([3]), torch.tensor([7])))
+    ((inputs, target),) = samples_by_key(samples, [(3, 7)])
     for image in (inputs, target):
-        assert (image.dtype, image.shape) == (torch.uint8, (1, 3, 16, 16))
-    assert contains(pixels(images / "train" / samples.names()[3]), target[0])
+        assert (image.dtype, image.shape) == (torch.uint8, (3, 16, 16))
+    assert contains(pixels(images / "train" / samples.names()[3]), target)
     assert not inputs.equal(target)
 
 
@@ -121,13 +129,6 @@ def test_both_images_of_a_pair_have_the_same_crop(
             assert target.equal(255 - inputs)
     image = dataset.eval_set(opt(folder, *words), "test")[2][0]
     assert image.equal(pixels(pairs / "test/A/2.png"))
-
-
-def samples_by_key(samples: Any, keys: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
-    """Samples by index and seed, in this order."""
-    seeded = SeededDataset(samples)
-    found = [seeded.__getitems__(([index], [seed])) for index, seed in keys]
-    return [(inputs[0], target[0]) for inputs, target in found]
 
 
 def test_crops_depend_on_the_seed_of_the_sample_alone(images: Path) -> None:
@@ -302,7 +303,7 @@ def test_a_share_of_the_pairs_is_set_aside_to_validate_on(folder: Path, layout: 
 
 @pytest.mark.parametrize("layout", ["folders", "side-by-side"])
 def test_both_images_of_a_pair_are_on_one_side(folder: Path, layout: str) -> None:
-    """As they come out: every sample is a pair, and its images are those of the name that it has."""
+    """Every sample of either side is a pair, and its images are those of its name."""
     for samples in dataset.train_and_val(opt(folder, "--val-share=0.4")):
         for i in range(0, len(samples), max(1, len(samples) // 20)):
             inputs, target = samples[i]
@@ -327,8 +328,11 @@ def test_the_layout_of_pairs_has_no_say_in_which_are_set_aside(
     pairs: Path, side_by_side: Path
 ) -> None:
     """The name of the pair decides: the same pairs are divided alike, in two files or in one."""
-    for one, other in zip(*(dataset.train_and_val(opt(f)) for f in (pairs, side_by_side))):
-        assert set(one.names()) == set(other.names())
+    divided = [
+        [set(part.names()) for part in dataset.train_and_val(opt(folder, "--val-share=0.5"))]
+        for folder in (pairs, side_by_side)
+    ]
+    assert divided[0] == divided[1]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -416,9 +420,9 @@ def test_degradations_keep_shape_and_type(name: str) -> None:
 @pytest.mark.parametrize("name", DEGRADATIONS)
 def test_the_option_chooses_the_degradation(name: str, images: Path) -> None:
     settings = opt(images, f"--degrade={name}")
-    inputs, target = SeededDataset(whole(images, f"--degrade={name}")).__getitems__(([2], [7]))
+    ((inputs, target),) = samples_by_key(whole(images, f"--degrade={name}"), [(2, 7)])
     torch.manual_seed(7)
-    assert inputs[0].equal(degrade(target[0], name, settings))
+    assert inputs.equal(degrade(target, name, settings))
 
 
 def test_noise_has_its_standard_deviation_and_is_cut_off() -> None:

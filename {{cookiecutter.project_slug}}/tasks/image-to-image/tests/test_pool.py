@@ -1,4 +1,4 @@
-"""The pool of earlier outputs: it fills, exchanges half, and is restored with its random numbers."""
+"""The pool of earlier outputs: it fills, exchanges half, and goes on after a resume."""
 
 import copy
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_a_restored_pool_goes_on_as_if_it_had_never_stopped(steps: int, tmp_path
     for step in range(steps):
         torch.manual_seed(step)
         pool(pairs(*range(4 * step, 4 * step + 4)))
-    torch.save(pool.state_dict(), tmp_path / "pool.pt", "")
+    torch.save(pool.state_dict(), tmp_path / "pool.pt")
     restored = ImagePool(6, (2, 3, 3))
     load_weights(restored, torch.load(tmp_path / "pool.pt", weights_only=True), "pool.pt", "")
     assert go_on(restored) == go_on(copy.deepcopy(pool))
