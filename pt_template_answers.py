@@ -18,19 +18,8 @@ from jinja2.ext import Extension
 from rich.prompt import Prompt
 from slugify import slugify
 
-# A folder of such a name hides a module that the project imports, or clashes with a part of the
-# project, with a distribution that it needs, or with a device of Windows.
-TAKEN = """
-torch torchvision tqdm prefetch_generator tensorboardx numpy pil pillow pytest ruff mypy types_tqdm
-filelock fsspec jinja2 markupsafe mpmath networkx sympy triton typing_extensions setuptools
-packaging protobuf pathspec librt ast_serialize pluggy iniconfig pygments colorama exceptiongroup
-tomli mypy_extensions pip uv wheel cookiecutter train test tests predict prepare_data check_data
-data images augment options model classifier translator degrade tiles networks layers losses engine
-notebooks tasks runs report slurm docs conftest importlib_metadata scikit_image skimage scipy
-imageio tifffile lazy_loader predictions con prn aux nul
-"""
+TAKEN = re.sub("#.*", "", Path(__file__).with_name("pt_template_taken.txt").read_text("utf-8"))
 RESERVED = {*TAKEN.split(), *keyword.kwlist, *keyword.softkwlist, *sys.stdlib_module_names}
-RESERVED |= {n.lower() for n in RESERVED} | {f"{p}{i}" for p in ("com", "lpt") for i in range(10)}
 # What breaks a line, acts on a terminal, shows a line as something else, or is no character.
 UNSAFE = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 SLUG, EMAIL = r"[a-z]([a-z0-9_-]{0,98}[a-z0-9])?", r"[^@\s\"<>,;]+@[^@\s\"<>,;]+|"
