@@ -3,9 +3,10 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ import yaml
 from conftest import Project
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import Environment
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -104,6 +106,14 @@ GOOD_EMAILS = ["", "ada@example.org", "ada+net@mail.example", "zoë@exämple.org
 FREE_TEXT = ["project_name", "description", "author_name"]
 
 
+def refusal_of(question: str, answer: str) -> str:
+    """Returns the line that refuses an answer where nobody can be asked again."""
+    extension = answers.Answers(Environment())
+    with pytest.raises(click.ClickException) as refusal:
+        extension.check({"project_name": "Cats", question: answer}, question)
+    return refusal.value.message
+
+
 @pytest.mark.parametrize("text", ORDINARY)
 def test_ordinary_text_is_used_unharmed(bake: Bake, text: str) -> None:
     project = bake(project_name=text, description=text, author_name=text, accelerator="cpu")
@@ -127,15 +137,18 @@ def test_hostile_text_is_refused(bake: Bake, question: str, text: str, tmp_path:
 
 @pytest.mark.parametrize("slug", BAD_SLUGS)
 def test_bad_slug_is_refused(slug: str) -> None:
-    with pytest.raises(click.ClickException, match=r"^project_slug ") as refusal:
-        answers.check({"project_slug": slug}, "project_slug")
-    suggestion = refusal.value.message.rsplit("try ")[-1]
-    assert answers.check({"project_slug": suggestion}, "project_slug") == ""
+    message = refusal_of("project_slug", slug)
+    assert message.startswith("project_slug ")
+    assert answers.fault_of("project_slug", message.rsplit("try ")[-1]) == ""
 
 
 @pytest.mark.parametrize("slug", GOOD_SLUGS)
 def test_good_slug_is_accepted(slug: str) -> None:
-    assert answers.check({"project_slug": slug}, "project_slug") == ""
+    assert answers.fault_of("project_slug", slug) == ""
+
+
+def test_an_empty_slug_is_suggested_from_the_name() -> None:
+    assert refusal_of("project_slug", "").endswith("; try cats")
 
 
 def test_names_of_the_projects_own_files_are_taken(project: Project) -> None:
@@ -145,13 +158,12 @@ def test_names_of_the_projects_own_files_are_taken(project: Project) -> None:
 
 @pytest.mark.parametrize("email", BAD_EMAILS)
 def test_bad_email_is_refused(email: str) -> None:
-    with pytest.raises(click.ClickException, match=r"^author_email "):
-        answers.check({"author_email": email}, "author_email")
+    assert refusal_of("author_email", email).startswith("author_email ")
 
 
 @pytest.mark.parametrize("email", GOOD_EMAILS)
 def test_good_email_is_accepted(email: str) -> None:
-    assert answers.check({"author_email": email}, "author_email") == ""
+    assert answers.fault_of("author_email", email) == ""
 
 
 @pytest.mark.parametrize(
@@ -176,19 +188,59 @@ def test_refusal_on_the_command_line(generate: Generate, tmp_path: Path, answer:
     assert not list(tmp_path.rglob("*"))
 
 
-def test_a_terminal_is_asked_again(template: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def type_in(template: Path, tmp_path: Path) -> Callable[..., str]:
+    """Returns a function that types lines into cookiecutter, and returns what it has shown."""
     pty = pytest.importorskip("pty")
-    terminal, stdin = pty.openpty()
-    command = [sys.executable, "-m", "cookiecutter", "--output-dir", str(tmp_path), str(template)]
-    with subprocess.Popen(
-        command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as program:
-        # A name, then a slug that is taken and another one, then the default of all the rest.
-        os.write(terminal, b"Cats\ntorch\nmy_cats\n" + 6 * b"\n")
-        output = program.communicate(timeout=60)[0]
-    assert program.returncode == 0, output
-    assert output.count("project_slug 'torch': is taken") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["my_cats"]
+
+    def type_in(*lines: str, flags: Iterable[str] = ()) -> str:
+        terminal, stdin = pty.openpty()
+        command = [sys.executable, "-m", "cookiecutter", str(template), *flags]
+        with subprocess.Popen(
+            [*command, "--output-dir", str(tmp_path / "out")],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as program:
+            os.write(terminal, "".join(f"{line}\n" for line in lines).encode())
+            output = program.communicate(timeout=60)[0]
+        os.close(terminal)
+        os.close(stdin)
+        assert program.returncode == 0, output
+        return str(output)
+
+    return type_in
+
+
+def test_a_terminal_is_asked_again(type_in: Callable[..., str], tmp_path: Path) -> None:
+    """An empty line takes the suggestion: after each refusal but one, nothing is typed."""
+    output = type_in(" ", "", "torch", "my net", "", "a\tb", "", "", "nobody", *4 * [""])
+    questions = [
+        *("project_name '': must not be empty", "project_name (My Vision Project): "),
+        *("project_slug 'torch': is taken", "project_slug (torch_project): "),
+        *("project_slug 'my net': must be", "project_slug (my_net): "),
+        *("description 'a\\tb': must be one line", "description (A PyTorch vision project): "),
+        *("author_email 'nobody': must be empty or", "author_email (): "),
+    ]
+    assert re.findall("|".join(map(re.escape, questions)), output) == questions
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["my_net"]
+
+
+def test_an_existing_folder_is_asked_for_again(type_in: Callable[..., str], tmp_path: Path) -> None:
+    """At the question of its name: the others have not been answered in vain."""
+    for name in ("my-net", "my-net_2"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    output = type_in("Cats", "my-net", *7 * [""])
+    before, refusal, after = output.partition("project_slug 'my-net': exists already")
+    assert refusal and "[3/8]" not in before
+    assert after.startswith("; try my-net_3\n  project_slug (my-net_3): ")
+    assert (tmp_path / "out/my-net_3/train.py").is_file()
+    # What was typed is kept for a replay, which asks for nothing but another folder.
+    output = type_in("", flags=["--replay"])
+    assert "project_slug (my-net_3_2): " in output and "[1/8]" not in output
+    assert (tmp_path / "out/my-net_3_2/train.py").is_file()
+    assert not list((tmp_path / "out/my-net").iterdir())
 
 
 @given(st.text(min_size=1, max_size=400))
