@@ -19,6 +19,8 @@ RESERVED = {*TAKEN.split(), *keyword.kwlist, *keyword.softkwlist, *sys.stdlib_mo
 # What breaks a line, acts on a terminal, shows a line as something else, or is no character.
 UNSAFE = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 SLUG, EMAIL = r"[a-z]([a-z0-9_-]{0,98}[a-z0-9])?", r"[^@\s\"<>,;]+@[^@\s\"<>,;]+|"
+# What is markup to CommonMark and GitHub: some characters anywhere, others where they stand.
+MARKUP = r"[\\`*\[<~$]|(?<![^\W_])_|&(?=#?\w+;)|(?<!\S)#|:(?=//)|(?<=www)\.|^[-+=>:|]"
 # One literal that Python, TOML, YAML and JSON all read back as the text that it is.
 quote = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -65,12 +67,17 @@ def from_git(question: str, key: str) -> str:
     return "" if fault_of(question, value) else value
 
 
+def markdown(text: str) -> str:
+    """Returns Markdown that shows a line of text as it is, in a heading and in a paragraph."""
+    return re.sub(r"^(\d+)([.)])", r"\1\\\2", re.sub(MARKUP, r"\\\g<0>", text.strip()))
+
+
 class Answers(Extension):
     """The filters of cookiecutter.json, which calls `check` after each question, and of the files."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        environment.filters |= {"slug": slug_of, "from_git": from_git, "q": quote}
+        environment.filters |= {"slug": slug_of, "from_git": from_git, "q": quote, "md": markdown}
         environment.filters |= {"check": self.check, "check_all": self.check_all}
         sys.modules.pop(__name__, None)  # cruft update renders two versions, each with its own
         sys.path[:] = [str(Path(folder).absolute()) for folder in sys.path]  # a hook's cwd differs

@@ -14,9 +14,10 @@ import pt_template_answers as answers
 import pytest
 import yaml
 from conftest import Project
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from jinja2 import Environment
+from markdown_it import MarkdownIt
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -104,6 +105,78 @@ GOOD_SLUGS = ["a", "net", "cat_dog-2", "a" * 100, "vision3d"]
 BAD_EMAILS = ["ada", "ada@", "@example.org", "a@b@c", "a b@example.org", "a@b.org\n", '"a"@b.org']
 GOOD_EMAILS = ["", "ada@example.org", "ada+net@mail.example", "zoë@exämple.org", "o'brien@x.org"]
 FREE_TEXT = ["project_name", "description", "author_name"]
+# What Markdown takes for markup, each alone; and pieces from which more of it is made.
+MARKDOWN = [
+    "<b>bold</b>",
+    "<script>alert(1)</script>",
+    "<!-- comment",
+    "<https://example.org>",
+    "<ada@example.org>",
+    "[link](https://example.org)",
+    "![image](x.png)",
+    "[reference]: https://example.org",
+    "[^note]",
+    "*a* _b_ **c** __d__ ***e*** ~f~ ~~g~~",
+    "snake_case, _private, trailing_ and __dunder__",
+    "`code` ``code``",
+    "```",
+    "~~~",
+    "# heading",
+    "#",
+    "C# is #1",
+    "closed #",
+    "closed ## #",
+    "- item",
+    "+ item",
+    "* item",
+    "-",
+    "---",
+    "***",
+    "___",
+    "===",
+    "> quoted",
+    "1. item",
+    "12) item",
+    "1.",
+    "2026 was 1. of many",
+    "    indented",
+    "&amp; &lt; &#35; &#x23; & AT&T",
+    "https://example.org http://a ftp://b",
+    "www.example.org and www. too",
+    "a | b",
+    "|---|---|",
+    ":--",
+    "$x$ costs $$5$$",
+    "{{ x }} {% x %} {# x #}",
+    "\\",
+    "\\* \\\\ \\a a\\",
+    "a  b\u00a0 c",
+]
+PIECES = [*r"\`*_{}[]()<>#+-.!|~&$:/@=1", " ", "  ", "a", "é", "www.", "://", "&lt;", "1. ", "](x)"]
+PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Returns the headings and paragraphs of Markdown; whatever else is in it is a failure."""
+    found, tag = [], ""
+    for token in PARSER.parse(text):
+        if token.type == "inline":
+            assert {child.type for child in token.children or []} <= {"text", "softbreak"}, text
+            found.append((tag, "".join(child.content or " " for child in token.children or [])))
+        else:
+            assert token.tag in ("h1", "p"), text
+            tag = token.tag
+    return [(tag, one_line(text)) for tag, text in found]
+
+
+def one_line(text: str) -> str:
+    """Returns a text with single blanks, as a browser shows it."""
+    return " ".join(text.split())
+
+
+def readme_head(project: Project) -> list[tuple[str, str]]:
+    """Returns what stands above the first commands of a project's README."""
+    return blocks(project.read("README.md").partition("```sh\n")[0])
 
 
 def refusal_of(question: str, answer: str) -> str:
@@ -122,8 +195,11 @@ def test_ordinary_text_is_used_unharmed(bake: Bake, text: str) -> None:
     assert about["authors"][0]["name"] == text
     assert about["name"] == project.path.name
     assert f"{text}\n" in project.read("LICENSE")
-    if (project.path / "README.md").is_file():
-        assert text in project.read("README.md")
+    assert readme_head(project) == [
+        ("h1", one_line(text)),
+        ("p", one_line(text)),
+        ("p", one_line(f"By {text.strip()} · Licence: MIT")),
+    ]
     assert not list(project.path.rglob("pwned"))
 
 
@@ -260,6 +336,53 @@ def test_quoted_text_survives_every_format(text: str) -> None:
     assert json.loads(quoted) == text
     assert tomllib.loads(f"x = {quoted}") == {"x": text}
     assert yaml.safe_load(f"x: {quoted}") == {"x": text}
+
+
+def test_markdown_of_hostile_text_shows_the_text() -> None:
+    for text in [*ORDINARY, *MARKDOWN, *GOOD_EMAILS]:
+        assert_shown(text)
+
+
+@given(
+    st.one_of(
+        st.lists(st.sampled_from(PIECES), max_size=20).map("".join),
+        st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"])),
+        st.lists(st.sampled_from([*MARKDOWN, *PIECES]), max_size=5).map(" ".join),
+    )
+)
+@example("1" * 9 + ".")
+def test_markdown_of_any_text_shows_the_text(text: str) -> None:
+    if not answers.fault_of("description", text):
+        assert_shown(text)
+
+
+def assert_shown(text: str) -> None:
+    """Asserts that a text is shown as a heading, and as a paragraph and any part of one."""
+    quoted, shown = answers.markdown(text), one_line(text)
+    assert blocks(f"# {quoted}") == [("h1", shown)]
+    assert blocks(f"{quoted}\n\nx") == [("p", line) for line in (shown, "x") if line]
+    assert blocks(f"{quoted}\nx") == [("p", f"{shown} x".strip())]
+    assert blocks(f"x\n{quoted}") == [("p", f"x {shown}".strip())]
+    inside = one_line(f"By {text.strip()} <{text.strip()}> · x")
+    assert blocks(f"By {quoted} \\<{quoted}> · x") == [("p", inside)]
+    # GitHub makes links, formulas and tables of these, which the parser here leaves alone.
+    assert not re.search(r"(?<!\\)://|www\.|(?<!\\)\$|^[:|]", quoted)
+
+
+def test_the_head_of_the_readme_leaves_out_what_is_not_there(bake: Bake) -> None:
+    heads = {
+        ("", "", "none"): [],
+        ("", "", "MIT"): ["Licence: MIT"],
+        ("Ada", "", "none"): ["By Ada"],
+        ("", "ada_@example.org", "none"): ["By ada_@example.org"],
+        (" ", "ada@example.org", "BSD-3-Clause"): ["By ada@example.org · Licence: BSD-3-Clause"],
+        ("Ada", "a_@b.org", "Apache-2.0"): ["By Ada <a_@b.org> · Licence: Apache-2.0"],
+    }
+    for (name, email, licence), lines in heads.items():
+        given = {"author_name": name, "author_email": email, "license": licence}
+        project = bake(project_name="Cats", description=" ", accept_hooks=False, **given)
+        assert readme_head(project) == [("h1", "Cats"), *(("p", line) for line in lines)]
+        assert "\n\n\n" not in project.read("README.md")
 
 
 def test_author_comes_from_git(bake: Bake, settings: Path) -> None:
