@@ -73,7 +73,7 @@ def markdown(text: str) -> str:
 
 
 class Answers(Extension):
-    """The filters of cookiecutter.json, which calls `check` after each question, and of the files."""
+    """The filters of the files and of cookiecutter.json, which checks each answer by `check`."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
