@@ -1,16 +1,12 @@
-"""Checks every answer as it is given and quotes it for the files that show it.
-
-cookiecutter loads it as a Jinja extension; cookiecutter.json calls `check` after each question.
-"""
+"""Checks every answer as it is given and quotes it for the files that show it."""
 
 import json
 import keyword
 import re
 import subprocess
 import sys
-from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import click
 from jinja2 import Environment
@@ -18,22 +14,15 @@ from jinja2.ext import Extension
 from rich.prompt import Prompt
 from slugify import slugify
 
-# A folder of such a name hides a module that the project imports, or clashes with a part of the
-# project, with a distribution that it needs, or with a device of Windows.
-TAKEN = """
-torch torchvision tqdm prefetch_generator tensorboardx numpy pil pillow pytest ruff mypy types_tqdm
-filelock fsspec jinja2 markupsafe mpmath networkx sympy triton typing_extensions setuptools
-packaging protobuf pathspec librt ast_serialize pluggy iniconfig pygments colorama exceptiongroup
-tomli mypy_extensions pip uv wheel cookiecutter train test tests predict prepare_data check_data
-data images augment options model classifier translator degrade tiles networks layers losses engine
-notebooks tasks runs report slurm docs conftest importlib_metadata scikit_image skimage scipy
-imageio tifffile lazy_loader predictions con prn aux nul
-"""
+TAKEN = re.sub("#.*", "", Path(__file__).with_name("pt_template_taken.txt").read_text("utf-8"))
 RESERVED = {*TAKEN.split(), *keyword.kwlist, *keyword.softkwlist, *sys.stdlib_module_names}
-RESERVED |= {n.lower() for n in RESERVED} | {f"{p}{i}" for p in ("com", "lpt") for i in range(10)}
 # What breaks a line, acts on a terminal, shows a line as something else, or is no character.
 UNSAFE = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 SLUG, EMAIL = r"[a-z]([a-z0-9_-]{0,98}[a-z0-9])?", r"[^@\s\"<>,;]+@[^@\s\"<>,;]+|"
+# What is markup to CommonMark and GitHub: some characters anywhere, others where they stand.
+MARKUP = r"[\\`*\[<~$]|(?<![^\W_])_|&(?=#?\w+;)|(?<!\S)#|:(?=//)|(?<=www)\.|^[-+=>:|]"
+# One literal that Python, TOML, YAML and JSON all read back as the text that it is.
+quote = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Refusal(click.ClickException, SystemExit):  # cruft knows none of click's exceptions
@@ -41,8 +30,8 @@ class Refusal(click.ClickException, SystemExit):  # cruft knows none of click's 
     code = property(lambda self: f"Error: {self.message}")
 
 
-def fault_of(question: str, answer: object, choices: object = None) -> str:
-    """Returns what is wrong with an answer, "" if nothing is."""
+def fault_of(question: str, answer: object, choices: object = None, out: str | None = None) -> str:
+    """Returns what is wrong with an answer, "" if nothing is; `out` is the output folder."""
     if isinstance(choices, list):
         return "" if answer in choices else f"must be one of {', '.join(choices)}"
     if not isinstance(answer, str):  # a configuration file may give anything
@@ -53,63 +42,74 @@ def fault_of(question: str, answer: object, choices: object = None) -> str:
         return "must not be empty"
     if question == "author_email" and not re.fullmatch(EMAIL, answer):
         return "must be empty or an address such as name@example.org"
-    fault = ""
     if question == "project_slug" and not re.fullmatch(SLUG, answer):
-        fault = "must be 1 to 100 of a-z, 0-9, _ and -, from a letter to a letter or digit"
-    elif question == "project_slug" and answer.replace("-", "_") in RESERVED:
-        fault = "is taken by Python, a dependency, a part of the project or a Windows device"
-    return fault and f"{fault}; try {slug_of(answer)}"
+        return "must be 1 to 100 of a-z, 0-9, _ and -, from a letter to a letter or digit"
+    if question == "project_slug" and answer.replace("-", "_") in RESERVED:
+        return "is taken by Python, a dependency, a part of the project or a Windows device"
+    exists = question == "project_slug" and out is not None and Path(out, answer).exists()
+    return "exists already" if exists else ""
 
 
 def slug_of(name: str) -> str:
-    """Returns a slug that fault_of_slug accepts, whatever the name is."""
-    slug = slugify(name, separator="_", max_length=60).strip("_") or "my_project"
-    slug = slug if slug[0].isalpha() else f"project_{slug}"
-    return f"{slug}_project" if slug in RESERVED else slug
-
-
-def check(answers: dict[str, Any], question: str, choices: object = None) -> str:
-    """Returns ""; asks again for a bad answer, or refuses it in one line if nobody is there."""
-    while fault := fault_of(question, answers.get(question), choices):
-        # !a: what is wrong with an answer must not act on the terminal that shows it.
-        error = Refusal(f"{question} {str(answers.get(question))[:80]!a}: {fault}")
-        context = click.get_current_context(silent=True)  # none: called from Python, not a shell
-        if context is None or context.params.get("no_input", True) or not sys.stdin.isatty():
-            raise error
-        click.echo(error.message, err=True)
-        answers[question] = Prompt.ask(f"  {question}", default="")
-    return ""
+    """Returns a slug that fault_of accepts, whatever the name is, if there is no such folder."""
+    slug = name if re.fullmatch(SLUG, name) else slugify(name, separator="_") or "my_project"
+    slug = (slug if slug[0].isalpha() else f"project_{slug}")[:60].rstrip("_-")
+    return f"{slug}_project" if slug.replace("-", "_") in RESERVED else slug
 
 
 def from_git(question: str, key: str) -> str:
     """Returns a good answer from the git configuration, "" where there is none."""
     try:
         git = subprocess.run(["git", "config", "--get", key], capture_output=True, timeout=5)
-        value = git.stdout.decode().strip()
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+    except (OSError, subprocess.SubprocessError):
         return ""
+    value = git.stdout.decode(errors="surrogateescape").strip()  # a surrogate is a fault
     return "" if fault_of(question, value) else value
 
 
-# One literal that Python, TOML, YAML and JSON all read back as the text that it is.
-quote = partial(json.dumps, ensure_ascii=False)
+def markdown(text: str) -> str:
+    """Returns Markdown that shows a line of text as it is, in a heading and in a paragraph."""
+    return re.sub(r"^(\d+)([.)])", r"\1\\\2", re.sub(MARKUP, r"\\\g<0>", text.strip()))
 
 
 class Answers(Extension):
-    """The filters of cookiecutter.json and of the files. Jinja in an answer stays plain text."""
+    """The filters of the files and of cookiecutter.json, which checks each answer by `check`."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        environment.filters |= {"check": check, "slug": slug_of, "from_git": from_git, "q": quote}
-        environment.filters["check_all"] = self.check_all
+        environment.filters |= {"slug": slug_of, "from_git": from_git, "q": quote, "md": markdown}
+        environment.filters |= {"check": self.check, "check_all": self.check_all}
+        sys.modules.pop(__name__, None)  # cruft update renders two versions, each with its own
+        sys.path[:] = [str(Path(folder).absolute()) for folder in sys.path]  # a hook's cwd differs
         files = (Path(folder, "cookiecutter.json") for folder in reversed(sys.path))
         self.own = json.loads(next(file for file in files if file.is_file()).read_text("utf-8"))
         self.asking = False
+        options = getattr(click.get_current_context(silent=True), "params", {})
+        self.alone = options.get("no_input", True)  # also where Python calls cookiecutter
+        self.out = None if options.get("overwrite_if_exists") else options.get("output_dir")
 
-    def check_all(self, answers: dict[str, Any]) -> str:
+    def check(self, answers: dict[str, object], question: str) -> str:
+        """Returns ""; asks again for a bad answer, or refuses it in one line if nobody is there."""
+        own = self.own[question]
+        default = own[0] if isinstance(own, list) else "" if "{{" in own else own
+        while fault := fault_of(question, answers.get(question), own, self.out):
+            given = str(answers.get(question))
+            if question == "project_slug":
+                slug = slug_of(given.strip() or str(answers.get("project_name")))
+                slugs = (f"{slug}_{n}" if n > 1 else slug for n in count(1))
+                default = next(slug for slug in slugs if not fault_of(question, slug, out=self.out))
+                fault += f"; try {default}"
+            # !a: what is wrong with an answer must not act on the terminal that shows it.
+            error = Refusal(f"{question} {given[:80]!a}: {fault}")
+            if self.alone or not sys.stdin.isatty():
+                raise error
+            click.echo(error.message, err=True)
+            answers[question] = Prompt.ask(f"  {question}", default=default)
+        return ""
+
+    def check_all(self, answers: dict[str, object]) -> str:
         """Checks what no question did: a replay file, `__check_*` on the command line."""
-        questions = [question for question in self.own if not question.startswith("_")]
-        return "".join(check(answers, question, self.own[question]) for question in questions)
+        return "".join(self.check(answers, question) for question in self.own if question[0] != "_")
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
         """Makes a literal of an answer: cookiecutter renders those that were not typed."""

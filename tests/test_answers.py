@@ -3,9 +3,10 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import click
@@ -13,8 +14,10 @@ import pt_template_answers as answers
 import pytest
 import yaml
 from conftest import Project
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from jinja2 import Environment
+from markdown_it import MarkdownIt
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -102,6 +105,86 @@ GOOD_SLUGS = ["a", "net", "cat_dog-2", "a" * 100, "vision3d"]
 BAD_EMAILS = ["ada", "ada@", "@example.org", "a@b@c", "a b@example.org", "a@b.org\n", '"a"@b.org']
 GOOD_EMAILS = ["", "ada@example.org", "ada+net@mail.example", "zoë@exämple.org", "o'brien@x.org"]
 FREE_TEXT = ["project_name", "description", "author_name"]
+# What Markdown takes for markup, each alone; and pieces from which more of it is made.
+MARKDOWN = [
+    "<b>bold</b>",
+    "<script>alert(1)</script>",
+    "<!-- comment",
+    "<https://example.org>",
+    "<ada@example.org>",
+    "[link](https://example.org)",
+    "![image](x.png)",
+    "[reference]: https://example.org",
+    "[^note]",
+    "*a* _b_ **c** __d__ ***e*** ~f~ ~~g~~",
+    "snake_case, _private, trailing_ and __dunder__",
+    "`code` ``code``",
+    "```",
+    "~~~",
+    "# heading",
+    "#",
+    "C# is #1",
+    "closed #",
+    "closed ## #",
+    "- item",
+    "+ item",
+    "* item",
+    "-",
+    "---",
+    "***",
+    "___",
+    "===",
+    "> quoted",
+    "1. item",
+    "12) item",
+    "1.",
+    "2026 was 1. of many",
+    "    indented",
+    "&amp; &lt; &#35; &#x23; & AT&T",
+    "https://example.org http://a ftp://b",
+    "www.example.org and www. too",
+    "a | b",
+    "|---|---|",
+    ":--",
+    "$x$ costs $$5$$",
+    "{{ x }} {% x %} {# x #}",
+    "\\",
+    "\\* \\\\ \\a a\\",
+    "a  b\u00a0 c",
+]
+PIECES = [*r"\`*_{}[]()<>#+-.!|~&$:/@=1", " ", "  ", "a", "é", "www.", "://", "&lt;", "1. ", "](x)"]
+PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Returns the headings and paragraphs of Markdown; whatever else is in it is a failure."""
+    found, tag = [], ""
+    for token in PARSER.parse(text):
+        if token.type == "inline":
+            assert {child.type for child in token.children or []} <= {"text", "softbreak"}, text
+            found.append((tag, "".join(child.content or " " for child in token.children or [])))
+        else:
+            assert token.tag in ("h1", "p"), text
+            tag = token.tag
+    return [(tag, one_line(text)) for tag, text in found]
+
+
+def one_line(text: str) -> str:
+    """Returns a text with single blanks, as a browser shows it."""
+    return " ".join(text.split())
+
+
+def readme_head(project: Project) -> list[tuple[str, str]]:
+    """Returns what stands above the first commands of a project's README."""
+    return blocks(project.read("README.md").partition("```sh\n")[0])
+
+
+def refusal_of(question: str, answer: str) -> str:
+    """Returns the line that refuses an answer where nobody can be asked again."""
+    extension = answers.Answers(Environment())
+    with pytest.raises(click.ClickException) as refusal:
+        extension.check({"project_name": "Cats", question: answer}, question)
+    return refusal.value.message
 
 
 @pytest.mark.parametrize("text", ORDINARY)
@@ -112,8 +195,11 @@ def test_ordinary_text_is_used_unharmed(bake: Bake, text: str) -> None:
     assert about["authors"][0]["name"] == text
     assert about["name"] == project.path.name
     assert f"{text}\n" in project.read("LICENSE")
-    if (project.path / "README.md").is_file():
-        assert text in project.read("README.md")
+    assert readme_head(project) == [
+        ("h1", one_line(text)),
+        ("p", one_line(text)),
+        ("p", one_line(f"By {text.strip()} · Licence: MIT")),
+    ]
     assert not list(project.path.rglob("pwned"))
 
 
@@ -127,15 +213,18 @@ def test_hostile_text_is_refused(bake: Bake, question: str, text: str, tmp_path:
 
 @pytest.mark.parametrize("slug", BAD_SLUGS)
 def test_bad_slug_is_refused(slug: str) -> None:
-    with pytest.raises(click.ClickException, match=r"^project_slug ") as refusal:
-        answers.check({"project_slug": slug}, "project_slug")
-    suggestion = refusal.value.message.rsplit("try ")[-1]
-    assert answers.check({"project_slug": suggestion}, "project_slug") == ""
+    message = refusal_of("project_slug", slug)
+    assert message.startswith("project_slug ")
+    assert answers.fault_of("project_slug", message.rsplit("try ")[-1]) == ""
 
 
 @pytest.mark.parametrize("slug", GOOD_SLUGS)
 def test_good_slug_is_accepted(slug: str) -> None:
-    assert answers.check({"project_slug": slug}, "project_slug") == ""
+    assert answers.fault_of("project_slug", slug) == ""
+
+
+def test_an_empty_slug_is_suggested_from_the_name() -> None:
+    assert refusal_of("project_slug", "").endswith("; try cats")
 
 
 def test_names_of_the_projects_own_files_are_taken(project: Project) -> None:
@@ -145,13 +234,12 @@ def test_names_of_the_projects_own_files_are_taken(project: Project) -> None:
 
 @pytest.mark.parametrize("email", BAD_EMAILS)
 def test_bad_email_is_refused(email: str) -> None:
-    with pytest.raises(click.ClickException, match=r"^author_email "):
-        answers.check({"author_email": email}, "author_email")
+    assert refusal_of("author_email", email).startswith("author_email ")
 
 
 @pytest.mark.parametrize("email", GOOD_EMAILS)
 def test_good_email_is_accepted(email: str) -> None:
-    assert answers.check({"author_email": email}, "author_email") == ""
+    assert answers.fault_of("author_email", email) == ""
 
 
 @pytest.mark.parametrize(
@@ -176,19 +264,59 @@ def test_refusal_on_the_command_line(generate: Generate, tmp_path: Path, answer:
     assert not list(tmp_path.rglob("*"))
 
 
-def test_a_terminal_is_asked_again(template: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def type_in(template: Path, tmp_path: Path) -> Callable[..., str]:
+    """Returns a function that types lines into cookiecutter, and returns what it has shown."""
     pty = pytest.importorskip("pty")
-    terminal, stdin = pty.openpty()
-    command = [sys.executable, "-m", "cookiecutter", "--output-dir", str(tmp_path), str(template)]
-    with subprocess.Popen(
-        command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as program:
-        # A name, then a slug that is taken and another one, then the default of all the rest.
-        os.write(terminal, b"Cats\ntorch\nmy_cats\n" + 6 * b"\n")
-        output = program.communicate(timeout=60)[0]
-    assert program.returncode == 0, output
-    assert output.count("project_slug 'torch': is taken") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["my_cats"]
+
+    def type_in(*lines: str, flags: Iterable[str] = ()) -> str:
+        terminal, stdin = pty.openpty()
+        command = [sys.executable, "-m", "cookiecutter", str(template), *flags]
+        with subprocess.Popen(
+            [*command, "--output-dir", str(tmp_path / "out")],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as program:
+            os.write(terminal, "".join(f"{line}\n" for line in lines).encode())
+            output = program.communicate(timeout=60)[0]
+        os.close(terminal)
+        os.close(stdin)
+        assert program.returncode == 0, output
+        return str(output)
+
+    return type_in
+
+
+def test_a_terminal_is_asked_again(type_in: Callable[..., str], tmp_path: Path) -> None:
+    """An empty line takes the suggestion: after each refusal but one, nothing is typed."""
+    output = type_in(" ", "", "torch", "my net", "", "a\tb", "", "", "nobody", *4 * [""])
+    questions = [
+        *("project_name '': must not be empty", "project_name (My Vision Project): "),
+        *("project_slug 'torch': is taken", "project_slug (torch_project): "),
+        *("project_slug 'my net': must be", "project_slug (my_net): "),
+        *("description 'a\\tb': must be one line", "description (A PyTorch vision project): "),
+        *("author_email 'nobody': must be empty or", "author_email (): "),
+    ]
+    assert re.findall("|".join(map(re.escape, questions)), output) == questions
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["my_net"]
+
+
+def test_an_existing_folder_is_asked_for_again(type_in: Callable[..., str], tmp_path: Path) -> None:
+    """At the question of its name: the others have not been answered in vain."""
+    for name in ("my-net", "my-net_2"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    output = type_in("Cats", "my-net", *7 * [""])
+    before, refusal, after = output.partition("project_slug 'my-net': exists already")
+    assert refusal and "[3/8]" not in before
+    assert after.startswith("; try my-net_3\n  project_slug (my-net_3): ")
+    assert (tmp_path / "out/my-net_3/train.py").is_file()
+    # What was typed is kept for a replay, which asks for nothing but another folder.
+    output = type_in("", flags=["--replay"])
+    assert "project_slug (my-net_3_2): " in output and "[1/8]" not in output
+    assert (tmp_path / "out/my-net_3_2/train.py").is_file()
+    assert not list((tmp_path / "out/my-net").iterdir())
 
 
 @given(st.text(min_size=1, max_size=400))
@@ -208,6 +336,53 @@ def test_quoted_text_survives_every_format(text: str) -> None:
     assert json.loads(quoted) == text
     assert tomllib.loads(f"x = {quoted}") == {"x": text}
     assert yaml.safe_load(f"x: {quoted}") == {"x": text}
+
+
+def test_markdown_of_hostile_text_shows_the_text() -> None:
+    for text in [*ORDINARY, *MARKDOWN, *GOOD_EMAILS]:
+        assert_shown(text)
+
+
+@given(
+    st.one_of(
+        st.lists(st.sampled_from(PIECES), max_size=20).map("".join),
+        st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"])),
+        st.lists(st.sampled_from([*MARKDOWN, *PIECES]), max_size=5).map(" ".join),
+    )
+)
+@example("1" * 9 + ".")
+def test_markdown_of_any_text_shows_the_text(text: str) -> None:
+    if not answers.fault_of("description", text):
+        assert_shown(text)
+
+
+def assert_shown(text: str) -> None:
+    """Asserts that a text is shown as a heading, and as a paragraph and any part of one."""
+    quoted, shown = answers.markdown(text), one_line(text)
+    assert blocks(f"# {quoted}") == [("h1", shown)]
+    assert blocks(f"{quoted}\n\nx") == [("p", line) for line in (shown, "x") if line]
+    assert blocks(f"{quoted}\nx") == [("p", f"{shown} x".strip())]
+    assert blocks(f"x\n{quoted}") == [("p", f"x {shown}".strip())]
+    inside = one_line(f"By {text.strip()} <{text.strip()}> · x")
+    assert blocks(f"By {quoted} \\<{quoted}> · x") == [("p", inside)]
+    # GitHub makes links, formulas and tables of these, which the parser here leaves alone.
+    assert not re.search(r"(?<!\\)://|www\.|(?<!\\)\$|^[:|]", quoted)
+
+
+def test_the_head_of_the_readme_leaves_out_what_is_not_there(bake: Bake) -> None:
+    heads = {
+        ("", "", "none"): [],
+        ("", "", "MIT"): ["Licence: MIT"],
+        ("Ada", "", "none"): ["By Ada"],
+        ("", "ada_@example.org", "none"): ["By ada_@example.org"],
+        (" ", "ada@example.org", "BSD-3-Clause"): ["By ada@example.org · Licence: BSD-3-Clause"],
+        ("Ada", "a_@b.org", "Apache-2.0"): ["By Ada <a_@b.org> · Licence: Apache-2.0"],
+    }
+    for (name, email, licence), lines in heads.items():
+        given = {"author_name": name, "author_email": email, "license": licence}
+        project = bake(project_name="Cats", description=" ", accept_hooks=False, **given)
+        assert readme_head(project) == [("h1", "Cats"), *(("p", line) for line in lines)]
+        assert "\n\n\n" not in project.read("README.md")
 
 
 def test_author_comes_from_git(bake: Bake, settings: Path) -> None:

@@ -23,7 +23,17 @@ from conftest import Project
 from cookiecutter.main import cookiecutter as generate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_answers import BAD_EMAILS, BAD_SLUGS, GOOD_EMAILS, GOOD_SLUGS, HOSTILE, ORDINARY
+from test_answers import (
+    BAD_EMAILS,
+    BAD_SLUGS,
+    GOOD_EMAILS,
+    GOOD_SLUGS,
+    HOSTILE,
+    MARKDOWN,
+    ORDINARY,
+    blocks,
+    one_line,
+)
 from test_render import parse, tomllib
 
 DEFAULTS = json.loads((Path(__file__).parents[1] / "cookiecutter.json").read_text("utf-8"))
@@ -96,7 +106,7 @@ def expected_refusal(answers: dict[str, str]) -> str:
 
 
 ordinary = st.one_of(
-    st.sampled_from([*ORDINARY, "", " "]),
+    st.sampled_from([*ORDINARY, *MARKDOWN, "", " "]),
     st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=60),
     st.lists(st.sampled_from([piece for piece in PIECES if is_plain(piece)])).map("".join),
 )
@@ -213,17 +223,18 @@ class World:
 
     def check_readme(self, text: str, answers: dict[str, str]) -> None:
         name, email = answers["author_name"], answers["author_email"]
-        name = name if name.strip() else ""
-        lines = [f"# {answers['project_slug']}", "", f"    {answers['project_name']}"]
-        if answers["description"].strip():
-            lines.append(f"    {answers['description']}")
-        if name or email:
-            lines.append(f"    {name} <{email}>" if name and email else f"    {name or email}")
-        head, fence, rest = text.partition("\n\n```sh\nmake train")
-        assert head.split("\n") == lines
-        assert fence + rest == "".join(
-            self.same[Path("README.md")].decode().partition("\n\n```sh\nmake train")[1:]
-        )
+        name = name.strip()
+        author = f"{name} <{email}>" if name and email else name or email
+        by = [f"By {author}"] if author else []
+        by += [f"Licence: {answers['license']}"] if answers["license"] != "none" else []
+        lines = [answers["description"], " · ".join(by)]
+        head, *rest = text.partition("\n\n```sh\nmake train")
+        assert blocks(head) == [
+            ("h1", one_line(answers["project_name"])),
+            *(("p", one_line(line)) for line in lines if line.strip()),
+        ]
+        same = self.same[Path("README.md")].decode()
+        assert rest == list(same.partition("\n\n```sh\nmake train")[1:])
 
     def check_license(self, path: Path, answers: dict[str, str]) -> None:
         assert path.exists() == (answers["license"] != "none")
@@ -254,6 +265,7 @@ def world(
     yield World(tmp_path / "world", settings, template)
 
 
+@pytest.mark.timeout(3600)  # with --full, on a machine that has more to do
 def test_all_questions_at_once(
     world: World, full: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:

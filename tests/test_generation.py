@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ANSWERS, SMALL, Project
+from cookiecutter.exceptions import OutputDirExistsException
+from cookiecutter.main import cookiecutter
 from forked import finish, start
 from test_render import tomllib
 
@@ -199,10 +201,72 @@ def test_an_existing_folder_is_left_as_it_is(run: Cookiecutter) -> None:
     (run.out / "ada_net").mkdir(parents=True)
     (run.out / "ada_net/mine.txt").write_text("mine")
     result = run("--no-input", *given(ANSWERS))
-    assert result.returncode == 1
-    assert "already exists" in result.stdout and "Traceback" not in result.stderr
-    assert [path.name for path in run.project().path.rglob("*")] == ["mine.txt"]
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr == "Error: project_slug 'ada_net': exists already; try ada_net_2\n"
+    assert [path.name for path in run.out.rglob("*")] == ["ada_net", "mine.txt"]
     assert run.project().read("mine.txt") == "mine"
+    # Who asks for it gets the project into that folder, to what is there.
+    result = run("--no-input", "--overwrite-if-exists", *given(ANSWERS))
+    assert result.returncode == 0, result.stderr
+    assert run.project().read("mine.txt") == "mine" and run.project().read("train.py")
+    # A replay asks nothing; it is refused the same way.
+    result = run("--replay")
+    assert result.returncode == 2 and "'ada_net': exists already; try ada_net_2" in result.stderr
+
+
+def test_an_existing_folder_is_cookiecutters_to_refuse_in_python(run: Cookiecutter) -> None:
+    """There is no command line then, and none who could be asked again."""
+    (run.out / "ada_net").mkdir(parents=True)
+    with pytest.raises(OutputDirExistsException):
+        cookiecutter(
+            str(run.template),
+            no_input=True,
+            extra_context=ANSWERS,
+            output_dir=str(run.out),
+            config_file=str(run.config),
+        )
+    assert not list((run.out / "ada_net").iterdir())
+
+
+@pytest.mark.parametrize("prefix", ["", "./"])
+def test_the_template_by_its_name_alone(run: Cookiecutter, prefix: str) -> None:
+    """cookiecutter renders the hook in the template's folder, where this path leads nowhere."""
+    name = prefix + run.template.name
+    result = run("--no-input", *given(ANSWERS), cwd=run.template.parent, template=name)
+    assert result.returncode == 0, result.stderr
+    assert not (run.project().path / "tasks").exists()
+
+
+def test_an_update_renders_each_version_with_its_own_extension(run: Cookiecutter) -> None:
+    """cruft renders the old and the new version of the template in one process."""
+    template = shutil.copytree(run.template, run.folder / "template")
+
+    def shell(folder: Path, *words: str) -> None:
+        env = {**os.environ, "COOKIECUTTER_CONFIG": str(run.config), "PYTHONUTF8": "1"}
+        done = subprocess.run(words, cwd=folder, env=env, capture_output=True, encoding="utf-8")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def commit(folder: Path) -> None:
+        shell(folder, "git", "add", "-A")
+        shell(folder, "git", "-c", "user.name=A", "-c", "user.email=a@b.org", "commit", "-qm", "x")
+
+    shell(template, "git", "init", "-q")
+    commit(template)
+    cruft = [sys.executable, "-m", "cruft"]
+    create = [*cruft, "create", str(template), "--no-input", "--extra-context"]
+    shell(run.folder, *create, json.dumps(ANSWERS))
+    project = Project(run.folder / "ada_net")
+    commit(project.path)
+    for name, old, new in [
+        ("pt_template_answers.py", '{"slug": slug_of', '{"shout": str.upper, "slug": slug_of'),
+        ("{{cookiecutter.project_slug}}/Makefile", "# Short", '# {{ "new" | shout }}\n# Short'),
+    ]:
+        text = (template / name).read_text(encoding="utf-8")
+        assert text.count(old) == 1
+        (template / name).write_text(text.replace(old, new), encoding="utf-8", newline="\n")
+    commit(template)
+    shell(project.path, *cruft, "update", "--skip-apply-ask")
+    assert "# NEW\n# Short" in project.read("Makefile")
 
 
 @pytest.mark.skipif(
