@@ -14,6 +14,9 @@ INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.installed-benchmarks
 PROJECT := {{cookiecutter.project_slug}}
 DEMO := demo/my_vision_project
+# Whole files of tests in two processes; each test computes with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
+TWO := -n 2 --dist loadfile
 
 .PHONY: help demo test stress bench oldest lint clean gpu
 
@@ -29,10 +32,11 @@ demo: $(INSTALLED)  ## makes a project in demo/, trains it and tests it
 	@echo "The pictures are in $(DEMO)/runs/demo/report/"
 
 test: lint  ## runs every check and every test
-	$(PY) -m pytest $(ARGS)
+	$(PYTEST) $(TWO) $(ARGS)
 
 stress: $(INSTALLED)  ## many more faults and answers than `make test`, and three seeds
-	$(PY) -m pytest --full tests/test_faults.py tests/test_accuracy.py tests/test_benchmarks.py \
+	$(PYTEST) --full tests/test_faults.py $(ARGS)
+	$(PYTEST) --full $(TWO) tests/test_accuracy.py tests/test_benchmarks.py \
 		tests/test_generated_answers.py tests/test_matrix.py $(ARGS)
 
 bench: $(BENCH_INSTALLED)  ## measures speed against others and the limit; ARGS="--help" says more
@@ -48,12 +52,14 @@ oldest:  ## makes a project and runs its tests with the oldest versions that are
 	$(OLD_PY) -m cookiecutter --no-input --default-config -o $(OLDEST_VENV)/project .
 	cd $(OLDEST_VENV)/project/my_vision_project && $(OLD_PY) -m pytest $(ARGS)
 
-lint: $(INSTALLED)  ## checks style and types, of the template and of its project in place
+lint: $(INSTALLED)  ## checks style and types, of the template and of its projects
 	$(PY) -m ruff check --config pyproject.toml .
-	$(PY) -m mypy pt_template_answers.py tests
-	cd '$(PROJECT)' && for task in tasks/*; do \
-		$(PY) -m mypy --config-file ../pyproject.toml --cache-dir "../.mypy_cache/$$task" \
-			*.py engine tests "$$task" || exit; done
+	$(PY) -m mypy pt_template_answers.py tests benchmarks
+	for task in '$(PROJECT)'/tasks/*; do \
+		copy=".mypy_cache/projects/$${task##*/}"; rm -rf "$$copy"; mkdir -p "$$copy" && \
+		cp -Rp '$(PROJECT)'/. "$$copy" && rm -r "$$copy/tasks" && cp -Rp "$$task"/. "$$copy" && \
+		(cd "$$copy" && $(PY) -m mypy --config-file ../../../pyproject.toml \
+			--cache-dir "../../$${task##*/}" .) || exit; done
 
 clean:  ## removes the environment, the demo and the caches
 	rm -rf .venv .venv-oldest demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

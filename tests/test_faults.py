@@ -91,6 +91,7 @@ def watch(last: Path, seconds: float) -> int:
     return seen
 
 
+@pytest.mark.timeout(3600)
 def test_killed_runs_end_with_the_same_bits(
     undisturbed: tuple[str, float], full: bool, tell: Tell
 ) -> None:
@@ -123,6 +124,7 @@ def test_killed_runs_end_with_the_same_bits(
     assert kills >= runs * 0.5
 
 
+@pytest.mark.timeout(3600)
 def test_a_signal_to_the_group_saves_the_step(
     undisturbed: tuple[str, float], full: bool, tell: Tell
 ) -> None:
@@ -616,6 +618,7 @@ def photos(in_project: Path) -> None:
             os.link(folder / "0.jpg", folder / f"{i}.jpg")
 
 
+@pytest.mark.timeout(3600)
 def test_a_fault_at_any_moment_ends_the_run(photos: None, full: bool, tell: Tell) -> None:
     """Whatever is done to a run in whatever situation, it is over in seconds, and says why."""
     count = int(os.environ.get("FAULTS", 60 if full else len(KINDS)))

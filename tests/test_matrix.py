@@ -1,10 +1,11 @@
-"""Every cell of the option matrix: rendered, checked, trained, resumed, judged, its tests run.
+"""Every cell of the option matrix: rendered, checked, trained, resumed, tested.
 
 Task, licence and author meet in the same files, so all their combinations are cells. The build of
 PyTorch and what the answers say are independent of them, and are cycled through. No answer changes
-the Python of a project (that is checked), so most of its own tests cannot tell one cell from
-another: `make test` runs SUBSET of them in each cell, and all of them in the project of the
-defaults (test_project.py, test_translation.py); `--full` runs all of them in the cells WHOLE too.
+the Python of a project or the settings of its tools (that is checked), so types and its own tests
+cannot tell one cell from another: `make test` checks types and runs SUBSET of the tests in one cell
+of each task, and all tests in the project of the defaults (test_project.py, test_translation.py);
+`--full` does both in each cell, and runs all tests in the cells WHOLE.
 """
 
 import itertools
@@ -21,6 +22,11 @@ import test_render
 from conftest import ROOT, Project, Tell
 from forked import finish, start
 from test_answers import ORDINARY
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -137,6 +143,11 @@ def test_cell_is_well_formed(render: Callable[[str], Project], name: str) -> Non
             assert content == (first.path / relative).read_bytes(), "as in each of this task"
             continue
         text = content.decode("utf-8")
+        if path.name == "pyproject.toml":
+            tools = [tomllib.loads(project.read(path.name))["tool"] for project in (cell, first)]
+            for tool in tools:
+                tool.pop("uv")  # where PyTorch comes from
+            assert tools[0] == tools[1], "as in each of this task"
         assert "\n\n\n" not in text or path.name == "LICENSE", path
         for answer in sorted(shown, key=len, reverse=True):
             text = text.replace(json.dumps(answer, ensure_ascii=False)[1:-1], "")
@@ -151,8 +162,12 @@ def test_cell_is_clean_and_passes_its_own_tests(
     render: Callable[[str], Project], mypy_cache: Path, name: str, full: bool, tmp_path: Path
 ) -> None:
     cell = render(name)
-    names = ["."] if full and WHOLE in name else SUBSET
     output = tmp_path / "output.txt"
+    ruff = cell.run("python", "-m", "ruff", "check", ".")
+    assert ruff.returncode == 0, ruff.stdout[-3000:]
+    if not full and name != next(other for other in NAMES if other.startswith(task_of(name))):
+        return
+    names = ["."] if full and WHOLE in name else SUBSET
 
     def run_tests() -> None:
         """In a child of this process, which has imported PyTorch already."""
@@ -166,16 +181,14 @@ def test_cell_is_clean_and_passes_its_own_tests(
     child = start([], run_tests, output=str(output))  # meanwhile, on the other core:
     # Of two files of one path, size and second of writing mypy would take the first for the second.
     cache = str(mypy_cache / task_of(name))
-    commands = (["ruff", "check", "."], ["mypy", "--cache-dir", cache, "."])
-    reports = [cell.run("python", "-m", *command) for command in commands]
+    mypy = cell.run("python", "-m", "mypy", "--cache-dir", cache, ".")
     assert finish(child) == 0, output.read_text()[-3000:]
     assert re.search(r"\d+ passed", output.read_text())
-    for report in reports:
-        assert report.returncode == 0, report.stdout[-3000:] + report.stderr
+    assert mypy.returncode == 0, mypy.stdout[-3000:] + mypy.stderr
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_cell_is_trained_resumed_and_judged(
+def test_cell_is_trained_resumed_and_tested(
     render: Callable[[str], Project], name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cell = render(name)

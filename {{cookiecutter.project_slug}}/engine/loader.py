@@ -171,7 +171,7 @@ class Loader:
             return
         for worker in iterator._workers:
             worker.kill()
-        # Else it would look only every 5 s whether they live. PyTorch wakes its own thread like this.
+        # Else it would look for them every 5 s only. PyTorch wakes a thread of its own like this.
         iterator._worker_result_queue.cancel_join_thread()
         iterator._worker_result_queue.put((None, None))
 

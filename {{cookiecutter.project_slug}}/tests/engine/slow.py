@@ -1,8 +1,8 @@
 """train.py on a disk that stops answering. Run by tests as a process of its own.
 
-As soon as there is a file `stall` in the current folder, no image can be read any more: a worker
-writes its process number into the file `stalled`, and waits for the time that `stall` says, in seconds. After that
-the image is damaged.
+As soon as there is a file `stall` in the current folder, a worker that reads an image writes its
+process number into the file `stalled` and waits for the seconds that `stall` says. After that the
+image cannot be read.
 """
 
 import multiprocessing

@@ -455,15 +455,15 @@ def test_a_killed_worker_is_reported_whether_it_is_waited_for_or_not(
     before = set(multiprocessing.active_children())
     sampler = CountingSampler(30_000, 3)
     with within(LIMIT), make(1, prefetch, sampler, slow=slow) as loader:
-        with pytest.raises(RuntimeError, match="^DataLoader worker .*") as error:
-            with loader.batches() as batches:
-                next(batches)
-                (worker,) = set(multiprocessing.active_children()) - before
-                kill = threading.Timer(0.5, os.kill, (worker.pid, signal.SIGKILL))
-                kill.start()
-                if slow == -1:
-                    kill.join()
-                deque(batches, maxlen=0)
+        died = pytest.raises(RuntimeError, match=r"^DataLoader worker .*")
+        with died as error, loader.batches() as batches:
+            next(batches)
+            (worker,) = set(multiprocessing.active_children()) - before
+            kill = threading.Timer(0.5, os.kill, (worker.pid, signal.SIGKILL))
+            kill.start()
+            if slow == -1:
+                kill.join()
+            deque(batches, maxlen=0)
         assert not reading_ahead()
         assert set(multiprocessing.active_children()) <= before
     assert status(lambda: throw(error.value), "train.py") == 1
