@@ -5,8 +5,9 @@
     python train.py --run-dir runs/a --resume            go on where runs/a was stopped
     python train.py @runs/a/config.txt                   repeat runs/a
 
-`n_iter`, the number of optimizer steps done, is the only progress there is: which images come
-next, how they are augmented, dropout and the learning rate are functions of (seed, n_iter).
+Data order, augmentation and dropout are functions of the seed and of `n_iter`, the number of
+optimizer steps done; the learning rate is one of `n_iter`. So a run can be stopped and resumed at
+any step, and ends with the same bits.
 """
 
 from engine.errors import StopSignal, run_program  # first: Ctrl-C ends in one line from here on
@@ -28,7 +29,7 @@ from model import Model
 
 
 def main() -> int:
-    # 1. Options; where and how to compute.
+    # 1. Options (a resumed run starts from those of its config.txt); where and how to compute.
     opt = options.parse()
     device = devices.pick_device(opt.device)
     amp = devices.Amp(opt.precision, device)
@@ -57,31 +58,39 @@ def main() -> int:
     if opt.resume:
         run.checkpoints.load_newest(state)
 
-    # 5. Whatever loads the batches, watches the run and writes about it.
+    # 5. Loading. The cache is made after everything that can be refused, since it may take minutes.
     use_cache([train_set, val_set], opt.cache, opt.epochs, device)
     train_loader = Loader(train_set, sampler, device, opt.workers, opt.prefetch)
     val_sampler = EvalBatchSampler(len(val_set), opt.batch_size)
     val_loader = Loader(val_set, val_sampler, device, opt.workers, opt.prefetch)
-    logger, stop = Logger(run.path, state), StopSignal()
-    meter = Meter(device, opt.batch_size * opt.accumulate, train_loader.shares_cores)
+    meter = Meter(device, images=opt.batch_size * opt.accumulate, shared=train_loader.shares_cores)
+    stop = StopSignal()  # from here on Ctrl-C, SIGTERM and the like end the run after a step
 
-    # 6. The loop. It ends when all steps are done, when patience is, or by a signal after a step.
-    with run, logger, train_loader, val_loader, train_loader.batches(state.n_iter) as batches:
+    # 6. The loop, to the end of all steps or of the patience, or until a signal comes. What is
+    # entered here ends in reverse order: the batches first, the run folder last.
+    with (
+        run,
+        Logger(run.path, state) as logger,
+        train_loader,
+        val_loader,
+        train_loader.batches(state.n_iter) as batches,
+    ):
         while not stop:
-            # Every x epochs: validation. A better model than all before becomes best.pt. A pass
-            # that a signal cuts short says nothing; it is due again when the run is resumed.
+            # Every x epochs: validation. The best model so far becomes best.pt. A pass cut short by
+            # a signal says nothing; it is due again when the run is resumed.
             if state.validation_is_due():
                 metrics = evaluate(model, val_loader, amp, until=stop)
                 if stop:
                     break
-                better = state.record(metrics[model.monitor])
-                logger.validation(metrics, better)
-                run.checkpoints.save(state, best=better)
+                is_best = state.record(metrics[model.monitor])
+                logger.validation(metrics, is_best)
+                run.checkpoints.save(state, best=is_best)
                 meter.restart()
             if state.is_over():
                 break
 
-            # One step: the gradients of its micro-batches are added up, then the weights change.
+            # One step: the gradients of its micro-batches are added up, then the weights change
+            # (in fp16 not if a gradient overflowed). The losses of a network train it alone.
             lr = learning_rate(opt, state.n_iter, state.total)
             optimizers.zero_grad(state.n_iter, lr)
             losses = []
@@ -100,7 +109,8 @@ def main() -> int:
             state.n_iter += 1
             logger.step()
 
-            # Every n steps: a point of the curves, an image of the last micro-batch, a checkpoint.
+            # Every n steps: the losses of this step, an image of its last micro-batch (from the
+            # first step on), a checkpoint.
             if state.n_iter % opt.log_every == 0:
                 optimizers.check()
                 logger.train(losses, lr, meter.rates())
@@ -108,7 +118,7 @@ def main() -> int:
                 logger.image("batch", model.image_grid(*batch))
             if state.n_iter % opt.save_every == 0:
                 run.checkpoints.save(state)
-        if stop:
+        if not state.is_over():
             run.checkpoints.save(state)
     return run.finish(state, stop, model.monitor)
 

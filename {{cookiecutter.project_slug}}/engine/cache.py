@@ -152,7 +152,7 @@ def _stamp(path: str) -> tuple[int, int]:
     """What changes with the content of a file."""
     try:
         status = os.stat(path)
-    except OSError:  # a link to nowhere; it is told by its name when it is read
+    except OSError:  # a link to nowhere; reading it raises an error that names it
         return -1, -1
     return status.st_size, status.st_mtime_ns
 
@@ -267,7 +267,7 @@ def _write(images: CachedImages, path: Path) -> None:
                     stale.unlink()
     finally:
         partial.unlink(missing_ok=True)
-        with suppress(OSError):  # it is empty only if nothing has come of the first cache
+        with suppress(OSError):  # it is empty only if the first cache failed
             path.parent.rmdir()
 
 

@@ -71,14 +71,16 @@ class Checkpoints:
         path = self.folder / f"iter-{state['n_iter']:09d}.pt"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # best.pt first: a kill in between repeats the test pass, and cannot lose its result.
+            # best.pt first: a kill in between repeats the validation, and loses no result.
             first = [self.best] * best
             write_atomically(path, lambda file: _save_sealed(state, file), first)
             _link(path, self.last)
             for old in self._numbered()[self.keep :]:
                 old.unlink(missing_ok=True)
         except (OSError, RuntimeError) as error:  # torch.save turns a full disk into the latter
-            kept = f"the last good checkpoint is {self.last}" if self.last.exists() else "none yet"
+            kept = "no checkpoint exists yet"
+            if self.last.exists():
+                kept = f"the last good checkpoint is {self.last}"
             raise Fault(
                 f"{path}: cannot be written ({' '.join(str(error).split())[:100]}); {kept}; make "
                 "room and go on with --resume"
@@ -157,7 +159,7 @@ def load(path: Path) -> dict[str, Any]:
         ) from None
     except Exception as error:  # a damaged file makes zipfile and pickle raise almost anything
         raise BadInput(f"{path}: damaged or not a checkpoint ({error})") from None
-    if not isinstance(state, dict) or not {"net", "n_iter", "args"} <= state.keys():
+    if not isinstance(state, dict) or not {"n_iter", "args"} <= state.keys():
         raise BadInput(f"{path}: not a checkpoint written by train.py")
     return state
 

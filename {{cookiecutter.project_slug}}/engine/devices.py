@@ -149,7 +149,7 @@ def cpu_has_bf16() -> bool:
 
 
 def environment(amp: Amp, train_set: Any, parallel: str) -> dict[str, str | int]:
-    """Everything besides the options that the bits of a run depend on.
+    """Everything besides the options that the exact result of a run depends on.
 
     Args:
         amp: The device and its precision.

@@ -151,7 +151,7 @@ class StopSignal:
 
     The signals are SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2. A signal is only noted,
     so that the step under way can be finished and saved. A SIGINT after that ends the process at
-    once, without saving: an exception could come up inside a lock, and the run would hang.
+    once, without saving: an exception raised while a lock is held could make the run hang.
     """
 
     def __init__(self) -> None:

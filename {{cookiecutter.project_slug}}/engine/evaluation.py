@@ -48,9 +48,16 @@ def evaluate(model: nn.Module, loader: Loader, amp: Amp, until: object = False) 
 
 
 def mean_losses(micro_batches: list[Losses]) -> dict[str, float]:
-    """The losses of a step by their own names, averaged over its micro-batches."""
-    return {
-        name: sum(losses[network][name].item() for losses in micro_batches) / len(micro_batches)
-        for network, named in micro_batches[0].items()
-        for name in named
-    }
+    """The losses of a step by their own names, averaged over its micro-batches.
+
+    Raises:
+        ValueError: Losses of two networks have the same name.
+    """
+    means: dict[str, float] = {}
+    for network, named in micro_batches[0].items():
+        for name in named:
+            if name in means:
+                raise ValueError(f"two losses are called {name}: give each a name of its own")
+            values = [losses[network][name].item() for losses in micro_batches]
+            means[name] = sum(values) / len(values)
+    return means

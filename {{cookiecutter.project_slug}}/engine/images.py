@@ -61,7 +61,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def _unreadable(path: str | Path, error: Exception) -> BadInput:
-    return BadInput(f"{path}: not readable as an image ({error}); replace it or take it away")
+    return BadInput(f"{path}: not readable as an image ({error}); replace or remove it")
 
 
 class ImageFiles(Dataset):
@@ -111,9 +111,9 @@ def read_dataset_json(folder: Path) -> dict:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: not readable as JSON ({error}); mend or delete it") from None
+        raise BadInput(f"{path}: not readable as JSON ({error}); fix or delete it") from None
     if not isinstance(content, dict) or not isinstance(content.get("flip", True), bool):
-        raise BadInput(f"{path}: must be an object whose flip is true or false; mend or delete it")
+        raise BadInput(f"{path}: must be an object whose flip is true or false; fix or delete it")
     return content
 
 

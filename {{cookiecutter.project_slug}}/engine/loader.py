@@ -1,7 +1,7 @@
 """Batches on their way to the device: worker processes, a background thread, the transfer.
 
-The order of ending is what keeps a run from hanging, whoever fails: first the thread that reads
-from the workers, then the workers, and nobody waits without a limit.
+The order of ending prevents hangs, whatever fails: first the thread that reads from the workers,
+then the workers; and every wait has a limit.
 """
 
 import atexit
@@ -43,8 +43,8 @@ class Loader:
         sampler: Which samples make up which batch.
         device: The device that the batches are moved to.
         workers: Worker processes; 0 loads in the main process, None chooses.
-        prefetch: Batches that a background thread keeps ready; 0 for no thread. There is none
-            either where it would share its random generators with the model, or its cores.
+        prefetch: Batches that a background thread keeps ready; 0 for no thread. No thread is
+            used where it would share random generators or cores with the model.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ LAYOUT = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt} {remaining}{pos
 
 
 class Logger:
-    """Shows the progress of a run and appends to its records. It reads the state of the run only.
+    """Shows the progress of a run and appends to its records. It reads the state and never changes it.
 
     A context manager. An interrupted run logs once more what it had logged after its last
     checkpoint, so that is dropped at the beginning. A full disk ends the logging, with a warning,
@@ -113,10 +113,14 @@ class Logger:
         self.working = False
 
     def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
-        if isinstance(args.exc_value, OSError):
-            self._give_up(args.exc_value)
-        else:
-            threading.__excepthook__(args)
+        if not isinstance(args.exc_value, OSError):
+            return threading.__excepthook__(args)
+        self._give_up(args.exc_value)
+        # The thread goes on reading, to the `object()` that ends it: with its queue full, the run
+        # would wait for ever, at the latest when it ends.
+        queue = getattr(args.thread, "_queue", None)
+        while queue is not None and type(queue.get()) is not object:
+            pass
 
 
 def _read_lines(path: Path) -> list[dict]:

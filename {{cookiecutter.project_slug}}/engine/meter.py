@@ -51,7 +51,7 @@ class Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Starts a new stretch, and forgets the one before."""
+        """Starts a new stretch, and drops the events that have finished."""
         self._finished_events()
         self.begun = time.perf_counter()
         self.waited = self.computed = self.step_time = 0.0

@@ -21,7 +21,7 @@ def place(model: Module, device: torch.device) -> Module:
 
 
 def with_weights(networks: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """The networks that have parameters; the others, such as an image pool, only remember.
+    """The networks that have parameters; the others, such as an image pool, only hold state.
 
     A copy of a pool, or a compiled one, would spoil what it remembers.
     """
@@ -29,7 +29,7 @@ def with_weights(networks: dict[str, nn.Module]) -> dict[str, nn.Module]:
 
 
 def compile_networks(networks: dict[str, nn.Module]) -> None:
-    """Lets `torch.compile` make faster code of the networks, in place, when they are first used."""
+    """Compiles the networks with `torch.compile`, in place, at their first call."""
     for network in with_weights(networks).values():
         network.compile()
 

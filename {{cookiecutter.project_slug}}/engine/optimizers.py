@@ -49,7 +49,8 @@ class Optimizers:
         """Begins step `n_iter`, with the learning rate `lr`."""
         self.n_iter = n_iter
         for optimizer in self.optimizers.values():
-            optimizer.param_groups[0]["lr"] = lr
+            for group in optimizer.param_groups:
+                group["lr"] = lr
             optimizer.zero_grad()
 
     def backward(self, losses: Losses) -> None:
@@ -177,9 +178,9 @@ def clip_gradient(optimizer: Optimizer, scaler: GradScaler, limit: float) -> Ten
     """Scales the gradient down to a norm of `limit`; 0 leaves it as it is.
 
     Returns:
-        The norm before, a scalar on the device. In fp16 a norm that is not finite counts as 0,
-        since the scaler skips such a step and halves its scale; it counts as infinite once the
-        scale has become tiny.
+        A scalar on the device that has to be finite: the norm before. In fp16, where the scaler
+        skips a step whose norm is not finite and halves its scale, it is 0 instead, or infinite
+        once the scale has become tiny.
     """
     scaler.unscale_(optimizer)
     gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]

@@ -43,7 +43,7 @@ class RunDir:
             )
         if self.path.is_dir():
             self._lock()
-            self.lock.release()  # taken again once every refusal is behind
+            self.lock.release()  # taken again at the beginning of the run
 
     def _use(self, name: str) -> None:
         self.path = Path(name)
@@ -95,13 +95,13 @@ class RunDir:
 
     def finish(self, state: TrainState, stop: StopSignal, monitor: str) -> int:
         """Reports how the run ended; returns its exit status."""
-        if stop:
+        if not state.is_over():
             print(
                 f"{stop.received}: saved step {state.n_iter} as {self.checkpoints.last}; "
                 "--resume goes on"
             )
             return STOPPED
-        early = " early (--patience)" * (state.n_iter < state.total)
+        early = " early (--patience)" if state.n_iter < state.total else ""
         print(f"done{early}: best {monitor} {state.best:.4f} on the validation images; next:")
         print(f"python {_path_to('test.py')} --checkpoint {self.checkpoints.best}")
         return DONE

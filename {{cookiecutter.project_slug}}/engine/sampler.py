@@ -1,7 +1,7 @@
 """What is random, and which samples make up which batch: pure functions of (seed, n_iter).
 
-No state of a generator is ever saved. Whoever draws seeds first, with a key that says what is
-drawn: the order of an epoch with ("order", epoch), the augmentation of a batch with ("augment",
+No state of a generator is ever saved. Code that draws random numbers seeds its generator first,
+with the seed of the run and a key: the first weights with ("weights"), the order of an epoch with ("order", epoch), the augmentation of a batch with ("augment",
 n_iter, micro_batch), dropout and the like with ("forward", n_iter, micro_batch). Each sample
 carries a seed of its own for random transforms.
 """

@@ -1,4 +1,4 @@
-"""Everything that a checkpoint holds, and what the run decides by it."""
+"""The state of a run: the content of a checkpoint, and the decisions that follow from it."""
 
 import sys
 from argparse import Namespace
@@ -9,13 +9,15 @@ from engine.checkpoint import load_weights
 from engine.errors import BadInput, shorten
 from engine.optimizers import Optimizers
 
-# Options that change how a run is carried out and watched, and not its weights.
+# Options that do not change the weights, or change them by what `environment` holds.
 WITHOUT_EFFECT = (
     *("run_dir", "resume", "workers", "prefetch", "cache", "parallel", "device", "keep"),
     *("patience", "precision", "log_every", "image_every", "save_every", "val_every"),
 )
 
 
+# Keys of a checkpoint that are not networks.
+RESERVED = ("optim", "scaler", "epoch", "n_iter", "validated", "best", "waited", "model", "args")
 RESUME_REMEDY = "use the options of its config.txt, or undo the change of the network"
 
 
@@ -31,7 +33,10 @@ class TrainState:
         model: The finished model; `info`, which it knows about the training data, is saved too.
         optimizers: The optimizers of its networks.
         steps_per_epoch: Optimizer steps in an epoch.
-        environment: What the bits of the run depend on besides the options.
+        environment: What the exact result depends on besides the options.
+
+    Raises:
+        ValueError: A network has a name that checkpoints need for something else.
     """
 
     def __init__(
@@ -45,6 +50,9 @@ class TrainState:
         self.opt, self.optimizers, self.steps_per_epoch = opt, optimizers, steps_per_epoch
         self.networks, self.info, self.environment = optimizers.networks, model.info, environment
         self.model_name = type(model).__name__
+        reserved = {*RESERVED, *self.info} & self.networks.keys()
+        if reserved:
+            raise ValueError(f"a network cannot be called {reserved.pop()}: checkpoints use the name")
         self.total = opt.epochs * steps_per_epoch  # optimizer steps of the whole run
         self.n_iter = 0  # optimizer steps done
         self.validated = 0  # n_iter at the last validation
@@ -73,8 +81,9 @@ class TrainState:
         return value == self.best
 
     def is_over(self) -> bool:
-        """Whether all steps are done, or `--patience` is exhausted."""
-        return self.n_iter >= self.total or 0 < self.opt.patience <= self.waited
+        """Whether all steps are done and validated, or `--patience` is exhausted."""
+        ended = self.n_iter >= self.total or 0 < self.opt.patience <= self.waited
+        return ended and not self.validation_is_due()
 
     def state_dict(self) -> dict[str, Any]:
         """The content of a checkpoint: tensors and plain values alone.
@@ -104,7 +113,7 @@ class TrainState:
 
         Args:
             state: As `state_dict` returns it.
-            path: The checkpoint, for messages.
+            path: The checkpoint or its folder, for messages.
 
         Raises:
             BadInput: It is one of other data, another network or another optimizer.
@@ -119,9 +128,8 @@ class TrainState:
             load_weights(network, state.get(name, {}), path, RESUME_REMEDY)
         options = _changes(state["args"], vars(self.opt), WITHOUT_EFFECT, "--")
         try:
-            if state["args"].get("optimizer") != self.opt.optimizer:
-                raise ValueError
-            self.optimizers.load_state_dict(state["optim"])
+            same = state["args"].get("optimizer") == self.opt.optimizer
+            self.optimizers.load_state_dict(state["optim"] if same else {})
         except (KeyError, ValueError):
             raise BadInput(
                 f"{path}: its optimizer does not fit these options; take those of its config.txt "

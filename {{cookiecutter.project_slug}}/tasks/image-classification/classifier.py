@@ -81,7 +81,7 @@ class Classifier(nn.Module):
         }
 
     def image_grid(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Up to 64 images of a batch as the network gets them: uint8, (3, H, W)."""
+        """Up to 64 images of a batch as augmented, before normalization: uint8, (3, H, W)."""
         return make_grid(images[:64].cpu(), nrow=8)
 
     def train(self, mode: bool = True) -> "Classifier":

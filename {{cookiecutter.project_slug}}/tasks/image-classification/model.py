@@ -4,8 +4,9 @@ To use another one, write it in a file of its own and import it here as `Model`.
 
     Model(opt, info)            info: a dict that the data set provides and checkpoints keep
     info                        that dict
-    networks()                  {"net": network}: each is saved, and trained if it has parameters
-    forward(*batch)             {"net": {loss name: scalar}}: the losses of each network
+    networks()                  {"net": network, ...}: each is saved, trained if it has parameters
+    forward(*batch)             {"net": {loss name: scalar}, ...}: the losses that train each
+                                network; no name twice, no graph shared by two networks' losses
     compute_metrics(*batch)     {metric name: sum over the images of the batch}
     monitor                     the metric, higher is better, that decides which checkpoint is best
     image_grid(*batch)          an image of a batch for TensorBoard: uint8 (3, H, W)

@@ -55,8 +55,7 @@ def main() -> int:
     # 3. The metrics and figures.
     matrix = confusion_matrix(scores.argmax(dim=1), labels, len(model.classes))
     metrics = summarize(scores, labels, matrix, model)
-    text = json.dumps(metrics, indent=2)
-    (report / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    (report / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     save_confusion(matrix, model.classes, report / "confusion.png")
     mistakes = worst_mistakes(scores, labels)[: opt.worst]
     save_sheet(

@@ -174,6 +174,38 @@ def test_a_process_that_cannot_read_a_file_ends(spoiled: Path, small: list[str])
     assert f"{path}: not readable as an image" in error
 
 
+FULL_DISK = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from tensorboardX import event_file_writer
+
+def write_event(self, event):
+    time.sleep(1)
+    raise OSError(28, "No space left on device")
+
+event_file_writer.EventsWriter.write_event = write_event
+import train
+train.run_program(train.main)
+"""
+
+
+@pytest.mark.parametrize("steps", [1, 100])
+def test_a_disk_that_is_full_after_a_while_ends_the_records_and_not_the_run(
+    small: list[str], steps: int
+) -> None:
+    """The queue of TensorBoard's thread is full by the time at which the thread fails, or not."""
+    Path("full.py").write_text(FULL_DISK)
+    words = [*small, f"--log-every={steps}", f"--image-every={steps}", "--run-dir=run"]
+    process = start(str(Path("full.py").absolute()), *words)
+    try:
+        _, error = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert (process.returncode, error.count("\n")) == (0, 1), error
+    assert "No space left on device; the run goes on without a record" in error
+    assert last(Path("run"))["n_iter"] > 0
+
+
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT"])
 def test_a_signal_saves_like_sigterm(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str

@@ -23,7 +23,7 @@ def find_layout(root: Path, opt: Namespace) -> str:
     sides = [(root / side).is_dir() for side in "AB"]
     pairs = read_dataset_json(root.parent).get("pairs", "")
     if pairs not in ("", "side-by-side"):
-        raise BadInput(f'{root.parent}/dataset.json: pairs can only be "side-by-side"; mend it')
+        raise BadInput(f'{root.parent}/dataset.json: pairs can only be "side-by-side"; fix it')
     if opt.side_by_side is not None:
         pairs = "side-by-side" if opt.side_by_side else ""
     if any(sides) and not all(sides):
