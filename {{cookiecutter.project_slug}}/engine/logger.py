@@ -21,7 +21,7 @@ LAYOUT = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt} {remaining}{pos
 
 
 class Logger:
-    """Shows the progress of a run and appends to its records. It reads the state and never changes it.
+    """Shows the progress of a run and appends to its records. The state is never changed.
 
     A context manager. An interrupted run logs once more what it had logged after its last
     checkpoint, so that is dropped at the beginning. A full disk ends the logging, with a warning,

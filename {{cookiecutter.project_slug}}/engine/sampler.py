@@ -1,9 +1,9 @@
 """What is random, and which samples make up which batch: pure functions of (seed, n_iter).
 
 No state of a generator is ever saved. Code that draws random numbers seeds its generator first,
-with the seed of the run and a key: the first weights with ("weights"), the order of an epoch with ("order", epoch), the augmentation of a batch with ("augment",
-n_iter, micro_batch), dropout and the like with ("forward", n_iter, micro_batch). Each sample
-carries a seed of its own for random transforms.
+with the seed of the run and a key: ("weights"), ("order", epoch), ("augment", n_iter, micro_batch)
+or ("forward", n_iter, micro_batch), the last for dropout and the like. Each sample carries a seed
+of its own for random transforms.
 """
 
 import random

@@ -52,7 +52,7 @@ class TrainState:
         self.model_name = type(model).__name__
         reserved = {*RESERVED, *self.info} & self.networks.keys()
         if reserved:
-            raise ValueError(f"a network cannot be called {reserved.pop()}: checkpoints use the name")
+            raise ValueError(f"no network can be called {reserved.pop()}: checkpoints use it")
         self.total = opt.epochs * steps_per_epoch  # optimizer steps of the whole run
         self.n_iter = 0  # optimizer steps done
         self.validated = 0  # n_iter at the last validation
