@@ -114,7 +114,8 @@ class Logger:
 
     def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
         if not isinstance(args.exc_value, OSError):
-            return threading.__excepthook__(args)
+            threading.__excepthook__(args)
+            return
         self._give_up(args.exc_value)
         # The thread goes on reading, to the `object()` that ends it: with its queue full, the run
         # would wait for ever, at the latest when it ends.

@@ -319,7 +319,7 @@ def test_both_images_of_a_pair_are_on_one_side(folder: Path, layout: str) -> Non
 def test_new_files_move_no_old_one_to_the_other_side(folder: Path, layout: str) -> None:
     before = [names(part) for part in dataset.train_and_val(opt(folder, "--val-share=0.4"))]
     for path in [*(folder / "train").rglob("*.png")]:
-        shutil.copy(path, path.with_name(f"new-{path.name}"))
+        shutil.copy(path, path.with_name(f"{path.stem}-new.png"))  # in between
     after = [names(part) for part in dataset.train_and_val(opt(folder, "--val-share=0.4"))]
     assert before[0] < after[0] and before[1] < after[1]
 
