@@ -226,7 +226,7 @@ def test_a_checkpoint_that_cannot_be_written_names_the_last_good_one(
         raise OSError(28, "No space left on device")
 
     saved = Checkpoints(Path("a"))
-    for n_iter, last_good in ((1, "none yet"), (2, "last.pt")):
+    for n_iter, last_good in ((1, "no checkpoint exists yet"), (2, "last.pt")):
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", refuse)
             saved.save(Content(net={}, n_iter=n_iter, args={}))
