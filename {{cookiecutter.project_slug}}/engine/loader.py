@@ -12,7 +12,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, islice, takewhile
 from typing import Any
@@ -29,7 +29,7 @@ from engine.sampler import EvalBatchSampler, Keys, SeededDataset, TrainBatchSamp
 Batch = tuple[Tensor, ...]
 GRACE = 1.0  # seconds in which a thread or a worker may finish its batch before workers are killed
 UNDISTURBED_STEPS = 5  # that the meter times without workers
-POLL = 6.0  # seconds after which DataLoader has noticed that a worker is gone; it looks every 5
+POLL = 6.0  # seconds after which DataLoader itself has noticed that a worker is gone
 
 
 class Loader:
@@ -110,6 +110,7 @@ class Loader:
             self._keys.rest = keys
             with _signals_blocked():
                 source = _read(iter(self._loader))
+            self._watch()
         stream = ending.enter_context(_in_background(source, self.prefetch, self._kill))
         for seen in range(min(in_main, expected), expected):
             batch = next(stream, None)
@@ -171,9 +172,14 @@ class Loader:
             return
         for worker in iterator._workers:
             worker.kill()
-        # Else it would look for them every 5 s only. PyTorch wakes a thread of its own like this.
-        iterator._worker_result_queue.cancel_join_thread()
-        iterator._worker_result_queue.put((None, None))
+        _wake(iterator)
+
+    def _watch(self) -> None:
+        """Notices the death of a worker at once; DataLoader would look every 5 s only."""
+        iterator: Any = self._loader._iterator
+        if iterator is not None and not hasattr(iterator, "watched"):
+            iterator.watched = True  # it lives on for the next pass over the data
+            threading.Thread(target=_wake_on_death, args=(iterator,), daemon=True).start()
 
 
 def arrange(batch: Batch, device: torch.device) -> Batch:
@@ -220,13 +226,34 @@ def _shared(batch: Batch) -> Batch:
 
 
 def _read(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """`batches`, with a broken connection reported as the death of a worker."""
+    """`batches`; whatever error the death of a worker causes is reported as such."""
     try:
         yield from batches
-    except (ConnectionError, EOFError, FileNotFoundError) as error:
-        if "Caught" in str(error):  # raised by the data set, in a worker that lives
+    except Exception as error:
+        workers = getattr(batches, "_workers", ())
+        caught = "Caught" in str(error)  # raised by the data set, in a worker that lives
+        if not workers or caught or not _some_died(workers, timeout=0.5):
             raise
         raise RuntimeError("DataLoader worker exited unexpectedly") from None
+
+
+def _some_died(workers: Sequence[Any], timeout: float | None) -> bool:
+    return bool(multiprocessing.connection.wait([w.sentinel for w in workers], timeout))
+
+
+def _wake_on_death(iterator: Any) -> None:
+    _some_died(iterator._workers, timeout=None)
+    _wake(iterator)
+
+
+def _wake(iterator: Any) -> None:
+    """Wakes the thread that waits for a batch of dead workers, which gets an error.
+
+    PyTorch wakes a thread of its own by the same message.
+    """
+    with suppress(OSError, RuntimeError, ValueError):  # closed, or at exit: nobody waits
+        iterator._worker_result_queue.cancel_join_thread()
+        iterator._worker_result_queue.put((None, None))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ SMALL += ["--d-width=4", "--d-layers=2", "--d-scales=2", "--pool=3", "--losses=l
 SMALL += ["--dropout=0.2", "--flip", "--lr=0.01", "--log-every=3"]
 # Each of these changes something random in a SMALL run.
 RANDOM = ["--no-flip", "--dropout=0.3"]
-# With these the loss of a batch is the mean of the losses of its parts: no norm, no dropout, no pool.
+# With these the loss of a batch is the mean of the losses of its parts: no norm, dropout or pool.
 SEPARABLE = ["--norm=none", "--dropout=0", "--no-flip", "--pool=0"]
 # With these a batch can be learned by heart: its losses fall to nearly nothing.
 BY_HEART = ["--dropout=0", "--losses=l1", "--noise=0", "--no-residual", "--width=32"]
