@@ -128,7 +128,7 @@ def replace_to_image(project: Project) -> None:
         project,
         "options.py",
         *((f'    add("--{name}"...\n    add(', "    add(") for name in taken),
-        ('    add("--residual"...target")\n', ""),
+        ('    add("--residual"...and input")\n', ""),
         ('default="l1:100,adversarial"', 'default="charbonnier:50,adversarial"'),
         ("epochs=10", "epochs=3"),
         ('batch_size=16, optimizer="adam", lr=5e-4', 'batch_size=8, optimizer="adamw", lr=1e-3'),

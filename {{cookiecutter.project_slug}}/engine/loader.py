@@ -172,14 +172,16 @@ class Loader:
             return
         for worker in iterator._workers:
             worker.kill()
-        _wake(iterator)
+        _wake(iterator._worker_result_queue)
 
     def _watch(self) -> None:
         """Notices the death of a worker at once; DataLoader would look every 5 s only."""
         iterator: Any = self._loader._iterator
         if iterator is not None and not hasattr(iterator, "watched"):
             iterator.watched = True  # it lives on for the next pass over the data
-            threading.Thread(target=_wake_on_death, args=(iterator,), daemon=True).start()
+            # Not the iterator itself, which would never be collected.
+            watched = iterator._workers, iterator._worker_result_queue
+            threading.Thread(target=_wake_on_death, args=watched, daemon=True).start()
 
 
 def arrange(batch: Batch, device: torch.device) -> Batch:
@@ -241,19 +243,19 @@ def _some_died(workers: Sequence[Any], timeout: float | None) -> bool:
     return bool(multiprocessing.connection.wait([w.sentinel for w in workers], timeout))
 
 
-def _wake_on_death(iterator: Any) -> None:
-    _some_died(iterator._workers, timeout=None)
-    _wake(iterator)
+def _wake_on_death(workers: Sequence[Any], results: Any) -> None:
+    _some_died(workers, timeout=None)
+    _wake(results)
 
 
-def _wake(iterator: Any) -> None:
+def _wake(results: Any) -> None:
     """Wakes the thread that waits for a batch of dead workers, which gets an error.
 
     PyTorch wakes a thread of its own by the same message.
     """
     with suppress(OSError, RuntimeError, ValueError):  # closed, or at exit: nobody waits
-        iterator._worker_result_queue.cancel_join_thread()
-        iterator._worker_result_queue.put((None, None))
+        results.cancel_join_thread()
+        results.put((None, None))
 
 
 @contextmanager

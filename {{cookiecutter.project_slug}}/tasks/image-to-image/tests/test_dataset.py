@@ -474,9 +474,9 @@ def test_edges_are_dark_where_the_brightness_changes() -> None:
     needs("degrade.edges")
     image = torch.zeros(3, 16, 16, dtype=torch.uint8)
     image[:, :, 8:] = 200
-    drawn = degrade(image, "edges", opt(""))
-    assert (drawn[:, :, :7] == 255).all() and (drawn[:, :, 9:] == 255).all()
-    assert (drawn[:, :, 7:9] == 55).all()
+    found = degrade(image, "edges", opt(""))
+    assert (found[:, :, :7] == 255).all() and (found[:, :, 9:] == 255).all()
+    assert (found[:, :, 7:9] == 55).all()
 
 
 def test_an_image_becomes_bytes_rounded_and_limited() -> None:
