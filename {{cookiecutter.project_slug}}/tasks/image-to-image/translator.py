@@ -57,7 +57,9 @@ class Translator(nn.Module):
             raise BadInput(f"{path}: a checkpoint of another model ({state['model']})")
         defaults = vars(options.make_parser().parse_args([]))  # for options added since
         opt = Namespace(**{**defaults, **state["args"]})
-        model = cls(Namespace(**{**vars(opt), "losses": "l1"}), {})
+        alone = {"adversarial", "features", "perceptual"}  # the losses that need more networks
+        loss = next(name for name in losses.LOSSES if name not in alone)
+        model = cls(Namespace(**{**vars(opt), "losses": loss}), {})
         load_weights(model.net, state["net"], path, "networks.py was changed since then")
         return model.eval(), opt
 
