@@ -56,8 +56,9 @@ def start(
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         faulthandler.enable(sys.stderr)  # SIGABRT prints where every thread is
         sys.argv = [f"{program.rpartition('.')[2]}.py", *flags]
-        # Tests that run in the background of a shell inherit that Ctrl-C is ignored.
+        # Tests that run in the background of a shell, or by nohup, inherit that these are ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         atexit._clear()  # what pytest does at exit
         atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]
         prepare()

@@ -203,7 +203,7 @@ def test_a_kill_while_images_are_decoded_leaves_no_usable_half(
     assert not list((digits / ".cache").glob("*.u8")) and not run.exists()
     run_to_the_end(flags)
     assert bits(run / "checkpoints/last.pt") == undisturbed[0]
-    assert len(list((digits / ".cache").glob("*.u8"))) == 1
+    assert len(list((digits / ".cache").glob("*.u8"))) == 1, "that of train/"
 
 
 def test_a_full_disk_is_no_reason_not_to_train(
