@@ -169,7 +169,7 @@ CASES: dict[str, tuple[Damage, str, list[str]]] = {
     "flip is no truth": (
         write("images/dataset.json", b'{"flip": "no"}'),
         TRAIN,
-        ["images/dataset.json", "flip", "mend"],
+        ["images/dataset.json", "flip", "fix"],
     ),
     "all images for validation": (nothing, TRAIN + " --val-share=1", ["--val-share", "'1'", "0.9"]),
     "batch too large": (nothing, TRAIN + " --batch-size=99", ["--batch-size 99", "at most 14"]),

@@ -138,7 +138,6 @@ def replace_to_image(project: Project) -> None:
         "tests/example.py",
         (' "--blocks=1",', ""),
         ('"--dropout=0.2", ', ""),
-        (', "--dropout=0.3"]', "]"),
         ('SEPARABLE = ["--norm=none", "--dropout=0", ', "SEPARABLE = ["),
         ('BY_HEART = ["--dropout=0", "--losses=l1"', 'BY_HEART = ["--losses=charbonnier"'),
         ('"--no-residual", ', ""),

@@ -439,7 +439,7 @@ class KilledWorker(Injected):
 class CorruptFiles(Injected):
     """A tenth of the images cannot be read any more, from a random moment on."""
 
-    statuses, words = (2,), ("not readable as an image", "replace it")
+    statuses, words = (2,), ("not readable as an image", "replace")
     least_workers = 1
 
     def __init__(self, draw: random.Random, situation: str) -> None:
@@ -625,8 +625,9 @@ def test_a_fault_at_any_moment_ends_the_run(photos: None, full: bool, tell: Tell
     draw = random.Random(int(os.environ.get("FAULTS_SEED", 0)))
     slowest, hangs, wrong = 0.0, 0, []
     for i in range(count):
-        kind = list(KINDS)[i % len(KINDS)]
-        situation = list(SITUATIONS)[(i + i // len(KINDS)) % len(SITUATIONS)]
+        turn, number = divmod(i, len(KINDS))
+        kind = list(KINDS)[number]
+        situation = list(SITUATIONS)[(number + turn) % len(SITUATIONS)]
         run = Path(f"runs/fault{i}")
         Path("raised").unlink(missing_ok=True)
         fault = KINDS[kind](draw, situation)

@@ -1,9 +1,9 @@
-"""Properties of serialized lists and augmentations, for inputs that hypothesis makes up.
+"""Properties of serialized lists and augmentations, for inputs that hypothesis makes up."""
 
-The modules are loaded from their files: tests that fork import the project's under their names.
-"""
-
-import importlib.util
+import importlib
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -14,17 +14,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def load(*names: str) -> list[ModuleType]:
+    """Imports modules of a project; tests that fork import those of theirs by the same names."""
+    before = dict(sys.modules)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        for source in (TEMPLATE, TEMPLATE / "tasks/image-classification"):
+            for path in [*source.glob("*.py"), *source.glob("engine/*.py")]:
+                copy = Path(folder, path.relative_to(source))
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copy(path, copy)
+        patch.syspath_prepend(folder)
+        modules = [importlib.import_module(name) for name in names]
+        for name in sys.modules.keys() - before.keys():
+            if str(getattr(sys.modules[name], "__file__", None)).startswith(folder):
+                del sys.modules[name]
+    return modules
 
 
-images_py = load(TEMPLATE / "engine" / "images.py")
+images_py, dataset = load("engine.images", "dataset")
 SerializedList = images_py.SerializedList
-dataset = load(TEMPLATE / "tasks" / "image-classification" / "dataset.py")
 ANY_TEXT = st.text(st.characters(codec=None) | st.characters(categories=["Cs"]), max_size=8)
 LISTS = st.lists(
     ANY_TEXT | st.binary(max_size=5).map(lambda b: b.decode("utf-8", "surrogateescape"))

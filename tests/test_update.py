@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ANSWERS, SMALL, Project
 from edits import Edit, apply, readme_edits
+from pt_template_answers import markdown
 
 # Where README.md says that the template is; git is told to find a clone on this machine there.
 URL = "https://github.com/org/pt-template"
@@ -103,9 +104,8 @@ def assert_has_change(project: Project) -> None:
 
 
 def assert_has_answers(project: Project, slug: str = "ada_net") -> None:
-    assert f"    {ANSWERS['project_name']}\n    {ANSWERS['description']}\n" in project.read(
-        "README.md"
-    )
+    title, description = (markdown(ANSWERS[name]) for name in ("project_name", "description"))
+    assert project.read("README.md").startswith(f"# {title}\n\n{description}\n")
     assert ANSWERS["author_name"] in project.read("LICENSE")
     kept = json.loads(project.read(".cruft.json"))["context"]["cookiecutter"]
     assert {**ANSWERS, "project_slug": slug}.items() <= kept.items()

@@ -7,8 +7,10 @@ from typing import Any
 import example
 import pytest
 import torch
+from conftest import Train
 from needs import needs
 from ours import convolutions, save_vgg19, usual_generator
+from programs import same_weights
 
 import options
 from engine.errors import BadInput
@@ -54,6 +56,12 @@ def test_convolutions_have_a_bias_where_no_norm_would_take_it_away() -> None:
 GENERATOR = ["--width=6", "--n-downsampling=1", "--blocks=2", "--padding=reflect"]
 GENERATOR += ["--norm=instance", "--dropout=0.5", "--no-residual"]
 DISCRIMINATOR = ["--d-width=6", "--d-layers=3", "--d-scales=1", "--d-norm=none", "--pool=3"]
+
+
+def test_dropout_is_random_in_a_run(train: Train, finished: Path) -> None:
+    usual_generator()
+    assert train("run", "--dropout=0.3") == 0
+    assert not same_weights(Path("run"), finished)
 
 
 @pytest.mark.parametrize("word", GENERATOR)
