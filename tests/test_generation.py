@@ -191,8 +191,8 @@ def test_from_another_folder_into_a_path_with_blanks_and_letters(run: Cookiecutt
     assert made.returncode == 0, made.stderr
     assert not list(cwd.iterdir())
     project = Project((cwd / out / "ada_net").resolve())
-    use(project, "train", "--run=runs/Größe 1", *SMALL)
-    use(project, "check_data", "data/digits")
+    use(project, "train", "--run-dir=runs/Größe 1", *SMALL)
+    use(project, "tools.check_data", "data/digits")
     use(project, "test", "--checkpoint=runs/Größe 1/checkpoints/best.pt")
     use(project, "predict", "--checkpoint=runs/Größe 1/checkpoints/best.pt", "data/digits/test/7")
 

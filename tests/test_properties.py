@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 def load(*names: str) -> list[ModuleType]:
     """Imports modules of a project; tests that fork import those of theirs by the same names."""
-    before = dict(sys.modules)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "engine"]:
+            patch.delitem(sys.modules, name)
+        before = set(sys.modules)
         for source in (TEMPLATE, TEMPLATE / "tasks/image-classification"):
             for path in [*source.glob("*.py"), *source.glob("engine/*.py")]:
                 copy = Path(folder, path.relative_to(source))
@@ -25,7 +27,7 @@ def load(*names: str) -> list[ModuleType]:
                 shutil.copy(path, copy)
         patch.syspath_prepend(folder)
         modules = [importlib.import_module(name) for name in names]
-        for name in sys.modules.keys() - before.keys():
+        for name in sys.modules.keys() - before:
             if str(getattr(sys.modules[name], "__file__", None)).startswith(folder):
                 del sys.modules[name]
     return modules

@@ -14,7 +14,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-SMALL = ["--img-size=16", "--width=4", "--blocks=0", "--batch-size=8", "--crops=2", "--epochs=1"]
+SMALL = ["--img-size=16", "--width=4", "--blocks=0", "--batch-size=8", "--crops=4", "--epochs=1"]
 SMALL += ["--d-width=4", "--d-layers=1", "--d-scales=1", "--workers=0", "--device=cpu"]
 
 
@@ -54,7 +54,7 @@ def test_the_commands_of_the_readme(project: Project) -> None:
         assert "psnr" in use(project, "train", *command.split(), *SMALL)
     for run in Path("runs").iterdir():
         metrics = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["values"]
-        assert {"psnr", "score_real", "score_drawn"} <= metrics.keys()
+        assert {"psnr", "score_real", "score_fake"} <= metrics.keys()
 
 
 def test_the_first_run_and_what_follows(project: Project) -> None:
@@ -77,10 +77,12 @@ def test_the_first_run_and_what_follows(project: Project) -> None:
 def test_programs_get_networks_and_losses_from_the_finished_model(project: Project) -> None:
     for program in ("test.py", "predict.py"):
         text = project.read(program)
-        assert "from translator import" in text
+        assert "from model import Model" in text
         assert "import networks" not in text and "import losses" not in text
 
 
-def test_its_own_tests_pass(project: Project) -> None:
+def test_its_own_tests_pass(project: Project, full: bool) -> None:
+    if not full:
+        pytest.skip("test_edits.py runs them after the owner's edits; `make stress` as they are")
     tested = project.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert tested.returncode == 0, tested.stdout[-4000:]
