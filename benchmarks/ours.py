@@ -159,8 +159,8 @@ def train(spec: Spec, at_step: Hook) -> None:
     meters: list[Any] = []
 
     class Meter(program.Meter):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
             meters.append(self)
 
     class Logger(program.Logger):
