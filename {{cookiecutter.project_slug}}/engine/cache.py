@@ -137,6 +137,11 @@ class CachedImages:
             return None
         return self.mapped.stacked.index_select(0, indices).permute(0, 3, 1, 2)
 
+    def fingerprint(self, rows: Tensor) -> str:
+        """A checksum of these files and of a choice of them, one row for each sample."""
+        digest = hashlib.sha256(self.files.digest() + rows.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
     def cache_file(self) -> Path:
         """The path of the cache of these files in their present state."""
         made_of = hashlib.sha256(self.files.digest())

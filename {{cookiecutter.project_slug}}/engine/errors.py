@@ -173,11 +173,20 @@ class StopSignal:
 
 def end_at_once(number: int, frame: FrameType | None) -> None:
     """Handles SIGINT by one line and the end of this process and its workers."""
-    for child in multiprocessing.active_children():
-        child.kill()
+    kill_workers()
     line_break = b"\n" * os.isatty(2)  # after the progress bar
     os.write(2, line_break + f"{_program()}: error: interrupted\n".encode(errors="replace"))
     os._exit(INTERRUPTED)
+
+
+def kill_workers() -> None:
+    """Kills the worker processes that are still there.
+
+    multiprocessing would send them SIGTERM at exit, which they block, and wait for ever.
+    """
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _leave_closed_terminal() -> None:

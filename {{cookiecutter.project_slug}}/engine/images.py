@@ -117,6 +117,23 @@ def read_dataset_json(folder: Path) -> dict:
     return content
 
 
+def check_split(root: Path) -> None:
+    """Raises BadInput unless the folder of a split, such as DIR/train, is there."""
+    if not root.is_dir():
+        more = "; test.py --split val needs none" if root.name == "test" else ""
+        raise BadInput(
+            f"{root}: no such folder; --data wants a folder that holds {root.name}/{more}"
+        )
+
+
+def list_images(root: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """The images below `folder`, and the other files, as paths relative to `root`."""
+    start = len(str(root)) + 1
+    files = [path[start:].replace(os.sep, "/") for path in files_below(folder)]
+    images = [path for path in files if is_image(path)]
+    return images, [path for path in files if not is_image(path)]
+
+
 def images_below(folder: str | Path) -> list[str]:
     """The images in a folder and in its subfolders, in a fixed order; none that are hidden."""
     return [path for path in files_below(folder) if is_image(path)]

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from engine.devices import cores, memory_format
-from engine.errors import STOP_SIGNALS
+from engine.errors import STOP_SIGNALS, kill_workers
 from engine.sampler import EvalBatchSampler, Keys, SeededDataset, TrainBatchSampler, whole_batch
 
 Batch = tuple[Tensor, ...]
@@ -62,7 +62,7 @@ class Loader:
         workers = choose_workers(device, at_once) if workers is None else workers
         self.workers = 0 if self.on_device else workers  # they cannot use the memory of the GPU
         if self.workers:
-            atexit.register(_kill_workers)  # after multiprocessing's own, so it is called before
+            atexit.register(kill_workers)  # after multiprocessing's own, so it is called before
         threaded = not self.on_device and (self.workers or (at_once and device.type != "cpu"))
         self.prefetch = prefetch if threaded else 0
         self.shares_cores = self.workers > 0 and device.type == "cpu"
@@ -315,16 +315,6 @@ def _signals_blocked() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _kill_workers() -> None:
-    """At exit, kills the workers that an error has left behind.
-
-    multiprocessing would send them SIGTERM, which they block, and wait for ever.
-    """
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
 
 
 def _end_with_trainer(worker_id: int) -> None:

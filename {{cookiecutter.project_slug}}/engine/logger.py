@@ -62,8 +62,7 @@ class Logger:
 
     def step(self) -> None:
         """Moves the bar on by a step."""
-        epochs = f"epoch {self.state.epoch}/{self.state.opt.epochs}"
-        self.bar.set_description_str(epochs, refresh=False)
+        self.bar.set_description_str(self._epoch(), refresh=False)
         self.bar.update()
 
     def train(self, micro_batches: list[Losses], lr: float, rates: Rates) -> None:
@@ -76,9 +75,8 @@ class Logger:
     def validation(self, metrics: dict[str, float], better: bool) -> None:
         """Records and prints the metrics of a validation."""
         text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        epochs = f"epoch {self.state.epoch}/{self.state.opt.epochs}"
         self.bar.clear()
-        print(f"{epochs}: val {text}{' (best)' * better}", flush=True)
+        print(f"{self._epoch()}: val {text}{' (best)' * better}", flush=True)
         self._add("val", metrics)
 
     def image(self, name: str, grid: Tensor) -> None:
@@ -93,6 +91,9 @@ class Logger:
             write_atomically(path, lambda file: to_pil_image(grid.cpu()).save(file, "PNG"))
         except OSError as error:
             self._give_up(error)
+
+    def _epoch(self) -> str:
+        return f"epoch {self.state.epoch}/{self.state.opt.epochs}"
 
     def _add(self, split: str, values: dict[str, float]) -> None:
         """Adds a point: a line of metrics.jsonl, and the scalars `split/name`."""

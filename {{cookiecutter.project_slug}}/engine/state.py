@@ -14,10 +14,11 @@ WITHOUT_EFFECT = (
     *("run_dir", "resume", "workers", "prefetch", "cache", "parallel", "device", "keep"),
     *("patience", "precision", "log_every", "image_every", "save_every", "val_every"),
 )
-
-
 # Keys of a checkpoint that are not networks.
-RESERVED = ("optim", "scaler", "epoch", "n_iter", "validated", "best", "waited", "model", "args")
+RESERVED = (
+    *("optim", "scaler", "epoch", "n_iter", "validated", "best", "waited", "model", "args"),
+    "environment",
+)
 RESUME_REMEDY = "use the options of its config.txt, or undo the change of the network"
 
 

@@ -9,8 +9,6 @@ flips off, for digits and the like.
 """
 
 import copy
-import hashlib
-import os
 import sys
 from argparse import Namespace
 from functools import partial
@@ -30,10 +28,9 @@ from engine.classes import check_classes, check_divisible, find_classes
 from engine.errors import BadInput, shorten
 from engine.images import (
     SerializedList,
-    files_below,
     flip,
     image_size,
-    is_image,
+    list_images,
     read_image,
     split_by_hash,
 )
@@ -57,7 +54,10 @@ def load(path: str | Path, opt: Namespace) -> Tensor:
 
 
 def random_transforms(opt: Namespace) -> list[v2.Transform]:
-    """The random transforms of each training image: any of torchvision.transforms.v2."""
+    """The random transforms of each training image, of torchvision.transforms.v2.
+
+    Each takes and returns an image, uint8 (3, S, S).
+    """
     return []
 
 
@@ -105,6 +105,7 @@ def train_and_val(opt: Namespace) -> tuple["ClassFolders", "ClassFolders"]:
     else:
         train_set, val_set = train_set.split(opt.val_share)
     train_set.transforms = random_transforms(opt)
+    check_transforms(train_set, opt)
     report_size(train_set, opt)
     return train_set, val_set
 
@@ -148,12 +149,10 @@ class ClassFolders(Dataset):
         paths: list[str] = []
         left_out: list[str] = []
         counts = []
-        start = len(str(root)) + 1
         for name in self.classes:
-            files = [path[start:].replace(os.sep, "/") for path in files_below(root / name)]
-            found = [path for path in files if is_image(path)]
-            left_out += [path for path in files if not is_image(path)]
+            found, others = list_images(root, root / name)
             paths += found
+            left_out += others
             counts.append(len(found))
         if left_out:
             print(f"warning: {root}: left out, as not images: {shorten(left_out)}", file=sys.stderr)
@@ -202,8 +201,7 @@ class ClassFolders(Dataset):
 
     def fingerprint(self) -> str:
         """A checksum of the list of samples, which the order of training depends on."""
-        digest = hashlib.sha256(self.images.files.digest() + self.rows.cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return self.images.fingerprint(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -222,6 +220,17 @@ class ClassFolders(Dataset):
     def to(self, device: torch.device) -> None:
         """Moves what `batch` needs besides the images to their device."""
         self.rows, self.labels = self.rows.to(device), self.labels.to(device)
+
+
+def check_transforms(train_set: ClassFolders, opt: Namespace) -> None:
+    """Raises BadInput if the random transforms make something else of the first image."""
+    image = train_set[0][0] if train_set.transforms else None
+    shape = (3, opt.img_size, opt.img_size)
+    if image is not None and (image.dtype != torch.uint8 or image.shape != shape):
+        raise BadInput(
+            f"random_transforms in dataset.py: return {image.dtype} {tuple(image.shape)}, and have "
+            f"to return torch.uint8 {shape}"
+        )
 
 
 def report_size(train_set: ClassFolders, opt: Namespace) -> None:

@@ -42,6 +42,8 @@ def make_network(opt: Namespace, num_classes: int) -> NetworkSpec:
             num_classes, opt.blocks, opt.width, opt.padding, opt.norm, opt.dropout
         )
         return NetworkSpec(network, *CENTRED)
+    if opt.network in NETWORKS:
+        raise BadInput(f"--network {opt.network}: make_network in networks.py has no `if` for it")
     spec = torchvision_network(opt.network, num_classes, opt.pretrained, opt.freeze)
     try:
         with torch.no_grad():
@@ -124,7 +126,7 @@ def torchvision_network(name: str, num_classes: int, pretrained: bool, frozen: b
     except OSError as error:  # URLError is one
         raise BadInput(
             f"--pretrained: the weights of {name} could not be downloaded ({error}); leave the "
-            "option out, or put the file into the folder that torch.hub.get_dir() names"
+            f"option out, or put the file into {torch.hub.get_dir()}/checkpoints"
         ) from None
     if hasattr(network, "aux_logits"):  # googlenet and inception_v3 would return a tuple
         for part in [part for part in ("aux1", "aux2", "AuxLogits") if hasattr(network, part)]:

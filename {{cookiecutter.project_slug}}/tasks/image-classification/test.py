@@ -130,7 +130,8 @@ def save_confusion(matrix: Tensor, classes: list[str], path: Path) -> None:
     k = len(classes)
     side = min(max(4.0, 1.5 + 0.42 * k), 24.0)
     figure, axes = new_figure(side, side)
-    axes.imshow(matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1), cmap="Blues", vmin=0, vmax=1)
+    shares = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     if k <= 40:
         for row, column in matrix.nonzero().tolist():
             count = int(matrix[row, column])

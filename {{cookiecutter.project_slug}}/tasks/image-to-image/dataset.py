@@ -13,7 +13,6 @@ random flips off, for letters and the like.
 """
 
 import copy
-import hashlib
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -180,8 +179,7 @@ class Pairs(Dataset):
 
     def fingerprint(self) -> str:
         """A checksum of the list of samples, which the order of training depends on."""
-        digest = hashlib.sha256(self.images.files.digest() + self.rows.numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return self.images.fingerprint(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -73,9 +73,10 @@ def make_losses(opt: Namespace, vgg: nn.Module | None) -> nn.ModuleDict:
             losses[name] = Adversarial(opt.adversarial)
         elif name == "features":
             losses[name] = FeatureMatching()
-        else:
-            assert vgg is not None
+        elif name == "perceptual" and vgg is not None:
             losses[name] = Perceptual(vgg)
+        else:
+            raise BadInput(f"--losses: make_losses in losses.py has no branch for {name}")
     return nn.ModuleDict(losses)
 
 

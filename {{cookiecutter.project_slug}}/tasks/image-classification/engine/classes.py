@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from engine.errors import BadInput, shorten
-from engine.images import is_hidden
+from engine.images import check_split, is_hidden
 
 
 def find_classes(root: Path) -> list[str]:
@@ -13,8 +13,7 @@ def find_classes(root: Path) -> list[str]:
     Raises:
         BadInput: There is no such folder, or no class in it.
     """
-    if not root.is_dir():
-        raise BadInput(f"{root}: no such folder; --data wants a folder that holds {root.name}/")
+    check_split(root)
     folders = [entry.name for entry in os.scandir(root) if entry.is_dir()]
     classes = sorted(name for name in folders if not is_hidden(name))
     if not classes:

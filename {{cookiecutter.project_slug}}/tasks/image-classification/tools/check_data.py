@@ -93,17 +93,15 @@ def check_split(root: Path, faults: Problems, notes: Problems) -> Split:
         if path.is_file() and not images.is_hidden(path):
             notes.append(f"{path}: not in a class folder, left out; move or delete it")
     for name in classes:
-        files = images.files_below(root / name)
-        found = [Path(path) for path in files if images.is_image(path)]
+        found, others = images.list_images(root, root / name)
         notes += [
-            f"{path}: not an image by its name, left out; convert or delete it"
-            for path in files
-            if not images.is_image(path)
+            f"{root / path}: not an image by its name, left out; convert or delete it"
+            for path in others
         ]
         if not found:
             faults.append(f"{root / name}: no image in this class; add some or delete the folder")
         split.counts[name] = len(found)
-        split.files += found
+        split.files += [root / path for path in found]
     if len(classes) == 1:
         notes.append(f"{root}: one class alone; there is nothing to tell apart")
     read_all(split, faults)

@@ -1,6 +1,5 @@
 """Folders of pairs: their layout, the names of the pairs, their sizes."""
 
-import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from engine.errors import BadInput, shorten
-from engine.images import files_below, image_size, is_image, read_dataset_json
+from engine.images import check_split, image_size, list_images, read_dataset_json
 
 
 def find_layout(root: Path, opt: Namespace) -> str:
@@ -18,8 +17,7 @@ def find_layout(root: Path, opt: Namespace) -> str:
         BadInput: There is no such folder, half of the pairs is missing, or an option does not go
             with the layout.
     """
-    if not root.is_dir():
-        raise BadInput(f"{root}: no such folder; --data wants a folder that holds {root.name}/")
+    check_split(root)
     sides = [(root / side).is_dir() for side in "AB"]
     pairs = read_dataset_json(root.parent).get("pairs", "")
     if pairs not in ("", "side-by-side"):
@@ -41,11 +39,10 @@ def find_images(root: Path) -> list[str]:
     Raises:
         BadInput: There are none.
     """
-    start = len(str(root)) + 1
-    files = [path[start:].replace(os.sep, "/") for path in files_below(root)]
-    if left_out := [path for path in files if not is_image(path)]:
+    found, left_out = list_images(root, root)
+    if left_out:
         print(f"warning: {root}: left out, as not images: {shorten(left_out)}", file=sys.stderr)
-    if not (found := [path for path in files if is_image(path)]):
+    if not found:
         ends = ", ".join(IMG_EXTENSIONS)
         raise BadInput(f"{root}: no image in this folder; files that count end in {ends}")
     return found
