@@ -14,9 +14,9 @@ INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.installed-benchmarks
 PROJECT := {{cookiecutter.project_slug}}
 DEMO := demo/my_vision_project
-# Whole files of tests in two processes; each test computes with one thread.
+# Whole files of tests in two processes, in their order; each test computes with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
-TWO := -n 2 --dist loadfile
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test stress bench oldest lint clean gpu
 
@@ -55,12 +55,13 @@ oldest:  ## makes a project and runs its tests with the oldest versions that are
 
 lint: $(INSTALLED)  ## checks style and types, of the template and of its projects
 	$(PY) -m ruff check --config pyproject.toml .
-	$(PY) -m mypy pt_template_answers.py tests benchmarks
 	for task in '$(PROJECT)'/tasks/*; do \
 		copy=".mypy_cache/projects/$${task##*/}"; rm -rf "$$copy"; mkdir -p "$$copy" && \
 		cp -Rp '$(PROJECT)'/. "$$copy" && rm -r "$$copy/tasks" && cp -Rp "$$task"/. "$$copy" && \
-		(cd "$$copy" && $(PY) -m mypy --config-file ../../../pyproject.toml \
-			--cache-dir "../../$${task##*/}" .) || exit; done
+		(cd "$$copy" && exec $(PY) -m mypy --config-file ../../../pyproject.toml \
+			--cache-dir "../../$${task##*/}" .) & all="$$all $$!"; done; \
+	$(PY) -m mypy pt_template_answers.py tests benchmarks && \
+	for process in $$all; do wait $$process || exit; done
 
 clean:  ## removes the environment, the demo and the caches
 	rm -rf .venv .venv-oldest demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

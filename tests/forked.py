@@ -20,7 +20,9 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the bits of a run depend on the number of threads
 
-import tensorboardX  # noqa: F401  imported here for the children, as are the next ones
+import matplotlib.figure  # noqa: F401  imported here for the children, as are the next ones
+import skimage.metrics  # noqa: F401
+import tensorboardX  # noqa: F401
 import torch
 import torchvision.datasets
 import torchvision.transforms.v2  # noqa: F401

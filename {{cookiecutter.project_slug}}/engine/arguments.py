@@ -41,6 +41,7 @@ class Parser(argparse.ArgumentParser):
         return [line] if line.strip() and not line.startswith("#") else []
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = sys.argv[1:] if args is None else args
         try:
             return super().parse_args(args, namespace)
         except (UnicodeDecodeError, RecursionError):
@@ -48,8 +49,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if unknown := re.match(r"unrecognized arguments: (--[\w-]+)", message):
-            near = difflib.get_close_matches(unknown[1], self._option_string_actions)
+            name, options = unknown[1], list(self._option_string_actions)
+            near = [option for option in options if option.startswith(name)]
+            near = near or difflib.get_close_matches(name, options, cutoff=0.75)
             message += f"; did you mean {' or '.join(near)}?" * bool(near)
+            if files := [arg[1:] for arg in self._given if arg.startswith("@")]:
+                message += f"; options were read from {' and '.join(files)} too"
         print(f"{self.prog}: error: {message} (--help lists the options)", file=sys.stderr)
         sys.exit(2)
 

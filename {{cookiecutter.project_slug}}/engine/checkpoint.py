@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Protocol
 import torch
 from torch import Tensor, nn
 
-from engine.errors import BadInput, Fault
+from engine.errors import BadInput, Fault, shorten
 
 
 class Saved(Protocol):
@@ -148,7 +148,9 @@ def load(path: Path) -> dict[str, Any]:
             would run code when loaded is refused as well.
     """
     if not path.is_file():
-        raise BadInput(f"{path}: no such checkpoint")
+        runs = sorted({str(file.parents[1]) for file in path.glob("*/checkpoints/*.pt")})
+        named = f"; name one of the runs in it: {shorten(runs)}" if runs else ""
+        raise BadInput(f"{path}: no such checkpoint{named}")
     try:
         _verify(path)
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from engine.errors import Diverged
+from engine.errors import BadInput, Diverged
 from engine.evaluation import Losses
 
 LEAST_SCALE = 2.0**-20  # of the losses in fp16, which begins at 2**16
@@ -60,8 +60,17 @@ class Optimizers:
             losses: For each network, by name, its losses. They are added up, and their gradients
                 go into the parameters of that network alone: a generator's loss passes through the
                 discriminator and must not train it.
+
+        Raises:
+            BadInput: A loss is not a scalar.
         """
         for name, optimizer in self.optimizers.items():
+            for loss_name, value in losses[name].items():
+                if value.dim():
+                    raise BadInput(
+                        f"the loss {loss_name} has the shape {tuple(value.shape)} and must be a "
+                        "scalar: let it return the mean over the images"
+                    )
             loss = torch.stack(list(losses[name].values())).sum()
             self._watch(loss)
             scaled = self.scaler.scale(loss / self.accumulate)
@@ -120,8 +129,8 @@ class Optimizers:
 
     def _refuse(self, n_iter: int) -> NoReturn:
         raise Diverged(
-            f"the loss or the gradient of step {n_iter} is not finite; try a lower --lr, a longer "
-            "--warmup or --clip-grad 1"
+            f"the loss or the gradient of step {n_iter + 1} is not finite; try a lower --lr, a "
+            "longer --warmup or --clip-grad 1"
         )
 
 

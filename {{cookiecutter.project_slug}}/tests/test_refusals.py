@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from programs import refusal, status, train_refuses
 import predict
 import test
 import train
+from engine.evaluation import Losses
 
 Spoil = Callable[[Path], object]
 
@@ -96,6 +98,51 @@ def test_a_checkpoint_that_cannot_be_used(
     error = refusal(capsys, main, program, f"--checkpoint={checkpoint}", "--device=cpu", *more)
     assert str(checkpoint) in error
     assert culprit in error
+
+
+def test_a_folder_of_runs_is_no_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The runs in it are named."""
+    words = [f"--checkpoint={finished.parent}", "--device=cpu"]
+    line = refusal(capsys, test.main, "test.py", *words)
+    assert f"name one of the runs in it: {finished}" in line
+
+
+def test_a_config_of_another_project_is_named(
+    small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The option was not typed by anyone who looks for it now."""
+    Path("config.txt").write_text("--of-another-project=1\n")
+    line = train_refuses(capsys, *small, "@config.txt")
+    assert "--of-another-project" in line and "config.txt" in line.split("--of-another-project")[1]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("--epoch", "--epochs"), ("--batchsize", "--batch-size")]
+)
+def test_the_option_that_was_meant_is_named(
+    small: list[str], capsys: pytest.CaptureFixture[str], typed: str, meant: str
+) -> None:
+    assert f"did you mean {meant}?" in train_refuses(capsys, *small, f"{typed}=3")
+
+
+def test_a_loss_that_is_no_scalar(
+    small: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sum would train as well, with gradients that grow with the batch."""
+
+    def one_for_each_image(module: torch.nn.Module, batch: object, losses: Losses) -> Losses:
+        return {name: {k: v.expand(4) for k, v in named.items()} for name, named in losses.items()}
+
+    class Careless(train.Model):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.register_forward_hook(one_for_each_image)
+
+    monkeypatch.setattr(train, "Model", Careless)
+    assert status(train.main, "train.py", *small, "--run-dir=run") == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "(4,)" in line and "scalar" in line
 
 
 def test_a_checkpoint_of_another_network(

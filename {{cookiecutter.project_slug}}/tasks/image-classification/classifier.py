@@ -52,7 +52,10 @@ class Classifier(nn.Module):
         """
         state = load(Path(path))
         if "classes" not in state:
-            raise BadInput(f"{path}: a checkpoint of another model ({state.get('model')})")
+            raise BadInput(
+                f"{path}: a checkpoint of another model ({state.get('model')}); use one of a run "
+                "of this project"
+            )
         # The weights are in the checkpoint; those of ImageNet need not be downloaded.
         defaults = vars(options.make_parser().parse_args([]))  # for options added since
         opt = Namespace(**{**defaults, **state["args"], "pretrained": False})

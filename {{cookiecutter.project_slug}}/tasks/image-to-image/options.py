@@ -75,10 +75,14 @@ def make_parser() -> Parser:
     add("--adversarial", choices=ADVERSARIAL, default="lsgan", help="kind of the adversarial loss")
     add("--vgg-weights", default="download", metavar="FILE",
         help="VGG19 for perceptual: a state dict, download, or none to leave the loss out")
-    add("--d-width", type=number(int, 1), default=32, help="channels of its first layer")
-    add("--d-layers", type=number(int, 1, 8), default=3, help="its layers that halve the size")
-    add("--d-scales", type=number(int, 1, 8), default=2, help="its number of image scales")
-    add("--d-norm", choices=sorted(NORMS), default="instance", help="its normalisation")
+    add("--d-width", type=number(int, 1), default=32,
+        help="channels of the discriminator's first layer")
+    add("--d-layers", type=number(int, 1, 8), default=3,
+        help="layers of the discriminator that halve the size")
+    add("--d-scales", type=number(int, 1, 8), default=2,
+        help="number of image scales that it judges")
+    add("--d-norm", choices=sorted(NORMS), default="instance",
+        help="normalisation of the discriminator")
     add("--pool", type=number(int, 0), default=0, metavar="N",
         help="earlier outputs kept to train the discriminator on; 0 for none")
 

@@ -75,8 +75,9 @@ def main() -> int:
     metrics = summarize(rows)
     text = json.dumps(metrics, indent=2)
     (report / "metrics.json").write_text(text + "\n", encoding="utf-8")
-    save_examples(best, report / "best.png")
-    save_examples(worst, report / "worst.png")
+    shown = min(opt.worst, max(1, len(rows) // 2))  # no image is in both
+    save_examples(best[:shown], report / "best.png")
+    save_examples(worst[:shown], report / "worst.png")
     print(table(metrics))
     print(f"wrote {report}: metrics.json, best.png, worst.png")
     return DONE

@@ -54,7 +54,10 @@ class Translator(nn.Module):
         """
         state = load(Path(path))
         if state.get("model", cls.__name__) != cls.__name__:
-            raise BadInput(f"{path}: a checkpoint of another model ({state['model']})")
+            raise BadInput(
+                f"{path}: a checkpoint of another model ({state['model']}); use one of a run of "
+                "this project"
+            )
         defaults = vars(options.make_parser().parse_args([]))  # for options added since
         opt = Namespace(**{**defaults, **state["args"]})
         alone = {"adversarial", "features", "perceptual"}  # the losses that need more networks

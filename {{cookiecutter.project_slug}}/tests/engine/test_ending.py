@@ -121,7 +121,7 @@ def test_a_fault_in_mid_run(
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         expected = {
-            "not finite": "step 6 is not finite",
+            "not finite": "step 7 is not finite",
             "a killed worker": "a DataLoader worker died",
             "a bad file": "not readable as an image (the disk does not answer)",
         }

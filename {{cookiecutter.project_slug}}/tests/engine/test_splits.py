@@ -104,7 +104,7 @@ def test_new_files_move_no_old_one(build: Build, painted: Path) -> None:
     options = [f"--data={painted}", "--val-share=0.5"]
     before = sides(build, *options)
     for i, path in enumerate(images_in(painted / "train")):
-        added = path.with_name(f"new {path.name}")
+        added = path.with_name(f"{path.stem} new{path.suffix}")  # sorts in between
         paint(Path(shutil.copy(path, added)), i, shade=200)
     after = sides(build, *options)
     assert before[0] < after[0]

@@ -141,5 +141,5 @@ def test_what_is_not_finite_is_not_saved(build: Build) -> None:
     parts.step([parts.first_batch()])
     state.state_dict()
     parts.optimizers._unchecked.append((3, torch.tensor(float("nan"))))
-    with pytest.raises(Diverged, match="step 3 is not finite"):
+    with pytest.raises(Diverged, match="step 4 is not finite"):
         state.state_dict()

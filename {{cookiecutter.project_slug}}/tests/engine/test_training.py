@@ -158,7 +158,7 @@ def check_last_good_checkpoint(train: Train, capsys: pytest.CaptureFixture[str])
     assert train(run, "--save-every=1") == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "step 7 is not finite" in error
+    assert "step 8 is not finite" in error
     assert f"the last good checkpoint is {run / 'checkpoints' / 'last.pt'}" in error
     state = last(run)
     assert state["n_iter"] == 7
@@ -192,7 +192,7 @@ def test_without_a_checkpoint_a_loss_that_is_not_finite_names_none(
     assert train("run") == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "step 0 is not finite" in error
+    assert "step 1 is not finite" in error
     assert "checkpoint" not in error
     assert not list(Path("run").rglob("*.pt"))
 

@@ -154,7 +154,7 @@ def test_labels_and_images_go_with_the_files_of_a_split(images: Path) -> None:
 def test_new_files_move_no_old_one_to_the_other_side(folder: Path) -> None:
     before = [names(part) for part in dataset.train_and_val(opt(folder, "--val-share=0.4"))]
     for i in range(8):
-        shutil.copy(folder / f"train/disc/{i}.png", folder / f"train/disc/new-{i}.png")
+        shutil.copy(folder / f"train/disc/{i}.png", folder / f"train/disc/{i}-new.png")
     after = [names(part) for part in dataset.train_and_val(opt(folder, "--val-share=0.4"))]
     assert before[0] <= after[0] and before[1] <= after[1]
     assert all(len(a) > len(b) for a, b in zip(after, before, strict=True))

@@ -58,7 +58,10 @@ def match_names(root: Path) -> list[str]:
     alone = [f"A/{name}" for name in sorted(set(inputs) - set(targets))]
     alone += [f"B/{name}" for name in sorted(set(targets) - set(inputs))]
     if alone:
-        raise BadInput(f"{root}: without the other image of the pair: {shorten(alone)}")
+        raise BadInput(
+            f"{root}: no image of the same name in the other folder: {shorten(alone)}; the two "
+            "images of a pair have one name, in A and in B"
+        )
     return inputs
 
 

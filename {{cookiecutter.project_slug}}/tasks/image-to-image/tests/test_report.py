@@ -96,7 +96,7 @@ def test_the_report_lies_in_the_run_folder(run: Path, capsys: pytest.CaptureFixt
     assert 18 < metrics["input_psnr"] < 23, "noise of 25"
     for name in ("best.png", "worst.png"):
         with Image.open(run / "report" / name) as sheet:
-            assert sheet.width > 3 * 224 and sheet.height > 3 * 224
+            assert 2 * 224 < sheet.height < sheet.width, "two rows of three: no image is in both"
     out = capsys.readouterr().out
     assert str(run / "report") in out
     assert "0.png" in out and "mean" in out and "gain" in out
@@ -139,7 +139,7 @@ def test_the_best_come_first_and_the_worst_too(
 
     monkeypatch.setattr(test, "compute_metrics", with_psnr)
     monkeypatch.setattr(test, "save_examples", note)
-    words = [f"--checkpoint={finished}", "--device=cpu", "--worst=2", "--report=r"]
+    words = [f"--checkpoint={finished}", "--device=cpu", "--worst=4", "--report=r"]
     assert status(test.main, "test.py", *words) == 0
     files = {name: [row["file"] for row, _ in examples] for name, examples in shown.items()}
     assert files == {"best.png": ["1.png", "3.png"], "worst.png": ["2.png", "0.png"]}
