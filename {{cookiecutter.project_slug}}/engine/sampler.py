@@ -84,7 +84,7 @@ class TrainBatchSampler:
         if self.steps_per_epoch == 0:
             raise BadInput(
                 f"--batch-size {batch_size} x --accumulate {accumulate} is more than the "
-                f"{size} training samples: lower --batch-size, to {max(1, size // 8)} for example"
+                f"{size} training samples: use at most {size}, or better {max(1, size // 8)}"
             )
 
     def count(self, n_iter: int = 0) -> int:

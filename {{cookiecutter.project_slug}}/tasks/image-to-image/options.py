@@ -69,20 +69,16 @@ def make_parser() -> Parser:
     add("--residual", action=BooleanOptionalAction, default=True,
         help="predict the difference between target and input")
 
-    add = parser.add_argument_group("losses and discriminator").add_argument
+    add = parser.add_argument_group("losses and discriminator (D)").add_argument
     add("--losses", default="l1:100,adversarial", metavar="NAME[:WEIGHT],...",
         help=f"losses of the generator and their weights, out of {', '.join(LOSSES)}")
     add("--adversarial", choices=ADVERSARIAL, default="lsgan", help="kind of the adversarial loss")
     add("--vgg-weights", default="download", metavar="FILE",
         help="VGG19 for perceptual: a state dict, download, or none to leave the loss out")
-    add("--d-width", type=number(int, 1), default=32,
-        help="channels of the discriminator's first layer")
-    add("--d-layers", type=number(int, 1, 8), default=3,
-        help="layers of the discriminator that halve the size")
-    add("--d-scales", type=number(int, 1, 8), default=2,
-        help="number of image scales that it judges")
-    add("--d-norm", choices=sorted(NORMS), default="instance",
-        help="normalisation of the discriminator")
+    add("--d-width", type=number(int, 1), default=32, help="channels of D's first layer")
+    add("--d-layers", type=number(int, 1, 8), default=3, help="layers of D that halve the size")
+    add("--d-scales", type=number(int, 1, 8), default=2, help="image scales that D judges")
+    add("--d-norm", choices=sorted(NORMS), default="instance", help="normalisation of D")
     add("--pool", type=number(int, 0), default=0, metavar="N",
         help="earlier outputs kept to train the discriminator on; 0 for none")
 
