@@ -37,8 +37,8 @@ test: lint  ## runs every check and every test
 stress: $(INSTALLED)  ## many more faults and answers than `make test`, and three seeds
 	$(PYTEST) --full tests/test_faults.py $(ARGS)
 	$(PYTEST) --full $(TWO) tests/test_accuracy.py tests/test_benchmarks.py tests/test_edits.py \
-		tests/test_generated_answers.py tests/test_matrix.py tests/test_project.py \
-		tests/test_translation.py $(ARGS)
+		tests/test_generated_answers.py tests/test_matrix.py tests/test_processes.py \
+		tests/test_project.py tests/test_slurm.py tests/test_translation.py $(ARGS)
 
 bench: $(BENCH_INSTALLED)  ## measures speed against others and the limit; ARGS="--help" says more
 	$(PY) -m benchmarks $(ARGS)
@@ -46,7 +46,7 @@ bench: $(BENCH_INSTALLED)  ## measures speed against others and the limit; ARGS=
 oldest:  ## makes a project and runs its tests with the oldest versions that are allowed
 	rm -rf $(OLDEST_VENV)/project
 	test -d $(OLDEST_VENV) || $(OLDEST) -m venv $(OLDEST_VENV)
-	sed -n 's/^\([A-Za-z_-]*\)>=\([0-9.]*\).*/\1==\2/p' requirements.txt '$(PROJECT)'/requirements*.txt \
+	sed -n 's/^\([A-Za-z_-]*\)>=\([0-9.]*\).*/\1==\2/p' requirements.txt '$(PROJECT)'/requirements.txt \
 		> $(OLDEST_VENV)/constraints.txt
 	$(OLD_PY) -m pip install -r requirements.txt -c $(OLDEST_VENV)/constraints.txt
 	find '$(PROJECT)' -name '*_cache' -prune -exec rm -rf {} +
@@ -71,7 +71,7 @@ clean:  ## removes the environment, the demo and the caches
 gpu: $(INSTALLED)  ## checks and measures on this machine's GPU, in 8 minutes; writes gpu-results/
 	@$(PY) -m benchmarks.gpu $(ARGS)
 
-$(INSTALLED): requirements.txt $(PROJECT)/requirements.txt $(PROJECT)/requirements-dev.txt
+$(INSTALLED): requirements.txt $(PROJECT)/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -r requirements.txt

@@ -24,7 +24,7 @@ STEPS = """Next:
     make test
 or, without make:
     {py} -m venv .venv
-    {python} -m pip install -r requirements-dev.txt
+    {python} -m pip install -r requirements.txt
     {python} train.py
     {python} -m pytest"""
 

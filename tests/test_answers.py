@@ -229,7 +229,7 @@ def test_an_empty_slug_is_suggested_from_the_name() -> None:
 
 def test_names_of_the_projects_own_files_are_taken(project: Project) -> None:
     own = {path.stem if path.is_file() else path.name for path in project.path.glob("[a-z]*")}
-    assert own - {"pyproject", "requirements", "requirements-dev"} <= answers.RESERVED
+    assert own - {"pyproject", "requirements"} <= answers.RESERVED
 
 
 @pytest.mark.parametrize("email", BAD_EMAILS)

@@ -124,14 +124,13 @@ def test_license_without_an_author(bake: Bake) -> None:
 def test_requirements_are_the_same_everywhere(bake: Bake, task: str) -> None:
     project = bake(task=task, accelerator="cpu")
     about = tomllib.loads(project.read("pyproject.toml"))
-    dev = set(about["dependency-groups"]["dev"])
-    assert requirements(project.read("requirements.txt")) == set(about["project"]["dependencies"])
-    assert requirements(project.read("requirements-dev.txt")) == dev
-    assert "-r requirements.txt\n" in project.read("requirements-dev.txt")
+    lists = about["project"]["dependencies"], about["dependency-groups"]["dev"]
+    parts = project.read("requirements.txt").split("# What its checks need on top.\n")
+    assert [requirements(part) for part in parts] == [set(part) for part in lists]
     # Metrics of images are for the task that has them.
     assert ("scikit-image" in project.read("requirements.txt")) == (task == "image-to-image")
     # The template installs its project's list by reference, not by a copy.
-    included = "-r {{cookiecutter.project_slug}}/requirements-dev.txt\n"
+    included = "-r {{cookiecutter.project_slug}}/requirements.txt\n"
     assert included in (ROOT / "requirements.txt").read_text(encoding="utf-8")
 
 

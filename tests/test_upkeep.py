@@ -12,7 +12,7 @@ from conftest import ROOT, TEMPLATE, Project
 
 WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.yml"))
 PROJECTS_WORKFLOWS = sorted(TEMPLATE.glob(".github/workflows/*.yml"))
-REQUIREMENTS = [ROOT / "requirements.txt", *sorted(TEMPLATE.glob("requirements*.txt"))]
+REQUIREMENTS = [ROOT / "requirements.txt", TEMPLATE / "requirements.txt"]
 VERSION = json.loads((ROOT / "cookiecutter.json").read_text("utf-8"))["__template_version"]
 
 

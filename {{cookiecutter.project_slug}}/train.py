@@ -4,10 +4,11 @@
     python train.py --data my_images --network resnet18
     python train.py --run-dir runs/a --resume            go on where runs/a was stopped
     python train.py @runs/a/config.txt                   repeat runs/a
+    torchrun --standalone --nproc-per-node 2 train.py    on two GPUs, or on two processes
 
 Data order, augmentation and dropout are functions of the seed and of `n_iter`, the number of
 optimizer steps done; the learning rate is one of `n_iter`. So a run can be stopped and resumed at
-any step, and ends with the same bits.
+any step, also on another number of processes, and ends with the same bits.
 """
 
 from engine.errors import StopSignal, run_program  # first: Ctrl-C ends in one line from here on
@@ -17,6 +18,7 @@ import dataset
 import options
 from engine import devices, modules
 from engine.cache import use_cache
+from engine.distributed import World
 from engine.evaluation import evaluate, forward
 from engine.loader import Loader
 from engine.logger import Logger
@@ -32,14 +34,16 @@ def main() -> int:
     # 1. Options (a resumed run starts from those of its config.txt); where and how to compute.
     opt = options.parse()
     device = devices.pick_device(opt.device)
+    world = World(opt, device)  # the processes that torchrun started, or this one alone
     amp = devices.Amp(opt.precision, device)
-    devices.set_up(opt.deterministic)
-    run = RunDir(opt)
+    devices.set_up(opt.deterministic, opt.threads)
+    run = RunDir(opt, world)
 
     # 2. Data: the samples, and which of them make up which step. test/ is left to test.py.
-    train_set, val_set = dataset.train_and_val(opt)
+    train_set, val_set = world.once(lambda: dataset.train_and_val(opt))
+    share = world.share(opt.accumulate)
     sampler = TrainBatchSampler(
-        len(train_set), opt.batch_size, opt.accumulate, opt.epochs, opt.seed
+        len(train_set), opt.batch_size, opt.accumulate, opt.epochs, opt.seed, share
     )
 
     # 3. The model: networks and losses; an optimizer for each network; several GPUs if any.
@@ -50,37 +54,39 @@ def main() -> int:
     if opt.compile:
         modules.compile_networks(networks)
     parallel_model = modules.parallelize(model, networks, opt.parallel, amp)
-    optimizers = Optimizers(opt, networks, amp.scaler)
+    optimizers = Optimizers(opt, networks, amp.scaler, world)
 
     # 4. All that a checkpoint holds. A resumed run starts from the newest one.
-    environment = devices.environment(amp, train_set, opt.parallel)
+    processes = None if world.exact else world.size
+    environment = devices.environment(amp, train_set, opt.parallel, processes)
     state = TrainState(opt, model, optimizers, sampler.steps_per_epoch, environment)
     if opt.resume:
         run.checkpoints.load_newest(state)
 
     # 5. Loading. The cache is made after everything that can be refused, since it may take minutes.
-    use_cache([train_set, val_set], opt.cache, opt.epochs, device)
+    use_cache([train_set, val_set], opt.cache, opt.epochs, device, world)
     train_loader = Loader(train_set, sampler, device, opt.workers, opt.prefetch)
-    val_sampler = EvalBatchSampler(len(val_set), opt.batch_size)
+    val_sampler = EvalBatchSampler(len(val_set), opt.batch_size, world.rank, world.size)
     val_loader = Loader(val_set, val_sampler, device, opt.workers, opt.prefetch)
     meter = Meter(device, images=opt.batch_size * opt.accumulate, shared=train_loader.shares_cores)
-    stop = StopSignal()  # from here on Ctrl-C, SIGTERM and the like end the run after a step
+    stop = StopSignal(world.highest)  # from here on Ctrl-C and the like end the run after a step
 
     # 6. The loop, to the end of all steps or of the patience, or until a signal comes. What is
     # entered here ends in reverse order: the batches first, the run folder last.
     with (
+        world,
         run,
-        Logger(run.path, state) as logger,
+        Logger(run.path, state, world) as logger,
         train_loader,
         val_loader,
         train_loader.batches(state.n_iter) as batches,
     ):
-        while not stop:
+        while not stop.agreed():
             # Every x epochs: validation. The best model so far becomes best.pt. A pass cut short by
             # a signal says nothing; it is due again when the run is resumed.
             if state.validation_is_due():
-                metrics = evaluate(model, val_loader, amp, until=stop)
-                if stop:
+                metrics = evaluate(model, val_loader, amp, world.gather, until=stop)
+                if stop.agreed():
                     break
                 is_best = state.record(metrics[model.monitor])
                 logger.validation(metrics, is_best)
@@ -89,12 +95,13 @@ def main() -> int:
             if state.is_over():
                 break
 
-            # One step: the gradients of its micro-batches are added up, then the weights change
-            # (in fp16 not if a gradient overflowed). The losses of a network train it alone.
+            # One step: the gradients of its micro-batches, of which each process computes its
+            # share, are added up, then the weights change (in fp16 not if a gradient overflowed).
+            # The losses of a network train it alone.
             lr = learning_rate(opt, state.n_iter, state.total)
             optimizers.zero_grad(state.n_iter, lr)
             losses = []
-            for micro_batch in range(opt.accumulate):
+            for micro_batch in share:
                 with meter.waiting():
                     batch = next(batches)
                 with meter.computing():

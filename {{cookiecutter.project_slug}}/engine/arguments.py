@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from argparse import BooleanOptionalAction
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 
 from engine.checkpoint import find_checkpoint
 from engine.devices import PRECISIONS
+from engine.errors import LAUNCHED
 from engine.modules import PARALLEL
 from engine.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -104,14 +106,22 @@ def add_machine_options(parser: argparse.ArgumentParser) -> Any:
 def parse_run(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
     """The options of a training run; `@FILE` reads them from a config.txt.
 
-    A resumed run takes those of its own config.txt first, and then those of the command line.
+    A resumed run takes those of its own config.txt first, and then those of the command line. One
+    that torchrun has started again is resumed.
     """
     given = sys.argv[1:] if argv is None else argv
     opt = parser.parse_args(given)
+    if LAUNCHED and os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0" and opt.run_dir is None:
+        parser.error("torchrun --max-restarts needs --run-dir DIR, to go on in the same folder")
+    if LAUNCHED and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
+        opt.resume = True
     if opt.resume and opt.run_dir is None:
         parser.error("--resume needs --run-dir DIR, the folder of the run to go on with")
     if opt.resume and (config := Path(opt.run_dir) / "config.txt").exists():
         opt = parser.parse_args([f"@{config}", *given])
+        opt.resume = True
+    processes = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1
+    opt.accumulate = opt.accumulate or processes
     return opt
 
 
@@ -170,8 +180,9 @@ def add_optimization_options(parser: argparse.ArgumentParser, **defaults: Any) -
     """Adds the options of the optimizers; `defaults` are those of the task."""
     add = parser.add_argument_group("optimization").add_argument
     add("--batch-size", type=number(int, 1), help="images in a batch")
-    add("--accumulate", type=number(int, 1), default=1, metavar="N",
-        help="add up the gradients of N batches for one step: a virtual batch N times as large")
+    add("--accumulate", type=number(int, 1), metavar="N",
+        help="add up the gradients of N batches for one step, a virtual batch N times as large; "
+        "the processes of torchrun divide them (default: one for each process)")
     add("--optimizer", choices=OPTIMIZERS, help="optimizer of every network")
     add("--lr", type=number(float, 0), help="highest learning rate")
     add("--momentum", type=number(float, 0, 0.9999), default=0.9, help="of SGD; beta 1 of Adam")
@@ -188,9 +199,13 @@ def add_optimization_options(parser: argparse.ArgumentParser, **defaults: Any) -
 def add_training_machine_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options for device, data loading and several GPUs."""
     add = add_machine_options(parser).add_argument
+    add("--threads", type=auto_or(number(int, 1)), metavar="N",
+        help="CPU threads of each process (default: auto, its share of the cores)")
+    add("--timeout", type=number(int, 1), default=300, metavar="SECONDS",
+        help="how long the processes of torchrun wait for each other")
     add("--parallel", choices=PARALLEL, default="auto",
-        help="divide each batch between the GPUs, for each network (split) or for networks and "
-        "losses together (super)")
+        help="without torchrun, divide each batch between the GPUs, for each network (split) or "
+        "for networks and losses together (super)")
     add("--compile", action=BooleanOptionalAction, default=False,
         help="compile the networks with torch.compile, which takes a while")
     add("--deterministic", action=BooleanOptionalAction, default=False,

@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from engine.devices import cores, memory
+from engine.devices import cores, local_rank, memory
+from engine.distributed import World
 from engine.images import SerializedList
 from engine.loader import Loader
 from engine.sampler import EvalBatchSampler, whole_batch
@@ -163,11 +164,16 @@ def _stamp(path: str) -> tuple[int, int]:
 
 
 def use_cache(
-    data_sets: list[Any], wanted: bool | None, epochs: int, device: torch.device
+    data_sets: list[Any],
+    wanted: bool | None,
+    epochs: int,
+    device: torch.device,
+    world: World | None = None,
 ) -> None:
     """Gives the images of data sets their cache, which is made if necessary; reports in one line.
 
-    On a GPU with plenty of free memory the images are kept there, if all batches are made at once.
+    One process of each machine makes it; the others wait for it, and map the same file. On a GPU
+    with plenty of free memory the images are kept there, if all batches are made at once.
 
     Args:
         data_sets: Those without CachedImages as `images` are left as they are. Two that share
@@ -175,10 +181,13 @@ def use_cache(
         wanted: Whether to make one; None: if it fits into memory and is used twice.
         epochs: How often each sample is used; an image may have several samples.
         device: The device of the model.
+        world: The processes of the run; None: one alone.
 
     Raises:
         BadInput: One of the images is not readable.
     """
+    if world is not None and local_rank() > 0:
+        world.wait()
     groups: dict[int, list[Any]] = {}
     for data_set in data_sets if wanted is not False else ():
         if isinstance(getattr(data_set, "images", None), CachedImages):
@@ -189,6 +198,8 @@ def use_cache(
         _use_cache(images, wanted, uses)
         if device.type == "cuda" and images.mapped is not None:
             _move_if_few(sharing, images, device)
+    if world is not None and local_rank() == 0:
+        world.wait()
 
 
 def _use_cache(images: CachedImages, wanted: bool | None, uses: int) -> None:

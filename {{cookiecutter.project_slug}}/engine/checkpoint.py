@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Protocol
 import torch
 from torch import Tensor, nn
 
+from engine.distributed import World
 from engine.errors import BadInput, Fault, shorten
 
 
@@ -36,10 +37,11 @@ class Checkpoints:
     Args:
         folder: Where the files are; made when the first one is saved.
         keep: How many of the newest to keep, at least 2, so that one damaged file loses little.
+        world: The processes of the run, of which the first one reads and writes; None: one alone.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder, self.keep = folder, max(2, keep)
+    def __init__(self, folder: Path, keep: int = 2, world: World | None = None) -> None:
+        self.folder, self.keep, self.world = folder, max(2, keep), world
         self.last, self.best = folder / "last.pt", folder / "best.pt"
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
@@ -56,10 +58,15 @@ class Checkpoints:
         disk works. Only one file is written at a time.
 
         Raises:
-            Fault: The checkpoint before could not be written.
+            Fault: The checkpoint before could not be written, or the weights differ between the
+                processes.
         """
         self.wait()
-        self._writing = self._thread.submit(self._write, _copy(state.state_dict()), best)
+        content = state.state_dict()
+        if self.world is not None and self.world.size > 1:
+            self.world.check_equal(content)
+        if self.world is None or self.world.rank == 0:
+            self._writing = self._thread.submit(self._write, _copy(content), best)
 
     def wait(self) -> None:
         """Returns when all that was saved is on the disk, or raises Fault if it cannot be."""
@@ -92,7 +99,8 @@ class Checkpoints:
         Raises:
             BadInput: No checkpoint is whole, or it does not fit the state.
         """
-        if (found := self.newest()) is None:
+        found = self.world.once(self.newest) if self.world is not None else self.newest()
+        if found is None:
             print(f"nothing to resume in {self.folder}: starting from the beginning")
         else:
             state.load_state_dict(found, self.folder)

@@ -11,7 +11,7 @@ import PIL
 import torch
 import torchvision
 
-from engine.errors import BadInput
+from engine.errors import LAUNCHED, BadInput
 
 MEMORY_FORMAT = torch.channels_last  # the fastest order in memory for convolutions
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -37,6 +37,12 @@ def pick_device(name: str) -> torch.device:
     if not have.get(device.type, True) or (device.index or 0) >= max(1, gpu_count()):
         found = [f"cuda:{i}" for i in range(gpu_count())] + ["mps"] * have["mps"] + ["cpu"]
         raise BadInput(f"--device {name}: not on this machine, which has {', '.join(found)}")
+    if LAUNCHED and device.type == "cuda":
+        if device.index is not None:
+            raise BadInput(f"--device {name}: torchrun gives each process a GPU; use cuda")
+        if local_rank() >= gpu_count():
+            raise BadInput(f"--nproc-per-node: this machine has {gpu_count()} GPUs")
+        device = torch.device("cuda", local_rank())
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # events and streams are those of the current device
     return device
@@ -53,13 +59,22 @@ def gpu_names() -> str:
     return ", ".join(torch.cuda.get_device_name(i) for i in range(gpu_count()))
 
 
-def set_up(deterministic: bool) -> None:
+def set_up(deterministic: bool, threads: int | None = None) -> None:
     """Sets PyTorch and the C library up, once, before anything is computed.
 
     On the CPU all kernels give the same bits for an equal number of threads. On CUDA,
     `deterministic` chooses such kernels, at some cost of speed; an operation that has none is
     refused by its name.
+
+    Args:
+        deterministic: As `--deterministic`.
+        threads: As `--threads`; None: what OMP_NUM_THREADS says, or else as many as cores.
+            torchrun sets it to 1 whatever the machine is, so there a 1 says nothing.
     """
+    if threads is None and LAUNCHED and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        threads = cores()
+    if threads is not None:
+        torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
@@ -88,10 +103,18 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 
 def cores() -> int:
-    """The number of CPU cores that this process may use."""
+    """The number of CPU cores that this process may use; torchrun's processes share them."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        found = len(os.sched_getaffinity(0))
+    else:
+        found = os.cpu_count() or 1
+    processes = int(os.environ["LOCAL_WORLD_SIZE"]) if LAUNCHED else 1
+    return max(1, found // processes)
+
+
+def local_rank() -> int:
+    """The number of this process among those of this machine, counted from 0."""
+    return int(os.environ["LOCAL_RANK"]) if LAUNCHED else 0
 
 
 def memory() -> int:
@@ -148,13 +171,16 @@ def cpu_has_bf16() -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
 
 
-def environment(amp: Amp, train_set: Any, parallel: str) -> dict[str, str | int]:
+def environment(
+    amp: Amp, train_set: Any, parallel: str, processes: int | None = None
+) -> dict[str, str | int]:
     """Everything besides the options that the exact result of a run depends on.
 
     Args:
         amp: The device and its precision.
         train_set: The training data; `fingerprint()` is a checksum of the list of its samples.
         parallel: As `--parallel`; another number of GPUs divides the batches otherwise.
+        processes: Their number, if the result depends on it.
     """
     facts = {
         "list of training images": train_set.fingerprint(),
@@ -163,6 +189,7 @@ def environment(amp: Amp, train_set: Any, parallel: str) -> dict[str, str | int]
         "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),
         "pillow": str(PIL.__version__),
+        **({"processes": processes} if processes else {}),
     }
     if amp.device.type == "cpu":
         return {**facts, "threads": torch.get_num_threads()}

@@ -14,9 +14,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 DONE, FAULT, BAD_INPUT, STOPPED = 0, 1, 2, 75  # the exit statuses of every program
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ  # by torchrun, as one of several processes
 STOP_SIGNALS = tuple(  # Windows has only some of them
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
@@ -115,8 +117,33 @@ def run_program(main: Callable[[], int]) -> None:
         status = _complain("interrupted", INTERRUPTED)
     except (MemoryError, RuntimeError, ValueError) as error:
         if not (remedy := _remedy(error)):
+            _let_speak()
             raise
         status = _complain(*remedy)
+    except Exception:
+        _let_speak()
+        raise
+    _leave(status)
+
+
+def among_processes(may_speak: Callable[[], str | None]) -> None:
+    """One of several processes: an error may be that of another one, which has reported it.
+
+    Args:
+        may_speak: Returns what an error begins with; None if another process has reported one.
+    """
+    global _may_speak, _leave
+    _may_speak, _leave = may_speak, _leave_others
+
+
+def _leave_others(status: int) -> NoReturn:
+    """Ends this process; after an error without the parts of the end that wait for the others."""
+    if status not in (DONE, STOPPED):
+        kill_workers()
+        for stream in (sys.stdout, sys.stderr, sys.__stderr__):
+            if stream is not None:
+                stream.flush()
+        os._exit(status)
     sys.exit(status)
 
 
@@ -138,8 +165,16 @@ def _remedy(error: Exception) -> tuple[str, int] | None:
 
 
 def _complain(problem: object, status: int) -> int:
-    print(f"{_program()}: error: {problem}", file=sys.stderr)
+    if (prefix := _may_speak()) is not None:
+        stream = sys.__stderr__ if SILENT else sys.stderr
+        print(f"{_program()}: error: {prefix}{problem}", file=stream)
     return status
+
+
+def _let_speak() -> None:
+    """Lets a process that was silent print the traceback of its error, if it is the first one."""
+    if _may_speak() is not None and SILENT:
+        sys.stderr = sys.__stderr__
 
 
 def _program() -> str:
@@ -147,14 +182,18 @@ def _program() -> str:
 
 
 class StopSignal:
-    """True once a signal has asked the run to stop.
+    """Whether a signal has asked the run to stop: true in the process that received it.
 
     The signals are SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2. A signal is only noted,
     so that the step under way can be finished and saved. A SIGINT after that ends the process at
     once, without saving: an exception raised while a lock is held could make the run hang.
+
+    Args:
+        highest: Returns the highest of the numbers that all processes give it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, highest: Callable[[int], int] = lambda number: number) -> None:
+        self.highest = highest
         self.received = ""  # the name of the first signal
         for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup ignores SIGHUP
@@ -163,9 +202,16 @@ class StopSignal:
     def __bool__(self) -> bool:
         return bool(self.received)
 
+    def agreed(self) -> bool:
+        """Whether any process has received a signal; all of them ask together."""
+        number = self.highest(signal.Signals[self.received] if self.received else 0)
+        if number and not self.received:
+            self.received = signal.Signals(number).name
+        return bool(number)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
-            end_at_once(number, frame)
+        if self.received and number == signal.SIGINT and not LAUNCHED:
+            end_at_once(number, frame)  # torchrun sends one again, and kills if need be
         self.received = self.received or signal.Signals(number).name
         if number == getattr(signal, "SIGHUP", None):
             _leave_closed_terminal()
@@ -175,7 +221,8 @@ def end_at_once(number: int, frame: FrameType | None) -> None:
     """Handles SIGINT by one line and the end of this process and its workers."""
     kill_workers()
     line_break = b"\n" * os.isatty(2)  # after the progress bar
-    os.write(2, line_break + f"{_program()}: error: interrupted\n".encode(errors="replace"))
+    if not SILENT:
+        os.write(2, line_break + f"{_program()}: error: interrupted\n".encode(errors="replace"))
     os._exit(INTERRUPTED)
 
 
@@ -210,4 +257,15 @@ def _watch_imports() -> bool:
     return ours
 
 
+def _silence() -> bool:
+    """Sends what this process prints to nowhere unless it is the first; errors find their way."""
+    silent = LAUNCHED and os.environ["RANK"] != "0"
+    if silent:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  to the end of the process
+    return silent
+
+
 IS_PROGRAM = _watch_imports()
+SILENT = _silence()
+_leave: Callable[[int], NoReturn] = sys.exit
+_may_speak: Callable[[], str | None] = lambda: None if SILENT else ""  # noqa: E731

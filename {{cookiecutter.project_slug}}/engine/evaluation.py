@@ -1,6 +1,10 @@
 """Running the model on batches: losses for training, metrics for validation."""
 
+import math
 from collections import defaultdict
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +13,12 @@ from engine.devices import Amp
 from engine.loader import Batch, Loader, arrange
 
 Losses = dict[str, dict[str, Tensor]]  # scalars by name, by the name of the network they train
+Gather = Callable[[Any], list[Any]]  # from a value of this process to those of all, in their order
+
+
+def alone(value: Any) -> list[Any]:
+    """Gathers the values of one process."""
+    return [value]
 
 
 def forward(model: nn.Module, batch: Batch, amp: Amp) -> Losses:
@@ -19,7 +29,9 @@ def forward(model: nn.Module, batch: Batch, amp: Amp) -> Losses:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, amp: Amp, until: object = False) -> dict[str, float]:
+def evaluate(
+    model: nn.Module, loader: Loader, amp: Amp, gather: Gather = alone, until: object = False
+) -> dict[str, float]:
     """The metrics of a model in evaluation mode, as means over all images of `loader`.
 
     As soon as `until` is true the pass ends with the images seen by then. The model is in training
@@ -29,35 +41,48 @@ def evaluate(model: nn.Module, loader: Loader, amp: Amp, until: object = False) 
         model: `compute_metrics(*batch)` returns metrics by name, each summed over the images.
         loader: Batches of tensors, whose first dimension are images.
         amp: The precision.
+        gather: As `World.gather`: the images are those of the loaders of all processes.
         until: Looked at after each batch.
     """
-    totals: dict[str, Tensor | float] = defaultdict(float)
+    sums: dict[str, list[Tensor]] = defaultdict(list)
     images = 0
     model.eval()
     with loader.batches() as batches:
         for batch in batches:
             images += len(batch[0])
             with amp.autocast():
-                sums = model.compute_metrics(*batch)  # type: ignore[operator]  # not of nn.Module
-            for name, value in sums.items():
-                totals[name] = totals[name] + value  # on the device: nothing waits here
+                metrics = model.compute_metrics(*batch)  # type: ignore[operator]  # not of Module
+            for name, value in metrics.items():
+                sums[name].append(torch.as_tensor(value))  # on the device: nothing waits here
             if until:
                 break
     model.train()
-    return {name: float(total) / images for name, total in totals.items()}
+    found = gather((images, {name: torch.stack(parts).tolist() for name, parts in sums.items()}))
+    total = sum(images for images, _ in found)
+    names = {name: None for _, metrics in found for name in metrics}
+    # fsum rounds once, so it does not matter who has evaluated which batch.
+    return {
+        name: math.fsum(chain.from_iterable(metrics.get(name, ()) for _, metrics in found)) / total
+        for name in names
+    }
 
 
-def mean_losses(micro_batches: list[Losses]) -> dict[str, float]:
+def mean_losses(micro_batches: list[Losses], gather: Gather = alone) -> dict[str, float]:
     """The losses of a step by their own names, averaged over its micro-batches.
+
+    Args:
+        micro_batches: Those of this process.
+        gather: As `World.gather`.
 
     Raises:
         ValueError: Losses of two networks have the same name.
     """
-    means: dict[str, float] = {}
+    names: dict[str, str] = {}
     for network, named in micro_batches[0].items():
         for name in named:
-            if name in means:
+            if name in names:
                 raise ValueError(f"two losses are called {name}: give each a name of its own")
-            values = [losses[network][name].item() for losses in micro_batches]
-            means[name] = sum(values) / len(values)
-    return means
+            names[name] = network
+    values = gather([[one[names[name]][name].item() for name in names] for one in micro_batches])
+    columns = list(zip(*chain.from_iterable(values), strict=True))
+    return {name: math.fsum(columns[i]) / len(columns[i]) for i, name in enumerate(names)}

@@ -100,7 +100,7 @@ class Loader:
     def _on_host(self, n_iter: int, ending: ExitStack) -> Iterator[Batch]:
         """The batches, counted; the thread that reads ahead ends with `ending`."""
         expected = self.sampler.count(n_iter)
-        in_main = UNDISTURBED_STEPS * self.sampler.accumulate if self.shares_cores else 0
+        in_main = UNDISTURBED_STEPS * self.sampler.per_step if self.shares_cores else 0
         keys = self.sampler.batches(n_iter, self.device if self.on_device else "cpu")
         yield from map(self._source.__getitems__, islice(keys, in_main))
         source: Iterator[Batch]

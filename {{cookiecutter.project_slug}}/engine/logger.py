@@ -13,7 +13,8 @@ from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
 
 from engine.checkpoint import write_atomically
-from engine.evaluation import Losses, mean_losses
+from engine.distributed import World
+from engine.evaluation import Losses, alone, mean_losses
 from engine.meter import Rates
 from engine.state import TrainState
 
@@ -30,14 +31,31 @@ class Logger:
     Args:
         folder: The run folder.
         state: The state of the run.
+        world: The processes of the run, of which the first one alone records; None: one alone.
     """
 
-    def __init__(self, folder: Path, state: TrainState) -> None:
+    def __init__(self, folder: Path, state: TrainState, world: World | None = None) -> None:
         self.metrics, self.report, self.state = folder / "metrics.jsonl", folder / "report", state
-        self.working = True
+        self.gather = world.gather if world else alone
+        self.working = self.first = world is None or world.rank == 0
 
     def __enter__(self) -> "Logger":
         n_iter = self.state.n_iter
+        if self.first:
+            self._open_records(n_iter)
+        # tensorboardX writes in a thread; if that ended unnoticed, the run would wait for ever.
+        self._excepthook, threading.excepthook = threading.excepthook, self._thread_failed
+        self.bar = tqdm(  # none if the output is not a terminal
+            total=self.state.total,
+            initial=n_iter,
+            bar_format=LAYOUT,
+            leave=False,
+            disable=None if self.first else True,
+        )
+        return self
+
+    def _open_records(self, n_iter: int) -> None:
+        """Drops what is logged once more after `n_iter`, and opens TensorBoard's file."""
         if self.metrics.exists():
             limit = {"train": n_iter, "val": self.state.validated}
             kept = [p for p in _read_lines(self.metrics) if p["n_iter"] <= limit[p["split"]]]
@@ -46,12 +64,6 @@ class Logger:
         # TensorBoard cannot forget points, but hides those that come after purge_step.
         purge = n_iter + 1 if n_iter else None
         self.writer = SummaryWriter(str(self.metrics.parent), purge_step=purge)
-        # tensorboardX writes in a thread; if that ended unnoticed, the run would wait for ever.
-        self._excepthook, threading.excepthook = threading.excepthook, self._thread_failed
-        self.bar = tqdm(  # none if the output is not a terminal
-            total=self.state.total, initial=n_iter, bar_format=LAYOUT, leave=False, disable=None
-        )
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.bar.close()
@@ -67,7 +79,7 @@ class Logger:
 
     def train(self, micro_batches: list[Losses], lr: float, rates: Rates) -> None:
         """Records the losses of a step; reading them makes the program wait for the device."""
-        values = mean_losses(micro_batches)
+        values = mean_losses(micro_batches, self.gather)
         shown = [f"{name} {value:.4f}" for name, value in values.items()]
         self.bar.set_postfix_str(", ".join([*shown, str(rates)]), refresh=False)
         self._add("train", {**values, "lr": lr, **asdict(rates)})
@@ -99,6 +111,8 @@ class Logger:
         """Adds a point: a line of metrics.jsonl, and the scalars `split/name`."""
         n_iter = self.state.n_iter
         point = {"n_iter": n_iter, "epoch": self.state.epoch, "split": split, "values": values}
+        if not self.first:
+            return
         try:
             with open(self.metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps(point) + "\n")

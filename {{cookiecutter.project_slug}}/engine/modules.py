@@ -61,6 +61,9 @@ def parallelize(
     if how in ("split", "super") and device.index is not None:
         raise BadInput(f"--parallel {how} uses all GPUs; use --device cuda instead of {device}")
     several = device.type == "cuda" and device.index is None and gpu_count() > 1
+    if several and how == "auto":
+        torchrun = f"torchrun --standalone --nproc-per-node {gpu_count()} train.py"
+        print(f"{gpu_count()} GPUs divide each batch; a process for each is faster: {torchrun}")
     how = ("split" if several else "none") if how == "auto" else how
     # A copy of a compiled network would compute with the weights of the original.
     compiled = any(network._compiled_call_impl is not None for network in networks.values())

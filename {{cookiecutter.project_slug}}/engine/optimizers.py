@@ -2,13 +2,14 @@
 
 import math
 from argparse import Namespace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from engine.distributed import Fold, World, buffers_of
 from engine.errors import BadInput, Diverged
 from engine.evaluation import Losses
 
@@ -27,6 +28,7 @@ class Optimizers:
         opt: The options.
         networks: The networks by name.
         scaler: The scaler of the losses; does nothing unless the precision is fp16.
+        world: The processes that divide the micro-batches of a step among them; None: one alone.
 
     Raises:
         Diverged: A loss or the norm of a gradient is not finite. On the CPU that is noticed at
@@ -34,14 +36,25 @@ class Optimizers:
             at each step would make the program wait for the device.
     """
 
-    def __init__(self, opt: Namespace, networks: dict[str, nn.Module], scaler: GradScaler) -> None:
-        self.networks, self.scaler = networks, scaler
+    def __init__(
+        self,
+        opt: Namespace,
+        networks: dict[str, nn.Module],
+        scaler: GradScaler,
+        world: World | None = None,
+    ) -> None:
+        self.networks, self.scaler, self.world = networks, scaler, world
         self.accumulate, self.clip_grad = opt.accumulate, opt.clip_grad
         self.optimizers = {
             name: make_optimizer(opt, network)
             for name, network in networks.items()
             if any(parameter.requires_grad for parameter in network.parameters())
         }
+        buffers = buffers_of(networks)
+        self.statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
+        self.counts = [buffer for buffer in buffers if not buffer.is_floating_point()]
+        self.divided = opt.accumulate > 1 or (world is not None and world.size > 1)
+        self.gradients, self.means = Fold(opt.accumulate), Fold(opt.accumulate)
         self.n_iter = 0
         self._unchecked: list[tuple[int, Tensor]] = []  # a step, and scalars on the device
 
@@ -52,6 +65,8 @@ class Optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.zero_grad()
+        if self.divided:
+            self.before = [buffer.clone() for buffer in (*self.statistics, *self.counts)]
 
     def backward(self, losses: Losses) -> None:
         """Adds the gradients of the losses of a micro-batch.
@@ -75,13 +90,49 @@ class Optimizers:
             self._watch(loss)
             scaled = self.scaler.scale(loss / self.accumulate)
             scaled.backward(inputs=parameters_of(optimizer))
+        if self.divided:
+            self._put_aside()
 
     def step(self) -> None:
-        """Changes the weights: unscale, clip, guard, step, in this order."""
+        """Changes the weights: add up, unscale, clip, guard, step, in this order."""
+        if self.divided:
+            self._add_up()
+        for network in self.networks.values():
+            end_step: Any = getattr(network, "end_step", None)
+            if end_step is not None:
+                end_step(self.world.join if self.world else lambda tensor: tensor)
         for optimizer in self.optimizers.values():
             self._watch(clip_gradient(optimizer, self.scaler, self.clip_grad))
             self.scaler.step(optimizer)
         self.scaler.update()
+
+    def _put_aside(self) -> None:
+        """Adds what a micro-batch has made to the sums; the next one starts like the first."""
+        for parameter in self._parameters():
+            if parameter.grad is None:  # not used by this micro-batch, but perhaps by another
+                parameter.grad = torch.zeros_like(parameter)
+        self.gradients.add([cast(Tensor, parameter.grad) for parameter in self._parameters()])
+        self.means.add([buffer.to(_wide(buffer)) for buffer in self.statistics])
+        for parameter in self._parameters():
+            parameter.grad = None
+        self.counted = [buffer.clone() for buffer in self.counts]
+        for buffer, before in zip((*self.statistics, *self.counts), self.before, strict=True):
+            buffer.copy_(before)
+
+    def _add_up(self) -> None:
+        """Sums gradients and averages statistics, over the micro-batches of all processes."""
+        gradients, sums = self.gradients.total(), self.means.total()
+        if self.world is not None:
+            gradients, sums = self.world.sum(gradients), self.world.sum(sums)
+        for parameter, gradient in zip(self._parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        for buffer, total in zip(self.statistics, sums, strict=True):
+            buffer.copy_(total / self.accumulate)
+        for buffer, counted in zip(self.counts, self.counted, strict=True):
+            buffer.copy_(counted)  # the same after each micro-batch
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for optimizer in self.optimizers.values() for p in parameters_of(optimizer)]
 
     def check(self) -> None:
         """Raises Diverged if a value since the last check was not finite; waits for the device."""
@@ -132,6 +183,11 @@ class Optimizers:
             f"the loss or the gradient of step {n_iter + 1} is not finite; try a lower --lr, a "
             "longer --warmup or --clip-grad 1"
         )
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """The type to average in: not float32, where the device has a longer one."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def make_optimizer(opt: Namespace, network: nn.Module) -> Optimizer:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from engine.arguments import config_text
 from engine.checkpoint import Checkpoints, write_atomically
 from engine.devices import gpu_names
+from engine.distributed import World
 from engine.errors import DONE, STOPPED, BadInput, Diverged, StopSignal
 from engine.state import TrainState
 
@@ -28,15 +29,19 @@ class RunDir:
 
     Args:
         opt: The options; `run_dir` is the folder, and `resume` allows it to hold a run already.
+        world: The processes of the run, of which the first one alone writes; None: one alone.
 
     Raises:
         BadInput: The folder holds a run and `--resume` was not given, another process uses it, or
             it cannot be made.
     """
 
-    def __init__(self, opt: Namespace) -> None:
-        self.opt = opt
+    def __init__(self, opt: Namespace, world: World | None = None) -> None:
+        self.opt, self.world = opt, world
+        self.writes = world is None or world.rank == 0
         self._use(opt.run_dir or _unused_name())
+        if not self.writes:
+            return
         if any(self.checkpoints.folder.glob("*.pt")) and not opt.resume:
             raise BadInput(
                 f"--run-dir {self.path}: holds a run already; add --resume or name another"
@@ -47,7 +52,7 @@ class RunDir:
 
     def _use(self, name: str) -> None:
         self.path = Path(name)
-        self.checkpoints = Checkpoints(self.path / "checkpoints", self.opt.keep)
+        self.checkpoints = Checkpoints(self.path / "checkpoints", self.opt.keep, self.world)
         self.lock = FileLock(self.path / ".lock", blocking=False)
 
     def _lock(self) -> None:
@@ -61,6 +66,8 @@ class RunDir:
             print(f"warning: {self.path}: cannot be locked on this file system", file=sys.stderr)
 
     def __enter__(self) -> "RunDir":
+        if not self.writes:
+            return self
         try:
             if self.opt.run_dir:
                 self.path.mkdir(parents=True, exist_ok=True)

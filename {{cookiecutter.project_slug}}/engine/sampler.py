@@ -9,6 +9,7 @@ of its own for random transforms.
 import random
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -70,15 +71,24 @@ class TrainBatchSampler:
         accumulate: Batches in an optimizer step.
         epochs: Epochs of the run.
         seed: The seed of the run.
+        share: The batches of each step to give, as numbers from 0 to `accumulate`; None: all.
 
     Raises:
         BadInput: The data set has too few samples for one step.
     """
 
     def __init__(
-        self, size: int, batch_size: int, accumulate: int, epochs: int, seed: int
+        self,
+        size: int,
+        batch_size: int,
+        accumulate: int,
+        epochs: int,
+        seed: int,
+        share: range | None = None,
     ) -> None:
         self.size, self.batch_size, self.accumulate, self.seed = size, batch_size, accumulate, seed
+        self.share = range(accumulate) if share is None else share
+        self.per_step = len(self.share)
         self.steps_per_epoch = size // (batch_size * accumulate)
         self.steps = epochs * self.steps_per_epoch  # of the whole run
         if self.steps_per_epoch == 0:
@@ -89,37 +99,46 @@ class TrainBatchSampler:
 
     def count(self, n_iter: int = 0) -> int:
         """The number of batches from step `n_iter` to the end of the run."""
-        return max(0, self.steps - n_iter) * self.accumulate
+        return max(0, self.steps - n_iter) * self.per_step
 
     def batches(self, n_iter: int = 0, device: torch.device | str = "cpu") -> Iterator[Keys]:
         """The batches from step `n_iter` to the end of the run, as tensors on `device`."""
-        step_size = self.batch_size * self.accumulate
         first_epoch, first_step = divmod(n_iter, self.steps_per_epoch)
         for epoch in range(first_epoch, self.steps // self.steps_per_epoch):
             random = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
             indices = torch.randperm(self.size, generator=random).to(device)
             seeds = torch.randint(2**31, (self.size,), generator=random)
-            end = self.steps_per_epoch * step_size
-            for start in range(first_step * step_size, end, self.batch_size):
-                batch = slice(start, start + self.batch_size)
-                yield indices[batch], seeds[batch]
+            for step in range(first_step, self.steps_per_epoch):
+                for micro_batch in self.share:
+                    start = (step * self.accumulate + micro_batch) * self.batch_size
+                    batch = slice(start, start + self.batch_size)
+                    yield indices[batch], seeds[batch]
             first_step = 0
 
 
 class EvalBatchSampler:
-    """Every sample once, in the order of the data set; the last batch may be smaller."""
+    """Every sample once, in the order of the data set; the last batch may be smaller.
 
-    accumulate = 0  # no step is made of these batches
+    Args:
+        size: Number of samples in the data set.
+        batch_size: Samples in a batch.
+        rank: Of several processes, each takes every `processes`-th batch, this one from here on.
+        processes: Their number.
+    """
 
-    def __init__(self, size: int, batch_size: int) -> None:
-        self.size, self.batch_size = size, batch_size
+    per_step = 0  # no step is made of these batches
+
+    def __init__(self, size: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
+        self.size, self.batch_size, self.rank, self.processes = size, batch_size, rank, processes
 
     def count(self, n_iter: int = 0) -> int:
-        return -(-self.size // self.batch_size)
+        batches = -(-self.size // self.batch_size)
+        return len(range(self.rank, batches, self.processes))
 
     def batches(self, n_iter: int = 0, device: torch.device | str = "cpu") -> Iterator[Keys]:
         indices, seeds = torch.arange(self.size, device=device), torch.arange(self.size)
-        yield from zip(indices.split(self.batch_size), seeds.split(self.batch_size), strict=True)
+        batches = zip(indices.split(self.batch_size), seeds.split(self.batch_size), strict=True)
+        yield from islice(batches, self.rank, None, self.processes)
 
 
 class SeededDataset(Dataset):

@@ -12,6 +12,7 @@ from engine.optimizers import Optimizers
 # Options that do not change the weights, or change them by what `environment` holds.
 WITHOUT_EFFECT = (
     *("run_dir", "resume", "workers", "prefetch", "cache", "parallel", "device", "keep"),
+    *("threads", "timeout"),
     *("patience", "precision", "log_every", "image_every", "save_every", "val_every"),
 )
 # Keys of a checkpoint that are not networks.

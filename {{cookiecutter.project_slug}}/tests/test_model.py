@@ -158,10 +158,10 @@ def test_accumulated_gradients_are_those_of_one_big_batch(
 
     class Noting(Optimizers):
         def step(self) -> None:
-            if self.n_iter == 0:
+            super().step()
+            if self.n_iter == 0:  # they stay until the next step begins
                 weights = [p for net in self.networks.values() for p in net.parameters()]
                 gradients.append([p.grad.clone() for p in weights if p.grad is not None])
-            super().step()
 
     monkeypatch.setattr(program, "Optimizers", Noting)
     for options in (["--batch-size=8"], ["--batch-size=2", "--accumulate=4"]):

@@ -11,6 +11,11 @@ To use another one, write it in a file of its own and import it here as `Model`.
     monitor                     the metric, higher is better, that decides which checkpoint is best
     image_grid(*batch)          an image of a batch for TensorBoard: uint8 (3, H, W)
 
+A network that keeps other things than weights, as an image pool does, has no parameters and has
+
+    end_step(join)              called after the forward passes of a step; `join` takes a tensor of
+                                this process and returns those of all, end to end
+
 and for test.py and predict.py: from_checkpoint(path), translate(inputs).
 """
 

@@ -1,6 +1,7 @@
 """The networks: a generator, its discriminator with an image pool, and VGG19 for a loss."""
 
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -210,9 +211,11 @@ class PatchDiscriminator(nn.Module):
 class ImagePool(nn.Module):
     """A history of fake pairs to train the discriminator on (Shrivastava et al. 2017, section 2.3).
 
-    Once it is full, half of the incoming pairs are exchanged for earlier ones. The pairs in it are
-    a part of its state. It draws from torch's generator on the CPU, as often when it is empty as
-    when it is full. In evaluation mode it returns all pairs as they are.
+    Each pair gets a random place. If the place is empty, the pair is kept there; if not, half of
+    the pairs are exchanged for the one that is there. All pairs of a step meet the pool as it was
+    before the step, so they can be divided among processes; `end_step` puts them in. The pool draws
+    from torch's generator on the CPU, as often when it is empty as when it is full. In evaluation
+    mode it returns all pairs as they are.
 
     Args:
         size: Pairs to keep; 0 returns all pairs as they are.
@@ -226,29 +229,39 @@ class ImagePool(nn.Module):
     def __init__(self, size: int, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.register_buffer("images", torch.zeros(size, *shape))
-        self.count = 0  # on the CPU, where reading it does not make the program wait
+        # On the CPU, where reading it does not make the program wait.
+        self.filled = torch.zeros(size, dtype=torch.bool)
+        self.coming: list[tuple[Tensor, Tensor, Tensor]] = []  # pairs, their places, which are kept
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.count)
+        return self.filled
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.count = int(state)
+        self.filled = state.cpu()
 
     def forward(self, pairs: Tensor) -> Tensor:
         pairs, size = pairs.detach(), len(self.images)
         if size == 0 or not self.training:
             return pairs
-        places = torch.randint(size, (len(pairs),)).tolist()
-        exchange = (torch.rand(len(pairs)) < 0.5).tolist()
+        places, exchange = torch.randint(size, (len(pairs),)), torch.rand(len(pairs)) < 0.5
+        filled = self.filled[places]
+        self.coming.append((pairs, places, exchange | ~filled))
         chosen = pairs.clone()
-        for i, pair in enumerate(pairs):
-            if self.count < size:
-                self.images[self.count] = pair
-                self.count += 1
-            elif exchange[i]:
-                chosen[i] = self.images[places[i]]
-                self.images[places[i]] = pair
+        for i, place in enumerate(places.tolist()):
+            if exchange[i] and filled[i]:
+                chosen[i] = self.images[place]
         return chosen
+
+    def end_step(self, join: Callable[[Tensor], Tensor]) -> None:
+        """Puts the pairs of a step in, in the order of its micro-batches; the last one stays."""
+        if self.coming:
+            joined = [join(torch.cat(parts)) for parts in zip(*self.coming, strict=True)]
+            pairs, places, kept = joined
+            for pair, place, keep in zip(pairs, places.tolist(), kept.tolist(), strict=True):
+                if keep:
+                    self.images[place] = pair
+                    self.filled[place] = True
+        self.coming = []
 
 
 class Vgg19(nn.Module):

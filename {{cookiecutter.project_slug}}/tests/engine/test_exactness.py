@@ -21,7 +21,6 @@ from programs import (
 )
 
 import train as program
-from engine.errors import StopSignal
 from engine.evaluation import evaluate
 
 LONG = ["--epochs=20", "--batch-size=2", "--save-every=5", "--val-every=3"]  # 200 steps
@@ -145,9 +144,9 @@ def test_a_signal_ends_the_run_after_the_step_under_way(
 def test_a_validation_that_a_signal_cuts_short_is_repeated(
     train: Train, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(model: Any, loader: Any, amp: Any, until: StopSignal) -> dict[str, float]:
+    def interrupted(*arguments: Any, **named: Any) -> dict[str, float]:
         signal.raise_signal(signal.SIGTERM)
-        return evaluate(model, loader, amp, until)
+        return evaluate(*arguments, **named)
 
     run = Path("run")
     with monkeypatch.context() as patch:

@@ -74,7 +74,9 @@ def test_images_are_enlarged_first_if_wanted(
     model, _ = Model.from_checkpoint(str(checkpoint))
     large = needs("degrade.enlarge")(small, float(scale))
     assert scale != "1" or large.equal(small)
-    assert found.tolist() == model.translate(large[None])[0].permute(1, 2, 0).tolist()
+    wanted = model.translate(large[None])[0].permute(1, 2, 0).numpy()
+    # predict.py computes in another order in memory, and so rounds some values the other way.
+    assert abs(found.astype(int) - wanted).max() <= 1
 
 
 def test_the_images_can_be_sent_to_workers(

@@ -1,0 +1,362 @@
+"""Runs of several processes: the same bits as on one, whatever happens to the processes.
+
+The processes are forked from this one, with the variables that torchrun sets; the store by which
+they meet is in this process, as it is in torchrun. tests/engine/test_processes.py of the project
+uses torchrun itself. Nobody ends the others when one fails: they have to notice by themselves.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from conftest import TASKS, Project, Tell
+from forked import alive, ended, finish, left_over, start
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc, as on Linux")
+
+# All that is random is on, and batch norm, in two epochs of a few steps.
+SMALL = {
+    "image-classification": ["--img-size=8", "--width=8", "--blocks=1", "--flip", "--shift=1"],
+    "image-to-image": ["--img-size=16", "--width=4", "--blocks=1", "--crops=12", "--pool=6"],
+}
+SMALL["image-to-image"] += ["--norm=batch", "--d-norm=batch", "--d-width=4", "--d-layers=1"]
+BATCH = {"image-classification": 128, "image-to-image": 32}  # images in a step
+EVERY = ["--epochs=2", "--dropout=0.2", "--log-every=1", "--save-every=1", "--threads=1"]
+LIMIT = 20  # seconds in which all processes have ended
+
+
+class Processes:
+    """The processes of a run.
+
+    Args:
+        size: How many.
+        flags: The command line of each.
+        prepare: Called in each of them with its rank, before train.py is imported.
+    """
+
+    def __init__(
+        self, size: int, flags: list[str], prepare: Callable[[int], object] = lambda rank: None
+    ) -> None:
+        self.store, port = serve_store()
+
+        def launch(rank: int) -> Callable[[], None]:
+            def as_rank() -> None:
+                local = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size}
+                elastic = {"RUN_ID": "test", "RESTART_COUNT": 0, "MAX_RESTARTS": 0}
+                elastic["USE_AGENT_STORE"] = "True"
+                meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+                own = {**local, **meet, "LOCAL_WORLD_SIZE": size}
+                own |= {f"TORCHELASTIC_{name}": value for name, value in elastic.items()}
+                os.environ.update({name: str(value) for name, value in own.items()})
+                sys.path.insert(0, os.getcwd())
+                prepare(rank)
+
+            return as_rank
+
+        self.pids = [
+            start(flags, launch(rank), output=f"out{rank}.txt", errors=f"errors{rank}.txt")
+            for rank in range(size)
+        ]
+
+    def finish(self, patience: float = 300) -> list[int]:
+        """The exit statuses."""
+        return [finish(pid, patience) for pid in self.pids]
+
+    def errors(self) -> list[str]:
+        """The lines on stderr of all processes."""
+        files = [Path(f"errors{rank}.txt") for rank in range(len(self.pids))]
+        return [line for file in files for line in file.read_text().splitlines()]
+
+    def kill(self) -> None:
+        for pid in [*self.pids, self.store]:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(self.store, 0)
+
+
+def serve_store() -> tuple[int, int]:
+    """Starts a process with a store, as torchrun has one; returns its id and the store's port.
+
+    A store of this process has a thread, which forking the others might disturb.
+    """
+    read, write = os.pipe()
+    if not (pid := os.fork()):
+        os.setsid()
+        store = dist.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
+        os.write(write, str(store.port).encode())
+        os.close(write)
+        time.sleep(3600)
+        os._exit(0)
+    os.close(write)
+    with open(read) as port:
+        return pid, int(port.read())
+
+
+def run_to_the_end(size: int, flags: list[str]) -> None:
+    processes = Processes(size, flags)
+    try:
+        assert processes.finish() == [0] * size, processes.errors()
+    finally:
+        processes.kill()
+
+
+def content(run: Path) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """The tensors of the last checkpoint by name, and the curves without what time has a say in."""
+    found: dict[str, torch.Tensor] = {}
+
+    def add(name: str, value: object) -> None:
+        if isinstance(value, torch.Tensor):
+            found[name] = value
+        elif isinstance(value, dict):
+            for key in value:
+                add(f"{name}/{key}", value[key])
+        elif isinstance(value, list | tuple):
+            for i, item in enumerate(value):
+                add(f"{name}/{i}", item)
+
+    add("", torch.load(run / "checkpoints/last.pt", weights_only=True))
+    points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for point in points:
+        for timed in ("images_per_second", "data_wait", "efficiency"):
+            point["values"].pop(timed, None)
+    return found, points
+
+
+def assert_same(run: Path, other: Path) -> None:
+    (ours, curves), (theirs, their_curves) = content(run), content(other)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not ours[name].equal(theirs[name])] == []
+    assert curves == their_curves
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def task(
+    request: pytest.FixtureRequest,
+    bake: Callable[..., Project],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """The name of a task; the current folder is a project of it."""
+    copy = tmp_path_factory.mktemp("processes") / "project"
+    shutil.copytree(bake(task=request.param, accelerator="cpu").path, copy)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(copy)
+        yield request.param
+
+
+def flags_of(task: str, micro_batches: int, *more: str) -> list[str]:
+    size = BATCH[task] // micro_batches
+    step = [f"--accumulate={micro_batches}", f"--batch-size={size}"]
+    return [*SMALL[task], *EVERY, *step, *more]
+
+
+@pytest.mark.parametrize("micro_batches", [4, 8])
+@pytest.mark.parametrize("how", [[], ["--optimizer=sgd", "--lr=0.01"], ["--precision=bf16"]])
+def test_the_number_of_processes_changes_no_bit(
+    task: str, micro_batches: int, how: list[str], full: bool
+) -> None:
+    if not full and (micro_batches, how) != (4, []):
+        pytest.skip("takes a minute; `make stress` has it")
+    flags = flags_of(task, micro_batches, *how)
+    run = Path(f"runs/{micro_batches}{''.join(how)}")
+    run_to_the_end(1, [f"--run-dir={run}-1", *flags])
+    for size in [2, 4] if micro_batches == 4 else [2, 4, 8]:
+        run_to_the_end(size, [f"--run-dir={run}-{size}", *flags])
+        assert_same(Path(f"{run}-{size}"), Path(f"{run}-1"))
+
+
+class Walk:
+    """A run that is disturbed again and again, on other numbers of processes each time.
+
+    Args:
+        draw: The source of everything random.
+        run: Its folder.
+        flags: Its options.
+        duration: Seconds of an undisturbed run.
+    """
+
+    def __init__(self, draw: random.Random, run: Path, flags: list[str], duration: float) -> None:
+        self.draw, self.run, self.duration = draw, run, duration
+        self.flags = [f"--run-dir={run}", "--resume", *flags]
+
+    def steps_seen(self) -> tuple[int, int]:
+        """The size of the curves and their time: they change with each step."""
+        metrics = self.run / "metrics.jsonl"
+        return (metrics.stat().st_size, metrics.stat().st_mtime_ns) if metrics.exists() else (0, 0)
+
+    def stage(self, size: int) -> str:
+        """Starts it on so many processes and disturbs it; returns what was done."""
+        processes = Processes(size, self.flags)
+        try:
+            # After its first step all handlers are in place.
+            before = self.steps_seen()
+            while self.steps_seen() == before and all(map(alive, processes.pids)):
+                time.sleep(0.005)
+            time.sleep(self.draw.uniform(0, self.duration))
+            what = self.draw.choice(["kill", "signal", "signals"])
+            which = self.draw.randrange(size)
+            number = signal.SIGKILL if what == "kill" else signal.SIGTERM
+            for rank, pid in enumerate(processes.pids):
+                if what == "signals" or rank == which:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, number)
+            statuses = processes.finish(LIMIT)
+        finally:
+            processes.kill()
+        told = f"{what} {which} of {size}: {statuses}"
+        if statuses == [0] * size:
+            return f"{told} (was done)"
+        assert all(left_over(pid, patience=5) == [] for pid in processes.pids), told
+        lines = processes.errors()
+        if what == "kill":
+            assert statuses.pop(which) == -signal.SIGKILL, told
+            assert set(statuses) <= {1}, (told, lines)
+            assert len(lines) == bool(statuses), (told, lines)
+        else:
+            assert statuses == [75] * size, (told, lines)
+            assert lines == [], (told, lines)
+        return told
+
+
+@pytest.mark.timeout(3600)
+def test_a_run_that_is_stopped_and_killed_on_any_number_of_processes_has_the_same_bits(
+    task: str, full: bool, tell: Tell
+) -> None:
+    if not full and task != TASKS[0]:
+        pytest.skip("`make stress` has it")
+    flags = flags_of(task, 4, "--epochs=4")
+    begun = time.monotonic()
+    run_to_the_end(1, ["--run-dir=runs/undisturbed", *flags])
+    duration = time.monotonic() - begun
+    draw = random.Random(int(os.environ.get("FAULTS_SEED", 0)))
+    walks, done = 10 if full else 1, []
+    for i in range(walks):
+        run = Path(f"runs/walk{i}")
+        walk = Walk(draw, run, flags, duration / 3)
+        done += [walk.stage(size) for size in draw.sample([4, 2, 1, 4, 2], 4 if full else 2)]
+        run_to_the_end(draw.choice([1, 2, 4]), walk.flags)
+        assert_same(run, Path("runs/undisturbed"))
+        shutil.rmtree(run)
+    tell(f"{walks} of {walks} walks of {task} equal; {', '.join(done)[:300]}")
+
+
+KINDS = ("signal to one", "signal to all", "kill -9", "kill -9 of a worker", "a bug", "not finite")
+SITUATIONS = ("computes", "waits for data", "saves")
+
+
+def prepare_fault(kind: str, situation: str, victim: int) -> Callable[[int], None]:
+    def prepare(rank: int) -> None:
+        import dataset  # type: ignore[import-not-found]
+        import train  # type: ignore[import-not-found]
+        from engine import checkpoint  # type: ignore[import-not-found]
+
+        if situation == "waits for data":
+            load = dataset.load
+
+            def slowly(*given: object, **named: object) -> object:
+                time.sleep(0.02)
+                return load(*given, **named)
+
+            dataset.load = slowly
+        if situation == "saves":
+            save = checkpoint._save_sealed
+
+            def slow_save(*given: object) -> None:
+                time.sleep(0.2)
+                save(*given)
+
+            checkpoint._save_sealed = slow_save
+        if kind in ("a bug", "not finite") and rank == victim:
+            forward, steps = train.forward, iter(range(10**6))
+
+            def go_wrong(*given: object) -> object:
+                losses = forward(*given)
+                if next(steps) < 6:
+                    return losses
+                if kind == "a bug":
+                    raise ZeroDivisionError("a bug")
+                return {n: {k: v * float("nan") for k, v in x.items()} for n, x in losses.items()}
+
+            train.forward = go_wrong
+
+    return prepare
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("task", TASKS[:1], indirect=True)
+def test_a_fault_of_one_process_ends_all_of_them(task: str, full: bool, tell: Tell) -> None:
+    """Within seconds, in one line, and without the loss of a checkpoint."""
+    count, draw = 50 if full else len(KINDS), random.Random(int(os.environ.get("FAULTS_SEED", 0)))
+    slowest, wrong = 0.0, []
+    for i in range(count):
+        kind = KINDS[i % len(KINDS)]
+        situation = SITUATIONS[(i + i // len(KINDS)) % len(SITUATIONS)]
+        size, run = draw.choice([2, 4]), Path(f"runs/fault{i}")
+        victim = draw.randrange(size)
+        workers = int(kind == "kill -9 of a worker" or situation == "waits for data")
+        flags = [*flags_of(task, 4, "--epochs=1000", "--no-cache"), f"--workers={workers}"]
+        flags += [f"--run-dir={run}"]
+        processes = Processes(size, flags, prepare_fault(kind, situation, victim))
+        told = f"fault {i}: {kind} of {victim} of {size} while it {situation}"
+        try:
+            while not (run / "checkpoints/last.pt").exists():
+                if kind in ("a bug", "not finite"):
+                    break
+                assert all(map(alive, processes.pids)), processes.errors()
+                time.sleep(0.005)
+            if kind in ("a bug", "not finite"):
+                assert ended(processes.pids[victim], 60) is not None
+                processes.pids.pop(victim)
+            else:
+                time.sleep(draw.uniform(0, 0.5))
+            begun = time.monotonic()
+            strike(kind, processes, victim)
+            statuses = processes.finish(LIMIT)
+            slowest = max(slowest, time.monotonic() - begun)
+            if "signal" in kind:
+                assert statuses == [75] * size and processes.errors() == []
+            elif kind == "a bug":
+                assert set(statuses) == {1}
+                text = Path(f"errors{victim}.txt").read_text()
+                assert text.strip().endswith("ZeroDivisionError: a bug")
+            else:
+                assert set(statuses) <= {1, -signal.SIGKILL}
+                lines = [
+                    line
+                    for rank in range(size)
+                    for line in Path(f"errors{rank}.txt").read_text().splitlines()
+                ]
+                assert len(lines) == 1 and lines[0].startswith("train.py: error: process"), lines
+            if (run / "checkpoints").exists():
+                torch.load(run / "checkpoints/last.pt", weights_only=True)
+        except (AssertionError, OSError, RuntimeError):
+            wrong.append(f"{told}\n{traceback.format_exc()}")
+        finally:
+            processes.kill()
+        shutil.rmtree(run, ignore_errors=True)
+    tell(f"{count} faults, {len(wrong)} wrong ends, the slowest end took {slowest:.1f} s")
+    assert not wrong, "\n\n".join(wrong)
+
+
+def strike(kind: str, processes: Processes, victim: int) -> None:
+    if kind == "kill -9 of a worker":
+        deadline = time.monotonic() + 60  # the first steps are loaded without workers
+        while len(found := left_over(processes.pids[victim], 0)) < 2:
+            assert time.monotonic() < deadline, "no worker was started"
+        os.kill(next(pid for pid in found if pid != processes.pids[victim]), signal.SIGKILL)
+    for rank, pid in enumerate(processes.pids):
+        if kind == "kill -9" and rank == victim:
+            os.kill(pid, signal.SIGKILL)
+        if kind == "signal to all" or (kind == "signal to one" and rank == victim):
+            os.kill(pid, signal.SIGTERM)

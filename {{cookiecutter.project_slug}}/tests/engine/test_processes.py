@@ -1,0 +1,137 @@
+"""Many processes: torchrun divides a step among them, and nothing else changes."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Train
+from programs import ROOT, last, points, resume, same_weights, saved_steps, wait_for_step
+
+from engine.distributed import Fold
+
+# More of everything random than in a SMALL run, on one thread whatever the number of processes.
+STEP = ["--accumulate=4", "--batch-size=2", "--threads=1", "--save-every=1"]
+needs_gloo = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="torch.distributed is not in this build"
+)
+
+
+def torchrun(processes: int, small: list[str], *words: str) -> "subprocess.Popen[str]":
+    """Starts train.py on several processes, as the leaders of a group."""
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.Popen(
+        [sys.executable, "-m", *launcher, str(ROOT / "train.py"), *small, *STEP, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ranks(launcher: "subprocess.Popen[str]") -> list[int]:
+    """The process ids of the processes that torchrun started, in the order of their ranks."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    return sorted(map(int, children))
+
+
+def ours(errors: str) -> list[str]:
+    """The lines of train.py among those of torchrun."""
+    return [line for line in errors.splitlines() if line.startswith("train.py: ")]
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 3, 4, 6, 8, 12])
+def test_the_sum_of_a_step_does_not_depend_on_who_adds(micro_batches: int) -> None:
+    draw = random.Random(0)
+    values = [torch.tensor([draw.gauss(0, 10.0**k)]) for k in range(micro_batches)]
+
+    def total(values: list[torch.Tensor], of: int) -> torch.Tensor:
+        fold = Fold(of)
+        for value in values:
+            fold.add([value.clone()])
+        return fold.total()[0]
+
+    whole = total(values, micro_batches)
+    assert whole.item() == pytest.approx(sum(value.item() for value in values), rel=1e-5)
+    processes = 2
+    while micro_batches % processes == 0:
+        each = micro_batches // processes
+        sums = [total(values[r * each : (r + 1) * each], micro_batches) for r in range(processes)]
+        while len(sums) > 1:  # neighbours first, as the processes do
+            sums = [a + b for a, b in zip(sums[::2], sums[1::2], strict=True)]
+        assert sums[0].equal(whole)
+        processes *= 2
+
+
+def test_a_fold_can_be_used_again() -> None:
+    fold = Fold(3)
+    for _ in range(2):
+        for value in (1.0, 2.0, 4.0):
+            fold.add([torch.tensor([value])])
+        assert fold.total()[0].item() == 7
+
+
+@needs_gloo
+@pytest.mark.parametrize("processes", [2, 4])
+def test_one_seed_gives_the_same_bits_on_any_number_of_processes(
+    train: Train, small: list[str], processes: int
+) -> None:
+    assert train("one", *STEP) == 0
+    out, errors = torchrun(processes, small, "--run-dir=many").communicate(timeout=120)
+    assert "done: best" in out, errors
+    assert f"4 micro-batches of 2 = 8 images, on {processes} processes" in out
+    assert out.count("run: many") == 1
+    assert same_weights(Path("many"), Path("one"))
+
+    def curves(run: str) -> list[dict]:
+        """The points without what depends on the time."""
+        timed = ("images_per_second", "data_wait", "efficiency")
+        return [
+            {**p, "values": {k: v for k, v in p["values"].items() if k not in timed}}
+            for p in points(Path(run))
+        ]
+
+    assert curves("many") == curves("one")
+
+
+@needs_gloo
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
+def test_a_killed_process_ends_all_and_the_run_goes_on_with_fewer(
+    train: Train, small: list[str]
+) -> None:
+    assert train("one", *STEP, "--epochs=100") == 0
+    launcher = torchrun(2, small, "--run-dir=many", "--epochs=100")
+    wait_for_step(launcher, Path("many"), 3)
+    os.kill(ranks(launcher)[1], signal.SIGKILL)
+    _, errors = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    (line,) = ours(errors)
+    assert "process 0 of 2" in line and "--resume" in line
+    assert resume(Path("many")) == 0
+    assert same_weights(Path("many"), Path("one"))
+
+
+@needs_gloo
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
+def test_a_signal_to_one_process_stops_all_after_the_same_step(small: list[str]) -> None:
+    launcher = torchrun(2, small, "--run-dir=many", "--epochs=1000")
+    wait_for_step(launcher, Path("many"), 3)
+    os.kill(ranks(launcher)[1], signal.SIGTERM)
+    out, errors = launcher.communicate(timeout=60)
+    assert "SIGTERM: saved step" in out
+    assert not ours(errors)
+    assert errors.count("exitcode  : 75") == 2
+    assert last(Path("many"))["n_iter"] == saved_steps(Path("many"))[-1]
+
+
+@needs_gloo
+def test_a_step_that_cannot_be_divided_is_refused_in_one_line(small: list[str]) -> None:
+    launcher = torchrun(3, small, "--run-dir=many")
+    _, errors = launcher.communicate(timeout=60)
+    (line,) = ours(errors)
+    assert "--accumulate 4" in line and "1, 2 or 4" in line
+    assert not Path("many").exists()
