@@ -21,7 +21,10 @@ from benchmarks.machine import describe
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("image-classification", "image-to-image")
-TESTS = ("tests/engine/test_cuda.py", "tests/engine/test_loader.py", "-k", "cuda or gpu")
+TESTS = (
+    *("tests/engine/test_cuda.py", "tests/engine/test_loader.py", "tests/engine/test_processes.py"),
+    *("-k", "cuda or gpu"),
+)
 CASES = ("gpu-small", "gpu-resnet18")
 MEASURED = ("--only", "ours", "ours-no-cache", "pure", "guide", "--rounds", "1", "--seconds", "4")
 LIMIT = 300.0  # seconds for the tests of a task, and for a case of the benchmark

@@ -95,9 +95,8 @@ def main() -> int:
             if state.is_over():
                 break
 
-            # One step: the gradients of its micro-batches, of which each process computes its
-            # share, are added up, then the weights change (in fp16 not if a gradient overflowed).
-            # The losses of a network train it alone.
+            # One step: the gradients of its micro-batches, of which each process has its share, are
+            # added up; then the weights change (in fp16 not if a gradient overflowed).
             lr = learning_rate(opt, state.n_iter, state.total)
             optimizers.zero_grad(state.n_iter, lr)
             losses = []

@@ -1,0 +1,121 @@
+"""Two hosts: torchrun in two network namespaces of this machine, joined by a cable that is cut."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Project
+from test_processes import SMALL, assert_same
+
+CABLE = {"pt-a": ("pt-va", "10.99.0.1"), "pt-b": ("pt-vb", "10.99.0.2")}
+FLAGS = [*SMALL["image-classification"], "--accumulate=2", "--batch-size=32", "--threads=1"]
+FLAGS += ["--save-every=5", "--log-every=1", "--timeout=10"]
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def hosts() -> Iterator[None]:
+    """Two namespaces with an address each."""
+    if not shutil.which("ip"):
+        pytest.skip("needs iproute2")
+    try:
+        for name in CABLE:
+            ip("netns", "add", name)
+        (a, _), (b, _) = CABLE.values()
+        ip("link", "add", a, "type", "veth", "peer", "name", b)
+        for name, (end, address) in CABLE.items():
+            ip("link", "set", end, "netns", name)
+            ip("-n", name, "addr", "add", f"{address}/24", "dev", end)
+            ip("-n", name, "link", "set", end, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+    except subprocess.CalledProcessError as error:
+        remove_hosts()
+        pytest.skip(f"network namespaces are not allowed here: {error.stderr.decode().strip()}")
+    yield
+    remove_hosts()
+
+
+def remove_hosts() -> None:
+    for name in CABLE:
+        subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+@pytest.fixture
+def folder(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    copy = Path(shutil.copytree(project.path, tmp_path / "project"))
+    monkeypatch.chdir(copy)
+    return copy
+
+
+def start_on(name: str, job: int, *words: str) -> "subprocess.Popen[str]":
+    """Starts torchrun on a host, with one process."""
+    end, address = CABLE[name]
+    meet = ["--rdzv-backend=c10d", f"--rdzv-endpoint=10.99.0.1:{29400 + job}", f"--rdzv-id={job}"]
+    meet += [f"--rdzv-conf=is_host={int(name == 'pt-a')}", f"--local-addr={address}"]
+    launcher = ["torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *meet, "train.py"]
+    return subprocess.Popen(
+        ["ip", "netns", "exec", name, sys.executable, "-m", *launcher, *FLAGS, *words],
+        env={**os.environ, "GLOO_SOCKET_IFNAME": end},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_both(job: int, *words: str) -> "list[subprocess.Popen[str]]":
+    return [start_on(name, job, *words) for name in CABLE]
+
+
+def ended(launchers: "list[subprocess.Popen[str]]", patience: float) -> list[tuple[int, str]]:
+    """The status of each and what it printed."""
+    found = []
+    for launcher in launchers:
+        try:
+            out, errors = launcher.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            launcher.kill()
+            out, errors = launcher.communicate()
+            pytest.fail(f"not over after {patience} s: {out[-500:]} {errors[-2000:]}")
+        found.append((launcher.returncode, out + errors))
+    return found
+
+
+@pytest.mark.timeout(900)
+def test_two_hosts_give_the_bits_of_one_also_after_the_cable_was_cut(
+    hosts: None, folder: Path, full: bool
+) -> None:
+    if not full:
+        pytest.skip("takes minutes; `make stress` has it")
+    alone = [sys.executable, "train.py", "--run-dir=runs/one", *FLAGS, "--epochs=3"]
+    subprocess.run(alone, check=True, capture_output=True)
+    for status, text in ended(start_both(1, "--run-dir=runs/two", "--epochs=3"), 200):
+        assert status == 0, text
+    assert_same(Path("runs/two"), Path("runs/one"))
+
+    launchers = start_both(2, "--run-dir=runs/cut", "--epochs=500")
+    deadline = time.monotonic() + 120
+    while not Path("runs/cut/checkpoints/last.pt").exists():
+        assert time.monotonic() < deadline and launchers[0].poll() is None
+        time.sleep(0.05)
+    ip("-n", "pt-a", "link", "set", "pt-va", "down")
+    for status, text in ended(launchers, 120):
+        assert status != 0
+        lines = [line for line in text.splitlines() if line.startswith("train.py: error: ")]
+        assert len(lines) == 1 and "cannot be reached" in lines[0], text
+
+    ip("-n", "pt-a", "link", "set", "pt-va", "up")
+    saved = max(int(p.stem[5:]) for p in Path("runs/cut/checkpoints").glob("iter-*.pt"))
+    epochs = saved // (1301 // 64) + 1
+    resume = ["--run-dir=runs/cut", "--resume", f"--epochs={epochs}"]
+    for status, text in ended(start_both(3, *resume), 200):
+        assert status == 0, text
+        if "resumed after" in text:
+            assert f"resumed after step {saved}" in text
