@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 import socket
+import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -89,11 +90,18 @@ class World:
 
     def _may_speak(self) -> str | None:
         """What an error of this process begins with; None if another one has reported one."""
-        try:
-            if self.store.add("errors", 1) > 1:
-                return None
-        except RuntimeError:  # torchrun is gone: rather twice than never
-            pass
+        reports: list[int] = []
+
+        def report() -> None:
+            with suppress(RuntimeError):
+                reports.append(self.store.add("errors", 1))
+
+        # In a thread: if the cable was cut it would wait for long. Rather two lines than none.
+        asking = threading.Thread(target=report, daemon=True)
+        asking.start()
+        asking.join(5)
+        if reports and reports[0] > 1:
+            return None
         return f"process {self.rank} of {self.size} on {socket.gethostname()}: "
 
     def __enter__(self) -> "World":
