@@ -63,6 +63,7 @@ def start(
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         atexit._clear()  # what pytest does at exit
         atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]
+        forget_projects()
         prepare()
         from engine.errors import run_program  # type: ignore[import-not-found]
 
@@ -81,6 +82,13 @@ def start(
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def forget_projects() -> None:
+    """Forgets the modules of another project that another test has imported in this process."""
+    own = {path.stem for path in Path().glob("*.py")} | {"engine", "tools"}
+    for name in [name for name in sys.modules if name.split(".")[0] in own]:
+        del sys.modules[name]
 
 
 def finish(pid: int, patience: float = 300) -> int:

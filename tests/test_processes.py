@@ -60,9 +60,6 @@ class Processes:
                 own |= {f"TORCHELASTIC_{name}": value for name, value in elastic.items()}
                 os.environ.update({name: str(value) for name, value in own.items()})
                 sys.path.insert(0, os.getcwd())
-                own_modules = {path.stem for path in Path().glob("*.py")} | {"engine"}
-                for name in [name for name in sys.modules if name.split(".")[0] in own_modules]:
-                    del sys.modules[name]  # of another project, that another test has imported
                 prepare(rank)
 
             return as_rank

@@ -28,7 +28,7 @@ needs_fork = pytest.mark.skipif(
 )
 SLOW = "tests/engine/slow.py"
 LIMIT = 10.0  # seconds in which everything has ended, whatever failed
-EXIT = 20.0  # seconds that a process may need after that, where many others run
+EXIT = 60.0  # seconds that a process may need after that, where many others run
 LONG = ["--epochs=500", "--batch-size=2", "--save-every=1", "--no-cache"]
 
 
