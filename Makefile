@@ -37,7 +37,7 @@ test: lint  ## runs every check and every test
 stress: $(INSTALLED)  ## many more faults and answers than `make test`, and three seeds
 	$(PYTEST) --full tests/test_faults.py $(ARGS)
 	$(PYTEST) --full $(TWO) tests/test_accuracy.py tests/test_benchmarks.py tests/test_edits.py \
-		tests/test_generated_answers.py tests/test_matrix.py tests/test_processes.py \
+		tests/test_generated_answers.py tests/test_hosts.py tests/test_matrix.py tests/test_processes.py \
 		tests/test_project.py tests/test_slurm.py tests/test_translation.py $(ARGS)
 
 bench: $(BENCH_INSTALLED)  ## measures speed against others and the limit; ARGS="--help" says more

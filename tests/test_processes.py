@@ -48,6 +48,7 @@ class Processes:
     def __init__(
         self, size: int, flags: list[str], prepare: Callable[[int], object] = lambda rank: None
     ) -> None:
+        self.size = size
         self.store, port = serve_store()
 
         def launch(rank: int) -> Callable[[], None]:
@@ -75,7 +76,7 @@ class Processes:
 
     def errors(self) -> list[str]:
         """The lines on stderr of all processes."""
-        files = [Path(f"errors{rank}.txt") for rank in range(len(self.pids))]
+        files = [Path(f"errors{rank}.txt") for rank in range(self.size)]
         return [line for file in files for line in file.read_text().splitlines()]
 
     def kill(self) -> None:
@@ -332,11 +333,7 @@ def test_a_fault_of_one_process_ends_all_of_them(task: str, full: bool, tell: Te
                 assert text.strip().endswith("ZeroDivisionError: a bug")
             else:
                 assert set(statuses) <= {1, -signal.SIGKILL}
-                lines = [
-                    line
-                    for rank in range(size)
-                    for line in Path(f"errors{rank}.txt").read_text().splitlines()
-                ]
+                lines = processes.errors()
                 assert len(lines) == 1 and lines[0].startswith("train.py: error: process"), lines
             if (run / "checkpoints").exists():
                 torch.load(run / "checkpoints/last.pt", weights_only=True)

@@ -110,16 +110,15 @@ def parse_run(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
     that torchrun has started again is resumed.
     """
     given = sys.argv[1:] if argv is None else argv
+    if LAUNCHED and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
+        given = [*given, "--resume"]
     opt = parser.parse_args(given)
     if LAUNCHED and os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0" and opt.run_dir is None:
         parser.error("torchrun --max-restarts needs --run-dir DIR, to go on in the same folder")
-    if LAUNCHED and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
-        opt.resume = True
     if opt.resume and opt.run_dir is None:
         parser.error("--resume needs --run-dir DIR, the folder of the run to go on with")
     if opt.resume and (config := Path(opt.run_dir) / "config.txt").exists():
         opt = parser.parse_args([f"@{config}", *given])
-        opt.resume = True
     processes = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1
     opt.accumulate = opt.accumulate or processes
     return opt

@@ -53,7 +53,7 @@ class World:
     def __init__(self, opt: Namespace, device: torch.device) -> None:
         self.rank = int(os.environ["RANK"]) if LAUNCHED else 0
         self.size = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1
-        self.device = device
+        self.device, self.waits = device, 0
         power_of_two = self.size & (self.size - 1) == 0
         self.exact = power_of_two and (device.type == "cpu" or opt.deterministic)
         if self.size > 1:
@@ -85,8 +85,7 @@ class World:
                 device_id=self.device if cuda else None,
             )
         errors.among_processes(self._may_speak)
-        own = ("device",)
-        vars(opt).update({k: v for k, v in self.once(lambda: vars(opt)).items() if k not in own})
+        vars(opt).update(self.once(lambda: vars(opt)), device=opt.device)
 
     def _may_speak(self) -> str | None:
         """What an error of this process begins with; None if another one has reported one."""
@@ -141,7 +140,7 @@ class World:
         """Returns when every process is here, however long that takes; no other wait is as long."""
         if self.size > 1:
             with _partners():
-                self.waits = getattr(self, "waits", 0) + 1
+                self.waits += 1
                 name = f"wait {self.waits}"
                 if self.store.add(name, 1) == self.size:
                     self.store.set(f"{name} over", "")

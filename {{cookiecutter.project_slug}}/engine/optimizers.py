@@ -50,6 +50,7 @@ class Optimizers:
             for name, network in networks.items()
             if any(parameter.requires_grad for parameter in network.parameters())
         }
+        self.trained = [p for one in self.optimizers.values() for p in parameters_of(one)]
         buffers = buffers_of(networks)
         self.statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
         self.counts = [buffer for buffer in buffers if not buffer.is_floating_point()]
@@ -108,13 +109,13 @@ class Optimizers:
 
     def _put_aside(self) -> None:
         """Adds what a micro-batch has made to the sums; the next one starts like the first."""
-        for parameter in self._parameters():
-            if parameter.grad is None:  # not used by this micro-batch, but perhaps by another
-                parameter.grad = torch.zeros_like(parameter)
-        self.gradients.add([cast(Tensor, parameter.grad) for parameter in self._parameters()])
-        self.means.add([buffer.to(_wide(buffer)) for buffer in self.statistics])
-        for parameter in self._parameters():
+        gradients = []
+        for parameter in self.trained:
+            unused = parameter.grad is None  # by this micro-batch, but perhaps not by another
+            gradients.append(torch.zeros_like(parameter) if unused else parameter.grad)
             parameter.grad = None
+        self.gradients.add(cast(list[Tensor], gradients))
+        self.means.add([buffer.to(_wide(buffer)) for buffer in self.statistics])
         self.counted = [buffer.clone() for buffer in self.counts]
         for buffer, before in zip((*self.statistics, *self.counts), self.before, strict=True):
             buffer.copy_(before)
@@ -124,15 +125,12 @@ class Optimizers:
         gradients, sums = self.gradients.total(), self.means.total()
         if self.world is not None:
             gradients, sums = self.world.sum(gradients), self.world.sum(sums)
-        for parameter, gradient in zip(self._parameters(), gradients, strict=True):
+        for parameter, gradient in zip(self.trained, gradients, strict=True):
             parameter.grad = gradient
         for buffer, total in zip(self.statistics, sums, strict=True):
             buffer.copy_(total / self.accumulate)
         for buffer, counted in zip(self.counts, self.counted, strict=True):
             buffer.copy_(counted)  # the same after each micro-batch
-
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for optimizer in self.optimizers.values() for p in parameters_of(optimizer)]
 
     def check(self) -> None:
         """Raises Diverged if a value since the last check was not finite; waits for the device."""
