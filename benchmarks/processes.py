@@ -78,21 +78,20 @@ def take_turns(opt: argparse.Namespace) -> None:
 
     sys.path.insert(0, os.getcwd())
     import options  # type: ignore[import-not-found]
-    from engine import devices, modules  # type: ignore[import-not-found]
-    from engine.distributed import World  # type: ignore[import-not-found]
+    from engine import devices, distributed, modules  # type: ignore[import-not-found]
     from engine.evaluation import forward  # type: ignore[import-not-found]
     from engine.optimizers import Optimizers  # type: ignore[import-not-found]
     from model import Model  # type: ignore[import-not-found]
 
     settings = options.parse(list(FLAGS))
     device = devices.pick_device(settings.device)
-    world = World(settings, device)
+    world = distributed.start(settings, device)
     amp = devices.Amp("fp32", device)
     devices.set_up(False, 1)
     batch = torch.randint(256, (16, 3, 128, 128), dtype=torch.uint8), torch.arange(16) % 10
     classes = {"classes": {str(i): 100 for i in range(10)}}
 
-    def contender(own: World | None, wrap: bool, accumulate: int) -> Any:
+    def contender(own: Any, wrap: bool, accumulate: int) -> Any:
         torch.manual_seed(0)
         model = modules.place(Model(settings, classes), device)
         opt = argparse.Namespace(**{**vars(settings), "accumulate": accumulate})
@@ -111,9 +110,9 @@ def take_turns(opt: argparse.Namespace) -> None:
         return step
 
     ways = {
-        "two runs side by side": contender(None, False, 1),
+        "two runs side by side": contender(distributed.ALONE, False, 1),
         "train.py": contender(world, False, 2),
-        "DistributedDataParallel": contender(None, True, 1),
+        "DistributedDataParallel": contender(distributed.ALONE, True, 1),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(opt.rounds + 1):  # the first prepares kernels

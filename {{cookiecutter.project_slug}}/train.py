@@ -16,9 +16,8 @@ from engine.errors import StopSignal, run_program  # first: Ctrl-C ends in one l
 # isort: split
 import dataset
 import options
-from engine import devices, modules
+from engine import devices, distributed, modules
 from engine.cache import use_cache
-from engine.distributed import World
 from engine.evaluation import evaluate, forward
 from engine.loader import Loader
 from engine.logger import Logger
@@ -34,7 +33,7 @@ def main() -> int:
     # 1. Options (a resumed run starts from those of its config.txt); where and how to compute.
     opt = options.parse()
     device = devices.pick_device(opt.device)
-    world = World(opt, device)  # the processes that torchrun started, or this one alone
+    world = distributed.start(opt, device)  # the processes of torchrun, or this one alone
     amp = devices.Amp(opt.precision, device)
     devices.set_up(opt.deterministic, opt.threads)
     run = RunDir(opt, world)
@@ -85,7 +84,7 @@ def main() -> int:
             # Every x epochs: validation. The best model so far becomes best.pt. A pass cut short by
             # a signal says nothing; it is due again when the run is resumed.
             if state.validation_is_due():
-                metrics = evaluate(model, val_loader, amp, world.gather, until=stop)
+                metrics = evaluate(model, val_loader, amp, world, until=stop)
                 if stop.agreed():
                     break
                 is_best = state.record(metrics[model.monitor])

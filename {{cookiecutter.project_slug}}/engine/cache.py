@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from engine.devices import cores, local_rank, memory
-from engine.distributed import World
+from engine.distributed import ALONE, World
 from engine.images import SerializedList
 from engine.loader import Loader
 from engine.sampler import EvalBatchSampler, whole_batch
@@ -168,7 +168,7 @@ def use_cache(
     wanted: bool | None,
     epochs: int,
     device: torch.device,
-    world: World | None = None,
+    world: World = ALONE,
 ) -> None:
     """Gives the images of data sets their cache, which is made if necessary; reports in one line.
 
@@ -181,12 +181,12 @@ def use_cache(
         wanted: Whether to make one; None: if it fits into memory and is used twice.
         epochs: How often each sample is used; an image may have several samples.
         device: The device of the model.
-        world: The processes of the run; None: one alone.
+        world: The processes of the run.
 
     Raises:
         BadInput: One of the images is not readable.
     """
-    if world is not None and local_rank() > 0:
+    if local_rank() > 0:
         world.wait()
     groups: dict[int, list[Any]] = {}
     for data_set in data_sets if wanted is not False else ():
@@ -198,7 +198,7 @@ def use_cache(
         _use_cache(images, wanted, uses)
         if device.type == "cuda" and images.mapped is not None:
             _move_if_few(sharing, images, device)
-    if world is not None and local_rank() == 0:
+    if local_rank() == 0:
         world.wait()
 
 

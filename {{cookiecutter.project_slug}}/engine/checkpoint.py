@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Protocol
 import torch
 from torch import Tensor, nn
 
-from engine.distributed import World
+from engine.distributed import ALONE, World
 from engine.errors import BadInput, Fault, shorten
 
 
@@ -37,10 +37,10 @@ class Checkpoints:
     Args:
         folder: Where the files are; made when the first one is saved.
         keep: How many of the newest to keep, at least 2, so that one damaged file loses little.
-        world: The processes of the run, of which the first one reads and writes; None: one alone.
+        world: The processes of the run, of which the first one reads and writes.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, world: World | None = None) -> None:
+    def __init__(self, folder: Path, keep: int = 2, world: World = ALONE) -> None:
         self.folder, self.keep, self.world = folder, max(2, keep), world
         self.last, self.best = folder / "last.pt", folder / "best.pt"
         self._thread = ThreadPoolExecutor(1, "checkpoint")
@@ -63,9 +63,8 @@ class Checkpoints:
         """
         self.wait()
         content = state.state_dict()
-        if self.world is not None and self.world.size > 1:
-            self.world.check_equal(content)
-        if self.world is None or self.world.rank == 0:
+        self.world.check_equal(content)
+        if self.world.rank == 0:
             self._writing = self._thread.submit(self._write, _copy(content), best)
 
     def wait(self) -> None:
@@ -99,7 +98,7 @@ class Checkpoints:
         Raises:
             BadInput: No checkpoint is whole, or it does not fit the state.
         """
-        found = self.world.once(self.newest) if self.world is not None else self.newest()
+        found = self.world.once(self.newest)
         if found is None:
             print(f"nothing to resume in {self.folder}: starting from the beginning")
         else:

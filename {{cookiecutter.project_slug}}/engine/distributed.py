@@ -37,42 +37,19 @@ class World:
     in the same order, except `share`.
 
     Args:
-        opt: The options; those of process 0 hold for all.
-        device: The device of this process.
-
-    Attributes:
         rank: The number of this process, counted from 0; process 0 alone prints and writes.
         size: The number of processes.
         exact: Whether sums have the bits that one process alone would give them.
-
-    Raises:
-        BadInput: The micro-batches of a step cannot be divided among so many processes.
-        Fault: The others cannot be reached.
     """
 
-    def __init__(self, opt: Namespace, device: torch.device) -> None:
-        self.rank = int(os.environ["RANK"]) if LAUNCHED else 0
-        self.size = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1
-        self.device, self.waits = device, 0
-        power_of_two = self.size & (self.size - 1) == 0
-        self.exact = power_of_two and (device.type == "cpu" or opt.deterministic)
-        if self.size > 1:
-            self._meet(opt)
-        if opt.accumulate % self.size:
-            fitting = [str(n) for n in range(1, opt.accumulate + 1) if opt.accumulate % n == 0]
-            raise BadInput(
-                f"--accumulate {opt.accumulate}: cannot be divided among {self.size} processes; "
-                f"start {', '.join(fitting[:-1])} or {fitting[-1]}"
-            )
-        one = "1 micro-batch" if opt.accumulate == 1 else f"{opt.accumulate} micro-batches"
-        on = f", on {self.size} processes" * (self.size > 1)
-        images = opt.accumulate * opt.batch_size
-        print(f"a step: {one} of {opt.batch_size} = {images} images{on}")
+    def __init__(self, rank: int = 0, size: int = 1, exact: bool = True) -> None:
+        self.rank, self.size, self.exact = rank, size, exact
+        self.waits = 0
 
-    def _meet(self, opt: Namespace) -> None:
+    def meet(self, opt: Namespace, device: torch.device) -> None:
         """Forms the group of all processes; from here on the first error alone is printed."""
         timeout = timedelta(seconds=opt.timeout)
-        cuda = self.device.type == "cuda"
+        cuda = device.type == "cuda"
         with _partners():
             store, *_ = next(dist.rendezvous("env://", timeout=timeout))
             self.store = dist.PrefixStore("run", store)
@@ -82,7 +59,7 @@ class World:
                 rank=self.rank,
                 world_size=self.size,
                 timeout=timeout,
-                device_id=self.device if cuda else None,
+                device_id=device if cuda else None,
             )
         errors.among_processes(self._may_speak)
         vars(opt).update(self.once(lambda: vars(opt)), device=opt.device)
@@ -230,6 +207,38 @@ class World:
             distance *= 2
         for partner, kept_start, kept_end, given_start, given_end in reversed(halves):
             _exchange(flat[kept_start:kept_end], flat[given_start:given_end], partner)
+
+
+ALONE = World()  # a run that torchrun has not started
+
+
+def start(opt: Namespace, device: torch.device) -> World:
+    """The processes that torchrun started, or this one alone; prints what a step is.
+
+    Args:
+        opt: The options; those of process 0 hold for all.
+        device: The device of this process.
+
+    Raises:
+        BadInput: The micro-batches of a step cannot be divided among so many processes.
+        Fault: The others cannot be reached.
+    """
+    size = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1
+    exact = size & (size - 1) == 0 and (device.type == "cpu" or opt.deterministic)
+    world = World(int(os.environ["RANK"]) if LAUNCHED else 0, size, exact)
+    if size > 1:
+        world.meet(opt, device)
+    if opt.accumulate % size:
+        fitting = [str(n) for n in range(1, opt.accumulate + 1) if opt.accumulate % n == 0]
+        raise BadInput(
+            f"--accumulate {opt.accumulate}: cannot be divided among {size} processes; start "
+            f"{', '.join(fitting[:-1])} or {fitting[-1]}"
+        )
+    one = "1 micro-batch" if opt.accumulate == 1 else f"{opt.accumulate} micro-batches"
+    on = f", on {size} processes" * (size > 1)
+    images = opt.accumulate * opt.batch_size
+    print(f"a step: {one} of {opt.batch_size} = {images} images{on}")
+    return world
 
 
 class Fold:

@@ -2,23 +2,16 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engine.devices import Amp
+from engine.distributed import ALONE, World
 from engine.loader import Batch, Loader, arrange
 
 Losses = dict[str, dict[str, Tensor]]  # scalars by name, by the name of the network they train
-Gather = Callable[[Any], list[Any]]  # from a value of this process to those of all, in their order
-
-
-def alone(value: Any) -> list[Any]:
-    """Gathers the values of one process."""
-    return [value]
 
 
 def forward(model: nn.Module, batch: Batch, amp: Amp) -> Losses:
@@ -30,7 +23,7 @@ def forward(model: nn.Module, batch: Batch, amp: Amp) -> Losses:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, loader: Loader, amp: Amp, gather: Gather = alone, until: object = False
+    model: nn.Module, loader: Loader, amp: Amp, world: World = ALONE, until: object = False
 ) -> dict[str, float]:
     """The metrics of a model in evaluation mode, as means over all images of `loader`.
 
@@ -41,7 +34,7 @@ def evaluate(
         model: `compute_metrics(*batch)` returns metrics by name, each summed over the images.
         loader: Batches of tensors, whose first dimension are images.
         amp: The precision.
-        gather: As `World.gather`: the images are those of the loaders of all processes.
+        world: The processes of the run; the images are those of the loaders of all.
         until: Looked at after each batch.
     """
     sums: dict[str, list[Tensor]] = defaultdict(list)
@@ -57,7 +50,8 @@ def evaluate(
             if until:
                 break
     model.train()
-    found = gather((images, {name: torch.stack(parts).tolist() for name, parts in sums.items()}))
+    own = {name: torch.stack(parts).tolist() for name, parts in sums.items()}
+    found = world.gather((images, own))
     total = sum(images for images, _ in found)
     names = {name: None for _, metrics in found for name in metrics}
     # fsum rounds once, so it does not matter who has evaluated which batch.
@@ -67,12 +61,12 @@ def evaluate(
     }
 
 
-def mean_losses(micro_batches: list[Losses], gather: Gather = alone) -> dict[str, float]:
+def mean_losses(micro_batches: list[Losses], world: World = ALONE) -> dict[str, float]:
     """The losses of a step by their own names, averaged over its micro-batches.
 
     Args:
         micro_batches: Those of this process.
-        gather: As `World.gather`.
+        world: The processes of the run.
 
     Raises:
         ValueError: Losses of two networks have the same name.
@@ -83,6 +77,7 @@ def mean_losses(micro_batches: list[Losses], gather: Gather = alone) -> dict[str
             if name in names:
                 raise ValueError(f"two losses are called {name}: give each a name of its own")
             names[name] = network
-    values = gather([[one[names[name]][name].item() for name in names] for one in micro_batches])
+    own = [[one[names[name]][name].item() for name in names] for one in micro_batches]
+    values = world.gather(own)
     columns = list(zip(*chain.from_iterable(values), strict=True))
     return {name: math.fsum(columns[i]) / len(columns[i]) for i, name in enumerate(names)}

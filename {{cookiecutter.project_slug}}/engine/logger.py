@@ -13,8 +13,8 @@ from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
 
 from engine.checkpoint import write_atomically
-from engine.distributed import World
-from engine.evaluation import Losses, alone, mean_losses
+from engine.distributed import ALONE, World
+from engine.evaluation import Losses, mean_losses
 from engine.meter import Rates
 from engine.state import TrainState
 
@@ -31,13 +31,13 @@ class Logger:
     Args:
         folder: The run folder.
         state: The state of the run.
-        world: The processes of the run, of which the first one alone records; None: one alone.
+        world: The processes of the run, of which the first one alone records.
     """
 
-    def __init__(self, folder: Path, state: TrainState, world: World | None = None) -> None:
+    def __init__(self, folder: Path, state: TrainState, world: World = ALONE) -> None:
         self.metrics, self.report, self.state = folder / "metrics.jsonl", folder / "report", state
-        self.gather = world.gather if world else alone
-        self.working = self.first = world is None or world.rank == 0
+        self.world = world
+        self.working = self.first = world.rank == 0
 
     def __enter__(self) -> "Logger":
         n_iter = self.state.n_iter
@@ -79,7 +79,7 @@ class Logger:
 
     def train(self, micro_batches: list[Losses], lr: float, rates: Rates) -> None:
         """Records the losses of a step; reading them makes the program wait for the device."""
-        values = mean_losses(micro_batches, self.gather)
+        values = mean_losses(micro_batches, self.world)
         shown = [f"{name} {value:.4f}" for name, value in values.items()]
         self.bar.set_postfix_str(", ".join([*shown, str(rates)]), refresh=False)
         self._add("train", {**values, "lr": lr, **asdict(rates)})

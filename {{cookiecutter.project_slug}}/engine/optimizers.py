@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from engine.distributed import Fold, World, buffers_of
+from engine.distributed import ALONE, Fold, World, buffers_of
 from engine.errors import BadInput, Diverged
 from engine.evaluation import Losses
 
@@ -28,7 +28,7 @@ class Optimizers:
         opt: The options.
         networks: The networks by name.
         scaler: The scaler of the losses; does nothing unless the precision is fp16.
-        world: The processes that divide the micro-batches of a step among them; None: one alone.
+        world: The processes that divide the micro-batches of a step among them.
 
     Raises:
         Diverged: A loss or the norm of a gradient is not finite. On the CPU that is noticed at
@@ -41,7 +41,7 @@ class Optimizers:
         opt: Namespace,
         networks: dict[str, nn.Module],
         scaler: GradScaler,
-        world: World | None = None,
+        world: World = ALONE,
     ) -> None:
         self.networks, self.scaler, self.world = networks, scaler, world
         self.accumulate, self.clip_grad = opt.accumulate, opt.clip_grad
@@ -54,7 +54,7 @@ class Optimizers:
         buffers = buffers_of(networks)
         self.statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
         self.counts = [buffer for buffer in buffers if not buffer.is_floating_point()]
-        self.divided = opt.accumulate > 1 or (world is not None and world.size > 1)
+        self.divided = opt.accumulate > 1 or world.size > 1
         self.gradients, self.means = Fold(opt.accumulate), Fold(opt.accumulate)
         self.n_iter = 0
         self._unchecked: list[tuple[int, Tensor]] = []  # a step, and scalars on the device
@@ -101,7 +101,7 @@ class Optimizers:
         for network in self.networks.values():
             end_step: Any = getattr(network, "end_step", None)
             if end_step is not None:
-                end_step(self.world.join if self.world else lambda tensor: tensor)
+                end_step(self.world.join)
         for optimizer in self.optimizers.values():
             self._watch(clip_gradient(optimizer, self.scaler, self.clip_grad))
             self.scaler.step(optimizer)
@@ -122,9 +122,8 @@ class Optimizers:
 
     def _add_up(self) -> None:
         """Sums gradients and averages statistics, over the micro-batches of all processes."""
-        gradients, sums = self.gradients.total(), self.means.total()
-        if self.world is not None:
-            gradients, sums = self.world.sum(gradients), self.world.sum(sums)
+        gradients = self.world.sum(self.gradients.total())
+        sums = self.world.sum(self.means.total())
         for parameter, gradient in zip(self.trained, gradients, strict=True):
             parameter.grad = gradient
         for buffer, total in zip(self.statistics, sums, strict=True):

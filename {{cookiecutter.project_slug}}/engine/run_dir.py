@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from engine.arguments import config_text
 from engine.checkpoint import Checkpoints, write_atomically
 from engine.devices import gpu_names
-from engine.distributed import World
+from engine.distributed import ALONE, World
 from engine.errors import DONE, STOPPED, BadInput, Diverged, StopSignal
 from engine.state import TrainState
 
@@ -29,16 +29,16 @@ class RunDir:
 
     Args:
         opt: The options; `run_dir` is the folder, and `resume` allows it to hold a run already.
-        world: The processes of the run, of which the first one alone writes; None: one alone.
+        world: The processes of the run, of which the first one alone writes.
 
     Raises:
         BadInput: The folder holds a run and `--resume` was not given, another process uses it, or
             it cannot be made.
     """
 
-    def __init__(self, opt: Namespace, world: World | None = None) -> None:
+    def __init__(self, opt: Namespace, world: World = ALONE) -> None:
         self.opt, self.world = opt, world
-        self.writes = world is None or world.rank == 0
+        self.writes = world.rank == 0
         self._use(opt.run_dir or _unused_name())
         if not self.writes:
             return
