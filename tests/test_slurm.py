@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
 
 STAND_INS = {
     # Runs the step here, as srun does on each node, and hands its signals on.
-    "srun": "#!/bin/sh\nshift\nexec \"$@\"\n",
+    "srun": '#!/bin/sh\nshift\nexec "$@"\n',
     "scontrol": "#!/bin/sh\n"
     'if [ "$1" = show ]; then echo localhost; else echo "$@" >> queued; fi\n',
 }
@@ -39,8 +39,10 @@ def job(project: Project, tmp_path: Path) -> tuple[list[str], Path, dict[str, st
 
 
 def test_before_the_time_limit_it_saves_and_is_queued_again(
-    job: tuple[list[str], Path, dict[str, str]],
+    job: tuple[list[str], Path, dict[str, str]], full: bool
 ) -> None:
+    if not full:
+        pytest.skip("takes half a minute; `make stress` has it")
     command, folder, env = job
     run = folder / "runs/slurm-7"
     with open(folder / "out.txt", "w") as out:

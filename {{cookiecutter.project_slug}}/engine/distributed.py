@@ -85,6 +85,7 @@ class World:
 
     def __exit__(self, kind: object, *error: object) -> None:
         if self.size > 1 and kind is None:  # after an error nobody would answer
+            self.highest(0)  # torchrun ends the others once one has left: the last file is written
             with _partners():
                 dist.destroy_process_group()
 

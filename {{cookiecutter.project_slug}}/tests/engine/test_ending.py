@@ -28,7 +28,7 @@ needs_fork = pytest.mark.skipif(
 )
 SLOW = "tests/engine/slow.py"
 LIMIT = 10.0  # seconds in which everything has ended, whatever failed
-EXIT = 60.0  # seconds that a process may need after that, where many others run
+EXIT = 20.0  # seconds that a process may need after that, where many others run
 LONG = ["--epochs=500", "--batch-size=2", "--save-every=1", "--no-cache"]
 
 
@@ -155,6 +155,7 @@ def send_later(losses: Losses) -> None:
     threading.Timer(0.3, signal.raise_signal, (signal.SIGTERM,)).start()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_a_process_whose_worker_is_killed_ends(small: list[str], prefetch: int) -> None:
     with slow_run(*small, f"--prefetch={prefetch}") as process:
@@ -165,6 +166,7 @@ def test_a_process_whose_worker_is_killed_ends(small: list[str], prefetch: int) 
     assert last(Path("run"))["n_iter"] >= 7
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_read_a_file_ends(spoiled: Path, small: list[str]) -> None:
     path = max(spoiled.glob("train/**/*.png"))
     path.write_bytes(path.read_bytes()[:50])
@@ -191,6 +193,7 @@ train.run_program(train.main)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 100])
 def test_a_disk_that_is_full_after_a_while_ends_the_records_and_not_the_run(
     small: list[str], steps: int
@@ -235,6 +238,7 @@ def test_a_signal_that_is_ignored_stops_nothing(
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_the_process_at_once(small: list[str]) -> None:
     """Though the step under way waits for data that do not come."""
     with slow_run(*small) as process:
@@ -247,6 +251,7 @@ def test_a_second_ctrl_c_ends_the_process_at_once(small: list[str]) -> None:
     assert last(Path("run"))["n_iter"] >= 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_terminal_that_is_closed_saves(small: list[str], workers: int) -> None:
     pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))

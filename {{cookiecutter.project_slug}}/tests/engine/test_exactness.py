@@ -83,6 +83,7 @@ def test_config_repeats_the_run(train: Train, finished: Path) -> None:
     assert not same_weights(Path("first"), finished)
 
 
+@pytest.mark.slow
 def test_two_kills_in_mid_epoch_change_nothing(
     train: Train, small: list[str], undisturbed: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_two_kills_in_mid_epoch_change_nothing(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to a process group")
 def test_sigterm_saves_and_resume_goes_on(
     train: Train, small: list[str], undisturbed: Path

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,16 +17,23 @@ from engine.distributed import Fold
 
 # More of everything random than in a SMALL run, on one thread whatever the number of processes.
 STEP = ["--accumulate=4", "--batch-size=2", "--threads=1", "--save-every=1"]
+LONG = "--epochs=100"
 needs_gloo = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="torch.distributed is not in this build"
 )
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="finds processes in /proc"
+)
 
 
-def torchrun(processes: int, small: list[str], *words: str) -> "subprocess.Popen[str]":
+def torchrun(
+    processes: int, small: list[str], *words: str, restarts: int = 0
+) -> "subprocess.Popen[str]":
     """Starts train.py on several processes, as the leaders of a group."""
     launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    launcher += [f"--max-restarts={restarts}", str(ROOT / "train.py")]
     return subprocess.Popen(
-        [sys.executable, "-m", *launcher, str(ROOT / "train.py"), *small, *STEP, *words],
+        [sys.executable, "-m", *launcher, *small, *STEP, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -75,6 +83,7 @@ def test_a_fold_can_be_used_again() -> None:
         assert fold.total()[0].item() == 7
 
 
+@pytest.mark.slow
 @needs_gloo
 def test_one_seed_gives_the_same_bits_on_two_processes(train: Train, small: list[str]) -> None:
     assert train("one", *STEP) == 0
@@ -95,13 +104,21 @@ def test_one_seed_gives_the_same_bits_on_two_processes(train: Train, small: list
     assert curves("many") == curves("one")
 
 
+@pytest.fixture(scope="module")
+def undisturbed(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that is long enough to be killed, on one process."""
+    run = tmp_path_factory.mktemp("undisturbed") / "one"
+    assert train(run, *STEP, LONG) == 0
+    return run
+
+
+@pytest.mark.slow
 @needs_gloo
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
+@needs_proc
 def test_a_killed_process_ends_all_and_the_run_goes_on_with_fewer(
-    train: Train, small: list[str]
+    small: list[str], undisturbed: Path
 ) -> None:
-    assert train("one", *STEP, "--epochs=100") == 0
-    launcher = torchrun(2, small, "--run-dir=many", "--epochs=100")
+    launcher = torchrun(2, small, "--run-dir=many", LONG)
     wait_for_step(launcher, Path("many"), 3)
     os.kill(ranks(launcher)[1], signal.SIGKILL)
     _, errors = launcher.communicate(timeout=60)
@@ -109,11 +126,25 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_with_fewer(
     (line,) = ours(errors)
     assert "process 0 of 2" in line and "--resume" in line
     assert resume(Path("many")) == 0
-    assert same_weights(Path("many"), Path("one"))
+    assert same_weights(Path("many"), undisturbed)
 
 
+@pytest.mark.slow
 @needs_gloo
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
+@needs_proc
+def test_with_max_restarts_it_goes_on_by_itself(small: list[str], undisturbed: Path) -> None:
+    launcher = torchrun(2, small, "--run-dir=many", LONG, restarts=3)
+    wait_for_step(launcher, Path("many"), 3)
+    os.kill(ranks(launcher)[0], signal.SIGKILL)
+    out, errors = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, errors
+    assert "resumed after step" in out and "done: best" in out
+    assert same_weights(Path("many"), undisturbed)
+
+
+@pytest.mark.slow
+@needs_gloo
+@needs_proc
 def test_a_signal_to_one_process_stops_all_after_the_same_step(small: list[str]) -> None:
     launcher = torchrun(2, small, "--run-dir=many", "--epochs=1000")
     wait_for_step(launcher, Path("many"), 3)
@@ -121,16 +152,19 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(small: list[str])
     out, errors = launcher.communicate(timeout=60)
     assert "SIGTERM: saved step" in out
     assert not ours(errors)
-    assert errors.count("exitcode  : 75") == 2
+    # When the first has left, torchrun ends the others; SIGTERM may meet one that is just leaving.
+    statuses = set(re.findall(r"exitcode +: (-?\d+)", errors))
+    assert statuses in ({"75"}, {"75", str(-signal.SIGTERM)})
     assert last(Path("many"))["n_iter"] == saved_steps(Path("many"))[-1]
 
 
+@pytest.mark.slow
 @needs_gloo
 def test_a_step_that_cannot_be_divided_is_refused_in_one_line(small: list[str]) -> None:
-    launcher = torchrun(3, small, "--run-dir=many")
+    launcher = torchrun(2, small, "--run-dir=many", "--accumulate=3")
     _, errors = launcher.communicate(timeout=60)
     (line,) = ours(errors)
-    assert "--accumulate 4" in line and "1, 2 or 4" in line
+    assert "--accumulate 3" in line and "1 or 3" in line
     assert not Path("many").exists()
 
 

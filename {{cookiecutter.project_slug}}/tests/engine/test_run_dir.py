@@ -42,6 +42,7 @@ def test_a_second_process_in_a_run_folder_is_refused(
     assert resume(run, *small) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_a_kill_releases_the_folder(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     run = Path("run")

@@ -237,6 +237,7 @@ def test_gpus_are_left_alone_when_the_cpu_was_asked_for(
     assert train("run", "--parallel=auto", "--device=cpu", "--epochs=1") == 0
 
 
+@pytest.mark.slow
 def test_bad_input_ends_a_process_in_one_line_with_status_2() -> None:
     process = start("train.py", "--data=nowhere", "--device=cpu")
     _, err = process.communicate(timeout=60)

@@ -132,6 +132,7 @@ def test_the_vgg_of_the_perceptual_loss_is_neither_trained_nor_saved(build: Buil
     Translator.from_checkpoint("checkpoint.pt")
 
 
+@pytest.mark.slow
 def test_the_order_of_hashes_changes_no_bit(
     small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +238,7 @@ def test_a_pool_is_never_divided(monkeypatch: pytest.MonkeyPatch) -> None:
 # The run.
 
 
+@pytest.mark.slow
 def test_a_kill_in_mid_epoch_changes_no_bit_of_networks_optimizers_and_pool(
     train: Train, small: list[str]
 ) -> None:
