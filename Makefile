@@ -17,6 +17,9 @@ DEMO := demo/my_vision_project
 # Whole files of tests in two processes, in their order; each test computes with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# The files in which `--full` means more, those of test_faults.py apart: they need all cores.
+FULL := $(addprefix tests/test_,accuracy.py benchmarks.py edits.py generated_answers.py hosts.py \
+	matrix.py processes.py project.py slurm.py translation.py)
 
 .PHONY: help demo test stress bench oldest lint clean gpu
 
@@ -36,9 +39,7 @@ test: lint  ## runs every check and every test
 
 stress: $(INSTALLED)  ## many more faults and answers than `make test`, and three seeds
 	$(PYTEST) --full tests/test_faults.py $(ARGS)
-	$(PYTEST) --full $(TWO) tests/test_accuracy.py tests/test_benchmarks.py tests/test_edits.py \
-		tests/test_generated_answers.py tests/test_hosts.py tests/test_matrix.py tests/test_processes.py \
-		tests/test_project.py tests/test_slurm.py tests/test_translation.py $(ARGS)
+	$(PYTEST) --full $(TWO) --durations=20 --durations-min=20 $(FULL) $(ARGS)
 
 bench: $(BENCH_INSTALLED)  ## measures speed against others and the limit; ARGS="--help" says more
 	$(PY) -m benchmarks $(ARGS)
