@@ -17,9 +17,9 @@ DEMO := demo/my_vision_project
 # Whole files of tests in two processes, in their order; each test computes with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
-# The files in which `--full` means more, those of test_faults.py apart: they need all cores.
-FULL := $(addprefix tests/test_,accuracy.py benchmarks.py edits.py generated_answers.py hosts.py \
-	matrix.py processes.py project.py slurm.py translation.py)
+# The files in which `--full` means more.
+FULL := $(addprefix tests/test_,faults.py generated_answers.py benchmarks.py accuracy.py edits.py \
+	hosts.py matrix.py processes.py project.py slurm.py translation.py)
 
 .PHONY: help demo test stress bench oldest lint clean gpu
 
@@ -38,7 +38,6 @@ test: lint  ## runs every check and every test
 	$(PYTEST) $(TWO) $(ARGS)
 
 stress: $(INSTALLED)  ## many more faults and answers than `make test`, and three seeds
-	$(PYTEST) --full tests/test_faults.py $(ARGS)
 	$(PYTEST) --full $(TWO) --durations=20 --durations-min=20 $(FULL) $(ARGS)
 
 bench: $(BENCH_INSTALLED)  ## measures speed against others and the limit; ARGS="--help" says more

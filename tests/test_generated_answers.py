@@ -269,11 +269,13 @@ def world(
 def test_all_questions_at_once(
     world: World, full: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """`ANSWERS=2400` takes 20 minutes."""
+    count = int(os.environ.get("ANSWERS", 600 if full else 60))
     seen: set[str] = set()
     counts: Counter[str] = Counter()
 
     @settings(
-        max_examples=2400 if full else 60,
+        max_examples=count,
         deadline=None,
         derandomize=not full,
         database=None,
@@ -301,6 +303,6 @@ def test_all_questions_at_once(
     check()
     with capsys.disabled():
         print(f"\ngenerated answers: {len(seen)} different combinations, {dict(counts)}")
-    assert len(seen) >= (2000 if full else 50)
+    assert len(seen) >= count * 0.8
     assert counts["made"] >= len(seen) / 5 and counts["refused"] >= len(seen) / 20
     assert counts["made, with hooks"]

@@ -43,13 +43,18 @@ class Processes:
         size: How many.
         flags: The command line of each.
         prepare: Called in each of them with its rank, before train.py is imported.
+        store: The process and the port of a store that others have used before, if not a new one.
     """
 
     def __init__(
-        self, size: int, flags: list[str], prepare: Callable[[int], object] = lambda rank: None
+        self,
+        size: int,
+        flags: list[str],
+        prepare: Callable[[int], object] = lambda rank: None,
+        store: tuple[int, int] | None = None,
     ) -> None:
         self.size = size
-        self.store, port = serve_store()
+        self.store, port = store or serve_store()
 
         def launch(rank: int) -> Callable[[], None]:
             def as_rank() -> None:
@@ -83,8 +88,9 @@ class Processes:
         for pid in [*self.pids, self.store]:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            os.waitpid(self.store, 0)
+        for pid in [*self.pids, self.store]:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
 
 def serve_store() -> tuple[int, int]:
@@ -177,6 +183,12 @@ def test_the_number_of_processes_changes_no_bit(
         assert_same(Path(f"{run}-{size}"), Path(f"{run}-1"))
 
 
+def steps_seen(run: Path) -> tuple[int, int]:
+    """The size of the curves of a run and their time: they change with each step."""
+    metrics = run / "metrics.jsonl"
+    return (metrics.stat().st_size, metrics.stat().st_mtime_ns) if metrics.exists() else (0, 0)
+
+
 class Walk:
     """A run that is disturbed again and again, on other numbers of processes each time.
 
@@ -191,18 +203,13 @@ class Walk:
         self.draw, self.run, self.duration = draw, run, duration
         self.flags = [f"--run-dir={run}", "--resume", *flags]
 
-    def steps_seen(self) -> tuple[int, int]:
-        """The size of the curves and their time: they change with each step."""
-        metrics = self.run / "metrics.jsonl"
-        return (metrics.stat().st_size, metrics.stat().st_mtime_ns) if metrics.exists() else (0, 0)
-
     def stage(self, size: int) -> str:
         """Starts it on so many processes and disturbs it; returns what was done."""
         processes = Processes(size, self.flags)
         try:
             # After its first step all handlers are in place.
-            before = self.steps_seen()
-            while self.steps_seen() == before and all(map(alive, processes.pids)):
+            before = steps_seen(self.run)
+            while steps_seen(self.run) == before and all(map(alive, processes.pids)):
                 time.sleep(0.005)
             time.sleep(self.draw.uniform(0, self.duration))
             what = self.draw.choice(["kill", "signal", "signals"])
@@ -250,6 +257,59 @@ def test_a_run_that_is_stopped_and_killed_on_any_number_of_processes_has_the_sam
         assert_same(run, Path("runs/undisturbed"))
         shutil.rmtree(run)
     tell(f"{walks} of {walks} walks of {task} equal; {', '.join(done)[:300]}")
+
+
+@pytest.mark.parametrize("task", TASKS[:1], indirect=True)
+def test_processes_that_are_started_again_are_not_misled_by_the_first_ones(task: str) -> None:
+    """torchrun gives them the same store, in which the keys of those before still are."""
+    flags, run = [*flags_of(task, 4, "--epochs=4"), "--timeout=20"], Path("runs/again")
+    run_to_the_end(1, ["--run-dir=runs/at-once", *flags])
+    store = serve_store()
+    try:
+        for size, killed in ((4, True), (2, True), (2, True), (4, False)):
+            before = steps_seen(run)
+            processes = Processes(size, [f"--run-dir={run}", "--resume", *flags], store=store)
+            if not killed:
+                assert processes.finish(60) == [0] * size, processes.errors()
+                break
+            while steps_seen(run) == before:
+                assert all(map(alive, processes.pids)), processes.errors()
+                time.sleep(0.005)
+            for pid in processes.pids:
+                os.killpg(pid, signal.SIGKILL)
+                finish(pid)
+    finally:
+        processes.kill()
+    assert_same(run, Path("runs/at-once"))
+
+
+@pytest.mark.parametrize("task", TASKS[:1], indirect=True)
+def test_one_process_of_a_machine_makes_the_model_first(task: str) -> None:
+    """It may have to download weights, which the others then find."""
+
+    def note(rank: int) -> None:
+        import train  # type: ignore[import-not-found]
+
+        make = train.Model
+
+        def slowly(*given: object) -> object:
+            with open("order.txt", "a") as file:
+                print("begin", rank, file=file, flush=True)
+                time.sleep(0.3)
+                print("end", rank, file=file)
+            return make(*given)
+
+        slowly.monitor = make.monitor  # type: ignore[attr-defined]
+        train.Model = slowly
+
+    flags = [*flags_of(task, 4), "--run-dir=runs/first", "--epochs=1"]
+    processes = Processes(4, flags, note)
+    try:
+        assert processes.finish() == [0] * 4, processes.errors()
+    finally:
+        processes.kill()
+    lines = Path("order.txt").read_text().splitlines()
+    assert lines[:2] == ["begin 0", "end 0"] and len(lines) == 8
 
 
 KINDS = ("signal to one", "signal to all", "kill -9", "kill -9 of a worker", "a bug", "not finite")

@@ -47,7 +47,8 @@ def main() -> int:
 
     # 3. The model: networks and losses; an optimizer for each network; several GPUs if any.
     seed_all(device, opt.seed, "weights")
-    model = modules.place(Model(opt, train_set.info), device)
+    with world.first_here():  # what has to be downloaded is downloaded once
+        model = modules.place(Model(opt, train_set.info), device)
     networks = model.networks()
     print(modules.summarize(model, networks, train_set[0]))
     if opt.compile:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from engine.devices import cores, local_rank, memory
+from engine.devices import cores, memory
 from engine.distributed import ALONE, World
 from engine.images import SerializedList
 from engine.loader import Loader
@@ -186,20 +186,17 @@ def use_cache(
     Raises:
         BadInput: One of the images is not readable.
     """
-    if local_rank() > 0:
-        world.wait()
     groups: dict[int, list[Any]] = {}
     for data_set in data_sets if wanted is not False else ():
         if isinstance(getattr(data_set, "images", None), CachedImages):
             groups.setdefault(id(data_set.images), []).append(data_set)
-    for sharing in groups.values():
-        images = sharing[0].images
-        uses = epochs * max(1, sum(map(len, sharing)) // len(images))
-        _use_cache(images, wanted, uses)
-        if device.type == "cuda" and images.mapped is not None:
-            _move_if_few(sharing, images, device)
-    if local_rank() == 0:
-        world.wait()
+    with world.first_here():
+        for sharing in groups.values():
+            images = sharing[0].images
+            uses = epochs * max(1, sum(map(len, sharing)) // len(images))
+            _use_cache(images, wanted, uses)
+            if device.type == "cuda" and images.mapped is not None:
+                _move_if_few(sharing, images, device)
 
 
 def _use_cache(images: CachedImages, wanted: bool | None, uses: int) -> None:

@@ -13,6 +13,7 @@ import pickle
 import re
 import socket
 import threading
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from engine import errors
+from engine.devices import local_rank
 from engine.errors import LAUNCHED, BadInput, Fault
 
 T = TypeVar("T")
@@ -52,6 +54,7 @@ class World:
         cuda = device.type == "cuda"
         with _partners():
             store, *_ = next(dist.rendezvous("env://", timeout=timeout))
+            store = dist.PrefixStore(self._meeting(store, opt.timeout), store)
             self.store = dist.PrefixStore("run", store)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo",
@@ -63,6 +66,28 @@ class World:
             )
         errors.among_processes(self._may_speak)
         vars(opt).update(self.once(lambda: vars(opt)), device=opt.device)
+
+    def _meeting(self, store: dist.Store, timeout: float) -> str:
+        """A name on which these processes agree, and no earlier ones did.
+
+        torchrun keeps the store when it starts processes again, and with it the keys of those that
+        have ended, so what a process finds there may be out of date. Each therefore asks process 0
+        under a name of its own.
+        """
+        mine, end = os.urandom(8).hex(), time.monotonic() + timeout
+        if self.rank:
+            store.set(f"asks {self.rank}", mine)
+            meeting = store.get(f"answer to {mine}").decode()
+            store.set(f"{meeting} has {self.rank}", "")
+            return meeting
+        for other in range(1, self.size):
+            while not store.check([f"{mine} has {other}"]):
+                if store.check([f"asks {other}"]):
+                    store.set(f"answer to {store.get(f'asks {other}').decode()}", mine)
+                if time.monotonic() > end:
+                    raise RuntimeError(f"process {other} did not come")
+                time.sleep(0.01)
+        return mine
 
     def _may_speak(self) -> str | None:
         """What an error of this process begins with; None if another one has reported one."""
@@ -123,6 +148,18 @@ class World:
                 if self.store.add(name, 1) == self.size:
                     self.store.set(f"{name} over", "")
                 self.store.wait([f"{name} over"], LONG)
+
+    @contextmanager
+    def first_here(self) -> Iterator[None]:
+        """A block that one process of each machine runs first.
+
+        The others find what it has downloaded, or written.
+        """
+        if local_rank() > 0:
+            self.wait()
+        yield
+        if local_rank() == 0:
+            self.wait()
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes, in the order of their numbers."""
