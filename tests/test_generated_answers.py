@@ -303,6 +303,6 @@ def test_all_questions_at_once(
     check()
     with capsys.disabled():
         print(f"\ngenerated answers: {len(seen)} different combinations, {dict(counts)}")
-    assert len(seen) >= count * 0.8
+    assert len(seen) >= count * 5 // 6
     assert counts["made"] >= len(seen) / 5 and counts["refused"] >= len(seen) / 20
     assert counts["made, with hooks"]

@@ -122,6 +122,8 @@ def test_all_choices_are_in_the_matrix() -> None:
     for task, question in itertools.product(CHOICES["task"], ["license", "accelerator"]):
         few = [CELLS[NAMES.index(name)] for name in FEW if task_of(name) == task]
         assert {cell[question] for cell in few} == set(CHOICES[question])
+        authors = {(cell["author_name"], cell["author_email"]) for cell in few}
+        assert authors == set(AUTHORS.values())
     questions = {name for name in OPTIONS if name[0] != "_"}
     assert questions == {*CELLS[0], "project_slug"}, "a new question: cycle it, or make it a cell"
 

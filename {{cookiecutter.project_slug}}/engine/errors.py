@@ -144,6 +144,8 @@ def _leave_others(status: int) -> NoReturn:
             if stream is not None:
                 stream.flush()
         os._exit(status)
+    for number in STOP_SIGNALS:  # torchrun sends one to those that leave after the first
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(status)
 
 

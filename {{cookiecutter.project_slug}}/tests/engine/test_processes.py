@@ -2,7 +2,6 @@
 
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -152,19 +151,17 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(small: list[str])
     out, errors = launcher.communicate(timeout=60)
     assert "SIGTERM: saved step" in out
     assert not ours(errors)
-    # When the first has left, torchrun ends the others; SIGTERM may meet one that is just leaving.
-    statuses = set(re.findall(r"exitcode +: (-?\d+)", errors))
-    assert statuses in ({"75"}, {"75", str(-signal.SIGTERM)})
+    assert errors.count("exitcode  : 75") == 2
     assert last(Path("many"))["n_iter"] == saved_steps(Path("many"))[-1]
 
 
 @pytest.mark.slow
 @needs_gloo
 def test_a_step_that_cannot_be_divided_is_refused_in_one_line(small: list[str]) -> None:
-    launcher = torchrun(2, small, "--run-dir=many", "--accumulate=3")
+    launcher = torchrun(2, small, "--run-dir=many", "--accumulate=9")
     _, errors = launcher.communicate(timeout=60)
     (line,) = ours(errors)
-    assert "--accumulate 3" in line and "1 or 3" in line
+    assert "--accumulate 9" in line and "1, 3 or 9" in line
     assert not Path("many").exists()
 
 
