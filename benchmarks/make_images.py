@@ -4,9 +4,11 @@ They are cut from the photographs that come with the template, so they are the s
 and need no network.
 """
 
+import functools
 import os
 import random
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,27 +42,45 @@ def make(images: Images, data: Path) -> Path:
         return folder
     print(f"making {folder}", flush=True)
     shutil.rmtree(work, ignore_errors=True)
-    wall = _build_wall()
-    for i in range(images.train + VAL):
-        random.seed(i)
-        part = work / ("train" if i < images.train else "val") / str(i % CLASSES)
-        part.mkdir(parents=True, exist_ok=True)
-        if images.kind == "tiny":
-            file = work / "files" / f"{i % TINY_FILES}.png"
-            file.parent.mkdir(exist_ok=True)
-            if not file.exists():
-                Image.frombytes("RGB", (8, 8), random.randbytes(192)).save(file)
-            os.link(file, part / f"{i:07d}.png")
-            continue
-        left, top = random.randint(0, wall.width - 500), random.randint(0, wall.height - 375)
-        image = wall.crop((left, top, left + 500, top + 375))
-        if images.kind == "png":
-            image = image.resize((32, 32))
-        image.save(part / f"{i:06d}.{images.kind}", quality=90)  # which PNG does not know
+    parts = [work / ("train" if i < images.train else "val") for i in range(images.train + VAL)]
+    for part in {*parts}:
+        for label in range(CLASSES):
+            (part / str(label)).mkdir(parents=True)
+    if images.kind == "tiny":
+        _link(parts, work / "files")
+    else:
+        with ProcessPoolExecutor() as pool:
+            one = functools.partial(_cut, images.kind)
+            all(pool.map(one, range(len(parts)), parts, chunksize=64))  # raises what they raise
     work.rename(folder)
     return folder
 
 
+def _link(parts: list[Path], files: Path) -> None:
+    """Links to files of noise, one in each part."""
+    files.mkdir()
+    for i, part in enumerate(parts):
+        file = files / f"{i % TINY_FILES}.png"
+        if not file.exists():
+            random.seed(i)
+            Image.frombytes("RGB", (8, 8), random.randbytes(192)).save(file)
+        os.link(file, part / str(i % CLASSES) / f"{i:07d}.png")
+
+
+def _cut(kind: str, i: int, part: Path) -> Path:
+    """Writes image number `i`, which the number alone decides; returns its file."""
+    wall = _build_wall()
+    random.seed(i)
+    left, top = random.randint(0, wall.width - 500), random.randint(0, wall.height - 375)
+    image = wall.crop((left, top, left + 500, top + 375))
+    if kind == "png":
+        image = image.resize((32, 32))
+    file = part / str(i % CLASSES) / f"{i:06d}.{kind}"
+    image.save(file, quality=90)  # which PNG does not know
+    return file
+
+
+@functools.cache
 def _build_wall() -> Image.Image:
     """The photographs of the template side by side, 4 in a row, in their own scale."""
     wall = Image.new("RGB", (4 * 288, 4 * 192))

@@ -66,6 +66,7 @@ def test_figures_that_could_not_be_measured_are_failures(
         return []
 
     monkeypatch.setattr("benchmarks.gpu.run", fail)
-    figures, failed = measure(tmp_path)
+    assert measure("gpu-small", tmp_path) == ("### gpu-small\n\n| 1 |\n\n### more\n", [])
+    figures, failed = measure("gpu-resnet18", tmp_path)
     assert figures == "### gpu-small\n\n| 1 |\n\n### more\n"
     assert [check.name for check in failed] == ["gpu-resnet18"]

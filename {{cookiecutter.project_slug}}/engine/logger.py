@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +39,8 @@ class Logger:
         self.metrics, self.report, self.state = folder / "metrics.jsonl", folder / "report", state
         self.world = world
         self.working = self.first = world.rank == 0
+        self._thread = ThreadPoolExecutor(1, "image")
+        self._drawing: Future[None] | None = None
 
     def __enter__(self) -> "Logger":
         n_iter = self.state.n_iter
@@ -67,6 +70,7 @@ class Logger:
 
     def __exit__(self, *error: object) -> None:
         self.bar.close()
+        self._thread.shutdown()
         if self.working:
             with suppress(OSError):  # a full disk
                 self.writer.close()
@@ -92,17 +96,25 @@ class Logger:
         self._add("val", metrics)
 
     def image(self, name: str, grid: Tensor) -> None:
-        """Records an image, uint8 of shape (3, H, W), in TensorBoard and in report/."""
+        """Records an image, uint8 of shape (3, H, W), in TensorBoard and in report/.
+
+        A thread packs it, which can take as long as a hundred steps on a GPU.
+        """
         if not self.working:
             return
+        if self._drawing is not None:
+            self._drawing.result()
         n_iter = self.state.n_iter
-        self.writer.add_image(name, grid.cpu().numpy(), n_iter)
+        self._drawing = self._thread.submit(self._draw, name, grid.cpu(), n_iter)
+
+    def _draw(self, name: str, grid: Tensor, n_iter: int) -> None:
         try:
             self.report.mkdir(exist_ok=True)
             path = self.report / f"{name}-{n_iter:09d}.png"
-            write_atomically(path, lambda file: to_pil_image(grid.cpu()).save(file, "PNG"))
+            write_atomically(path, lambda file: to_pil_image(grid).save(file, "PNG"))
         except OSError as error:
             self._give_up(error)
+        self.writer.add_image(name, grid.numpy(), n_iter)
 
     def _epoch(self) -> str:
         return f"epoch {self.state.epoch}/{self.state.opt.epochs}"

@@ -32,10 +32,14 @@ def mix(*key: int | str) -> int:
 def seed_all(device: torch.device, *key: int | str) -> None:
     """Seeds the global generators that a model on `device` draws from: torch, random, numpy."""
     seed = mix(*key)
-    if device.type == "cpu":
-        torch.default_generator.manual_seed(seed)
-    else:  # seeds all devices, which takes long where there is no CUDA
-        torch.manual_seed(seed)
+    # torch.manual_seed would look at every kind of device, which takes a fifth of a millisecond.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.init()  # before that it has no generators
+        for default in torch.cuda.default_generators:
+            default.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
     _seed_python(seed)
 
 

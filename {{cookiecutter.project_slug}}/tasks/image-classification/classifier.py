@@ -84,8 +84,12 @@ class Classifier(nn.Module):
         }
 
     def image_grid(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Up to 64 images of a batch as augmented, before normalization: uint8, (3, H, W)."""
-        return make_grid(images[:64].cpu(), nrow=8)
+        """Images of a batch as augmented, before normalization: uint8, (3, H, W).
+
+        As many as fit into about 1,000 x 1,000 pixels, 64 at most.
+        """
+        columns = min(8, max(1, 1000 // images.shape[3]))
+        return make_grid(images[: columns**2].cpu(), nrow=columns)
 
     def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)

@@ -135,6 +135,13 @@ def test_an_image_grid_shows_the_images_as_they_come() -> None:
     assert grid[:, 2:10, 2:10].equal(images[0])
 
 
+def test_an_image_grid_has_fewer_images_where_they_are_large() -> None:
+    for size, columns in ((32, 8), (224, 4), (2000, 1)):
+        images = torch.zeros(20, 3, 9, size, dtype=torch.uint8)
+        grid = classifier().image_grid(images, torch.zeros(20))
+        assert grid.shape[2] // size == columns
+
+
 def test_a_checkpoint_becomes_the_model_again(finished: Path) -> None:
     path = finished / "checkpoints" / "last.pt"
     state = torch.load(path, weights_only=True)
