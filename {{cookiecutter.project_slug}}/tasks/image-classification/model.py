@@ -1,6 +1,7 @@
-"""The finished model of this project, under the one name by which all programs get it.
+"""The finished model: a network, its loss and its metrics.
 
-To use another one, write it in a file of its own and import it here as `Model`. Every model has
+All programs get it under the name `Model`, which the last line gives. To use another one, write its
+class here and name it there. Every model has
 
     Model(opt, info)            info: a dict that the data set provides and checkpoints keep
     info                        that dict
@@ -14,6 +15,99 @@ To use another one, write it in a file of its own and import it here as `Model`.
 and for test.py and predict.py: from_checkpoint(path), scores(images), classes.
 """
 
-from classifier import Classifier as Model
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
 
-__all__ = ["Model"]
+import torch
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+
+import losses
+import networks
+import options
+from engine.checkpoint import load, load_weights
+from engine.errors import BadInput
+from layers import Normalize
+
+
+class Classifier(nn.Module):
+    """Predicts the class of an image.
+
+    Called with a batch it returns the losses of its network: `{"net": {"cross_entropy": scalar}}`.
+
+    Args:
+        opt: The options of training; here alone they become a network and a loss.
+        info: Of the training data: "classes", with the number of images of each.
+
+    Shape: images (N, 3, H, W) uint8, labels (N,) int64 in [0, K) -> the losses.
+
+    Raises:
+        BadInput: The options name an unknown network.
+    """
+
+    monitor = "accuracy"  # the metric, higher is better, that decides which checkpoint is best
+
+    def __init__(self, opt: Namespace, info: dict[str, Any]) -> None:
+        super().__init__()
+        self.info = info  # kept in checkpoints, to build the model again
+        self.classes = list(info["classes"])
+        spec = networks.make_network(opt, len(self.classes))
+        self.net, self.frozen = spec.network, spec.frozen
+        self.normalize = Normalize(spec.mean, spec.std)
+        self.criterion = losses.make_loss(opt, list(info["classes"].values()))
+        self.loss_name = opt.loss.replace("-", "_")
+
+    @classmethod
+    def from_checkpoint(cls, path: str) -> tuple["Classifier", Namespace]:
+        """The trained model in evaluation mode, and the options that it was trained with.
+
+        Raises:
+            BadInput: The file is missing, damaged, or not a checkpoint of this model.
+        """
+        state = load(Path(path))
+        if "classes" not in state:
+            raise BadInput(
+                f"{path}: a checkpoint of another model ({state.get('model')}); use one of a run "
+                "of this project"
+            )
+        # The weights are in the checkpoint; those of ImageNet need not be downloaded.
+        defaults = vars(options.make_parser().parse_args([]))  # for options added since
+        opt = Namespace(**{**defaults, **state["args"], "pretrained": False})
+        model = cls(opt, {"classes": state["classes"]})
+        load_weights(model.net, state["net"], path, "networks.py was changed since then")
+        return model.eval(), opt
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks by the name of their attribute."""
+        return {"net": self.net}
+
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, dict[str, Tensor]]:
+        return {"net": {self.loss_name: self.criterion(self.scores(images), labels)}}
+
+    def scores(self, images: Tensor) -> Tensor:
+        """The score (logit) of each class: images (N, 3, H, W) uint8 -> (N, K) float32."""
+        return self.net(self.normalize(images)).float()
+
+    @torch.no_grad()
+    def compute_metrics(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The metrics of a batch by name, each as the sum over its images."""
+        scores = self.scores(images)
+        return {
+            "loss": self.criterion(scores, labels) * len(labels),
+            "accuracy": (scores.argmax(dim=1) == labels).sum(),
+        }
+
+    def image_grid(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Up to 64 images of a batch as augmented, in about 1,000 pixels: uint8, (3, H, W)."""
+        columns = min(8, max(1, 1000 // images.shape[3]))
+        return make_grid(images[: columns**2].cpu(), nrow=columns)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        for part in self.frozen:  # else the batch norm of frozen features would change
+            part.eval()
+        return self
+
+
+Model = Classifier

@@ -1,6 +1,7 @@
-"""The finished model of this project, under the one name by which all programs get it.
+"""The finished model: networks, their losses and the metrics.
 
-To use another one, write it in a file of its own and import it here as `Model`. Every model has
+All programs get it under the name `Model`, which the last line gives. To use another one, write its
+class here and name it there. Every model has
 
     Model(opt, info)            info: a dict that the data set provides and checkpoints keep
     info                        that dict
@@ -19,6 +20,145 @@ A network that keeps other things than weights, as an image pool does, has no pa
 and for test.py and predict.py: from_checkpoint(path), translate(inputs).
 """
 
-from translator import Translator as Model
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
 
-__all__ = ["Model"]
+import torch
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+
+import losses
+import networks
+import options
+from engine.checkpoint import load, load_weights
+from engine.errors import BadInput
+from layers import CENTRED, Normalize
+
+
+class Translator(nn.Module):
+    """Turns images into images.
+
+    Called with a batch it returns the weighted losses of each network:
+    `{"net": {"l1": scalar, "adversarial": scalar}, "discriminator": {"discriminator": scalar}}`.
+
+    Args:
+        opt: The options of training; here alone they become networks and losses.
+        info: Of the training data.
+
+    Shape: inputs (N, 3, H, W) uint8, targets (N, 3, H, W) uint8 -> the losses.
+
+    Raises:
+        BadInput: As `networks.make_networks` and `losses.make_losses`.
+    """
+
+    monitor = "psnr"  # the metric, higher is better, that decides which checkpoint is best
+
+    def __init__(self, opt: Namespace, info: dict[str, Any]) -> None:
+        super().__init__()
+        self.info = info  # kept in checkpoints
+        made = networks.make_networks(opt)
+        self.net, self.discriminator, self.pool = made.generator, made.discriminator, made.pool
+        self.normalize = Normalize(*CENTRED)
+        self.criteria = losses.make_losses(opt, made.vgg)
+        self.weights = losses.loss_weights(opt)
+
+    @classmethod
+    def from_checkpoint(cls, path: str) -> tuple["Translator", Namespace]:
+        """The trained model in evaluation mode, and the options that it was trained with.
+
+        It has the generator alone: translating takes neither a discriminator nor VGG.
+
+        Raises:
+            BadInput: The file is missing, damaged, or not a checkpoint of this model.
+        """
+        state = load(Path(path))
+        if state.get("model", cls.__name__) != cls.__name__:
+            raise BadInput(
+                f"{path}: a checkpoint of another model ({state['model']}); use one of a run of "
+                "this project"
+            )
+        defaults = vars(options.make_parser().parse_args([]))  # for options added since
+        opt = Namespace(**{**defaults, **state["args"]})
+        alone = {"adversarial", "features", "perceptual"}  # the losses that need more networks
+        loss = next(name for name in losses.LOSSES if name not in alone)
+        model = cls(Namespace(**{**vars(opt), "losses": loss}), {})
+        load_weights(model.net, state["net"], path, "networks.py was changed since then")
+        return model.eval(), opt
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks by the name of their attribute."""
+        found = {"net": self.net, "discriminator": self.discriminator, "pool": self.pool}
+        return {name: network for name, network in found.items() if network is not None}
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> dict[str, dict[str, Tensor]]:
+        inputs, targets = self.normalize(inputs), self.normalize(targets)
+        fake = self.net(inputs).float()
+        # In the order of --losses: gradients are added up in it, and must round alike each time.
+        values = {
+            name: criterion(fake, targets)
+            for name, criterion in self.criteria.items()
+            if name not in ("adversarial", "features")
+        }
+        named: dict[str, dict[str, Tensor]] = {"net": values}
+        if self.discriminator is not None and self.pool is not None:
+            # The losses of the two networks share no pass through the discriminator: one can go
+            # backward after the other, and both before any weight changes.
+            pairs = torch.cat([inputs, fake], dim=1)
+            pred_fake = self.discriminator(pairs)
+            pred_real = self.discriminator(torch.cat([inputs, targets], dim=1))
+            pred_pool = self.discriminator(self.pool(pairs))
+            adversarial = self.criteria["adversarial"]
+            values["adversarial"] = adversarial(_scores(pred_fake))
+            if "features" in self.criteria:
+                values["features"] = self.criteria["features"](pred_fake, pred_real)
+            loss = adversarial(_scores(pred_pool), _scores(pred_real))
+            named["discriminator"] = {"discriminator": loss}
+        named["net"] = {name: weight * values[name] for name, weight in self.weights.items()}
+        return named
+
+    @torch.no_grad()
+    def translate(self, inputs: Tensor) -> Tensor:
+        """The outputs of the network as images: uint8 (N, 3, H, W) -> the same."""
+        outputs = self.net(self.normalize(inputs)).float()
+        return ((outputs.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+    @torch.no_grad()
+    def compute_metrics(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The metrics of a batch by name, each as the sum over its images.
+
+        `l1` in grey levels and `psnr` in dB, both of uint8 images; with a discriminator
+        `score_fake` and `score_real`, its mean scores of outputs and of targets.
+        """
+        outputs = self.translate(inputs)
+        errors = (outputs.float() - targets.float()).flatten(1)
+        ratio = 255**2 / errors.square().mean(dim=1)
+        metrics = {
+            "l1": errors.abs().mean(dim=1).sum(),
+            "psnr": (10 * ratio.log10()).clamp(max=losses.BEST_PSNR).sum(),
+        }
+        if self.discriminator is not None:
+            for name, images in (("score_fake", outputs), ("score_real", targets)):
+                pairs = torch.cat([self.normalize(inputs), self.normalize(images)], dim=1)
+                maps = _scores(self.discriminator(pairs))
+                metrics[name] = torch.stack([m.mean(dim=(1, 2, 3)) for m in maps]).mean(0).sum()
+        return metrics
+
+    def image_grid(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Up to six samples of a batch, in rows of input, output, target: uint8, (3, H, W).
+
+        The outputs are those of evaluation mode, so a grid in mid-training draws no random numbers
+        and changes no statistics.
+        """
+        mode, inputs, targets = self.training, inputs[:6], targets[:6]
+        rows = torch.stack([inputs, self.eval().translate(inputs), targets], dim=1)
+        self.train(mode)
+        return make_grid(rows.flatten(0, 1).cpu(), nrow=3)
+
+
+def _scores(features: list[list[Tensor]]) -> list[Tensor]:
+    """The score map of each scale of the discriminator, in float32."""
+    return [maps[-1].float() for maps in features]
+
+
+Model = Translator

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import options
 from engine.devices import Amp
 
-Classifier = needs("classifier.Classifier")
+Classifier = needs("model.Classifier")
 INFO = {"classes": {"cat": 3, "dog": 5, "eel": 2}}
 # One of each way in which torchvision ends a network.
 NETWORKS = [

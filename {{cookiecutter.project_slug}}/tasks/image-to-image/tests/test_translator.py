@@ -32,7 +32,7 @@ from engine.optimizers import parameters_of
 from engine.state import TrainState
 from losses import loss_weights
 
-Translator = needs("translator.Translator")
+Translator = needs("model.Translator")
 ALL = "--losses=l1,adversarial,features"
 
 
