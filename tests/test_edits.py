@@ -98,7 +98,7 @@ def replace_classification(project: Project) -> None:
     replace(
         project,
         "networks.py",
-        ('NETWORKS = ("simple", "plain")', 'NETWORKS = ("plain",)'),
+        ('NETWORKS = ("simple", "resnet9", "plain")', 'NETWORKS = ("plain",)'),
         ('    if opt.network == "simple":\n...return NetworkSpec(network, *CENTRED)\n', ""),
         ("PlainNetwork(num_classes)", "PlainNetwork(num_classes, opt.width)"),
     )

@@ -25,6 +25,8 @@ from forked import alive, ended, finish, left_over, start
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc, as on Linux")
 
+HOW = [[], ["--optimizer=sgd", "--lr=0.01"], ["--precision=bf16"]]
+HOW += [["--ema=0.9", "--layer-decay=0.5", "--head-epochs=1", "--weight-decay=0.1"]]
 # All that is random is on, and batch norm, in two epochs of a few steps.
 SMALL = {
     "image-classification": ["--img-size=8", "--width=8", "--blocks=1", "--flip", "--shift=1"],
@@ -169,14 +171,14 @@ def flags_of(task: str, micro_batches: int, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize("micro_batches", [4, 8])
-@pytest.mark.parametrize("how", [[], ["--optimizer=sgd", "--lr=0.01"], ["--precision=bf16"]])
+@pytest.mark.parametrize("how", HOW, ids=["defaults", "sgd", "bf16", "levers"])
 def test_the_number_of_processes_changes_no_bit(
     task: str, micro_batches: int, how: list[str], full: bool
 ) -> None:
     if not full and (micro_batches, how) != (4, []):
         pytest.skip("takes a minute; `make stress` has it")
     flags = flags_of(task, micro_batches, *how)
-    run = Path(f"runs/{micro_batches}{''.join(how)}")
+    run = Path(f"runs/{micro_batches}{''.join(how)[:20]}")
     run_to_the_end(1, [f"--run-dir={run}-1", *flags])
     for size in [2, 4] if micro_batches == 4 else [2, 4, 8]:
         run_to_the_end(size, [f"--run-dir={run}-{size}", *flags])

@@ -99,6 +99,13 @@ class ResnetBlock(nn.Module):
         return x + self.block(x)
 
 
+class Skip(nn.Sequential):
+    """Layers in a row whose result is added to their input (N, C, H, W), which has its shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
 class Normalize(nn.Module):
     """Turns uint8 images into the range that a network expects: (x / 255 - mean) / std.
 

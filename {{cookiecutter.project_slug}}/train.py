@@ -42,7 +42,8 @@ def main() -> int:
     train_set, val_set = world.once(lambda: dataset.train_and_val(opt))
     share = world.share(opt.accumulate)
     sampler = TrainBatchSampler(
-        len(train_set), opt.batch_size, opt.accumulate, opt.epochs, opt.seed, share
+        len(train_set), opt.batch_size, opt.accumulate, opt.epochs, opt.seed, share,
+        repeat=opt.overfit_one_batch,
     )
 
     # 3. The model: networks and losses; an optimizer for each network; several GPUs if any.
@@ -56,12 +57,14 @@ def main() -> int:
     parallel_model = modules.parallelize(model, networks, opt.parallel, amp)
     optimizers = Optimizers(opt, networks, amp.scaler, world)
 
-    # 4. All that a checkpoint holds. A resumed run starts from the newest one.
+    # 4. All that a checkpoint holds. A resumed run starts from the newest one, a new one perhaps
+    # from the weights of another.
     processes = None if world.exact else world.size
     environment = devices.environment(amp, train_set, opt.parallel, processes)
     state = TrainState(opt, model, optimizers, sampler.steps_per_epoch, environment)
-    if opt.resume:
-        run.checkpoints.load_newest(state)
+    resumed = opt.resume and run.checkpoints.load_newest(state)
+    if opt.weights and not resumed:
+        state.start_from(opt.weights)
 
     # 5. Loading. The cache is made after everything that can be refused, since it may take minutes.
     use_cache([train_set, val_set], opt.cache, opt.epochs, device, world)
@@ -85,7 +88,8 @@ def main() -> int:
             # Every x epochs: validation. The best model so far becomes best.pt. A pass cut short by
             # a signal says nothing; it is due again when the run is resumed.
             if state.validation_is_due():
-                metrics = evaluate(model, val_loader, amp, world, until=stop)
+                with optimizers.averages.in_use():
+                    metrics = evaluate(model, val_loader, amp, world, until=stop)
                 if stop.agreed():
                     break
                 is_best = state.record(metrics[model.monitor])
@@ -98,7 +102,7 @@ def main() -> int:
             # One step: the gradients of its micro-batches, of which each process has its share, are
             # added up; then the weights change (in fp16 not if a gradient overflowed).
             lr = learning_rate(opt, state.n_iter, state.total)
-            optimizers.zero_grad(state.n_iter, lr)
+            optimizers.zero_grad(state.n_iter, lr, state.head_alone)
             losses = []
             for micro_batch in share:
                 with meter.waiting():

@@ -119,6 +119,8 @@ def parse_run(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
         parser.error("--resume needs --run-dir DIR, the folder of the run to go on with")
     if opt.resume and (config := Path(opt.run_dir) / "config.txt").exists():
         opt = parser.parse_args([f"@{config}", *given])
+    if opt.nesterov and (opt.optimizer != "sgd" or not opt.momentum):
+        parser.error("--nesterov: needs --optimizer sgd and a --momentum above 0")
     processes = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1
     opt.accumulate = opt.accumulate or processes
     return opt
@@ -166,6 +168,11 @@ def add_run_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
         help="steps between two images of a batch, from the first step on")
     add("--save-every", type=number(int, 1), default=500, help="steps between two checkpoints")
     add("--keep", type=number(int, 2), default=3, help="number of the newest checkpoints to keep")
+    add("--overfit-one-batch", action=BooleanOptionalAction, default=False,
+        help="train on the first batch again and again, to check a new network: the loss must fall "
+        "to almost nothing")
+    add("--profile", type=number(int, 0), default=0, metavar="N",
+        help="write a trace of N steps to profile/ in the run folder, for Perfetto and TensorBoard")
     parser.set_defaults(**defaults)
 
 
@@ -185,7 +192,13 @@ def add_optimization_options(parser: argparse.ArgumentParser, **defaults: Any) -
     add("--optimizer", choices=OPTIMIZERS, help="optimizer of every network")
     add("--lr", type=number(float, 0), help="highest learning rate")
     add("--momentum", type=number(float, 0, 0.9999), default=0.9, help="of SGD; beta 1 of Adam")
+    add("--nesterov", action=BooleanOptionalAction, default=False,
+        help="look ahead along the momentum of SGD")
     add("--weight-decay", type=number(float, 0), help="weight decay")
+    add("--decay-norms", action=BooleanOptionalAction, default=False,
+        help="let norms and biases decay too")
+    add("--ema", type=number(float, 0, 0.99999), default=0.0, metavar="DECAY",
+        help="judge an exponential moving average of the weights, .999 say; 0 for none")
     add("--schedule", choices=SCHEDULES, help="schedule of the learning rate after the warm-up")
     add("--warmup", type=number(float, 0, 1), default=0.05,
         help="share of all steps in which the learning rate rises")
@@ -193,6 +206,18 @@ def add_optimization_options(parser: argparse.ArgumentParser, **defaults: Any) -
         help="highest norm of the gradient; 0 does not limit it")
     add("--seed", type=number(int, 0), default=0, help="seed of everything random")
     parser.set_defaults(**defaults)
+
+
+def add_fine_tuning_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for a run that starts from trained weights."""
+    add = parser.add_argument_group("start from trained weights").add_argument
+    add("--weights", metavar="PATH",
+        help="a run folder, its checkpoint, or a state dict (.pt, .safetensors) to start from; "
+        "what does not fit, as the head for other classes, starts at random")
+    add("--head-epochs", type=number(int, 0), default=0, metavar="N",
+        help="epochs at the beginning in which the last layer alone is trained")
+    add("--layer-decay", type=number(float, 0.01, 1), default=1.0, metavar="FACTOR",
+        help="the learning rate of each layer, over that of the next one")
 
 
 def add_training_machine_options(parser: argparse.ArgumentParser) -> None:

@@ -92,8 +92,11 @@ class Checkpoints:
                 "room and go on with --resume"
             ) from None
 
-    def load_newest(self, state: Saved) -> None:
+    def load_newest(self, state: Saved) -> bool:
         """Brings `state` to the newest whole checkpoint; without one it stays at the beginning.
+
+        Returns:
+            Whether there was one.
 
         Raises:
             BadInput: No checkpoint is whole, or it does not fit the state.
@@ -103,6 +106,7 @@ class Checkpoints:
             print(f"nothing to resume in {self.folder}: starting from the beginning")
         else:
             state.load_state_dict(found, self.folder)
+        return found is not None
 
     def newest(self) -> dict[str, Any] | None:
         """The newest checkpoint that is whole, on the CPU; None if there is no file at all.
@@ -171,6 +175,11 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"n_iter", "args"} <= state.keys():
         raise BadInput(f"{path}: not a checkpoint written by train.py")
     return state
+
+
+def judged(state: dict[str, Any], name: str) -> dict[str, Any]:
+    """The weights of a network that are validated and used: their average, if there is one."""
+    return state.get("ema", {}).get(name, state[name])
 
 
 def load_weights(

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from engine.checkpoint import write_atomically
 from engine.distributed import ALONE, World
 from engine.evaluation import Losses, mean_losses
-from engine.meter import Rates
+from engine.meter import Rates, make_profiler
 from engine.state import TrainState
 
 LAYOUT = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt} {remaining}{postfix}"
@@ -46,6 +46,7 @@ class Logger:
         n_iter = self.state.n_iter
         if self.first:
             self._open_records(n_iter)
+        self.profiler = make_profiler(self.state.opt.profile, self.metrics.with_name("profile"))
         # tensorboardX writes in a thread; if that ended unnoticed, the run would wait for ever.
         self._excepthook, threading.excepthook = threading.excepthook, self._thread_failed
         self.bar = tqdm(  # none if the output is not a terminal
@@ -70,6 +71,8 @@ class Logger:
 
     def __exit__(self, *error: object) -> None:
         self.bar.close()
+        if self.profiler is not None:
+            self.profiler.stop()
         self._thread.shutdown()
         if self.working:
             with suppress(OSError):  # a full disk
@@ -80,6 +83,8 @@ class Logger:
         """Moves the bar on by a step."""
         self.bar.set_description_str(self._epoch(), refresh=False)
         self.bar.update()
+        if self.profiler is not None:
+            self.profiler.step()
 
     def train(self, micro_batches: list[Losses], lr: float, rates: Rates) -> None:
         """Records the losses of a step; reading them makes the program wait for the device."""

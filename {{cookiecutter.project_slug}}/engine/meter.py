@@ -4,9 +4,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import torch
+from torch.profiler import profile, schedule, tensorboard_trace_handler
 
 from engine.loader import UNDISTURBED_STEPS
 
@@ -112,3 +114,17 @@ class Meter:
             start, end = self.events.pop(0)
             seconds += start.elapsed_time(end) / 1000  # milliseconds
         return seconds
+
+
+def make_profiler(steps: int, folder: Path) -> profile | None:
+    """A running profiler that traces some steps, after the first ten; None for no steps.
+
+    Its file, `*.pt.trace.json` in `folder`, is one for Perfetto and for TensorBoard's plugin
+    torch-tb-profiler. Call `step` after each step, and `stop` at the end.
+    """
+    if not steps:
+        return None
+    when = schedule(wait=10, warmup=2, active=steps, repeat=1)
+    profiler = profile(schedule=when, on_trace_ready=tensorboard_trace_handler(str(folder)))
+    profiler.start()
+    return profiler

@@ -2,6 +2,7 @@
 
 import math
 from argparse import Namespace
+from itertools import chain
 from typing import Any, NoReturn, cast
 
 import torch
@@ -9,9 +10,12 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from engine.averages import Averages
 from engine.distributed import ALONE, Fold, World, buffers_of
 from engine.errors import BadInput, Diverged
 from engine.evaluation import Losses
+from engine.groups import layers_of, parameter_groups
+from engine.modules import with_weights
 
 LEAST_SCALE = 2.0**-20  # of the losses in fp16, which begins at 2**16
 SCHEDULES = ("cosine", "linear", "late-linear", "constant")
@@ -50,7 +54,8 @@ class Optimizers:
             for name, network in networks.items()
             if any(parameter.requires_grad for parameter in network.parameters())
         }
-        self.trained = [p for one in self.optimizers.values() for p in parameters_of(one)]
+        self.heads = {id(p) for name in self.optimizers for p in layers_of(networks[name])[-1]}
+        self.averages = Averages(with_weights(networks), opt.ema)
         buffers = buffers_of(networks)
         self.statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
         self.counts = [buffer for buffer in buffers if not buffer.is_floating_point()]
@@ -59,13 +64,19 @@ class Optimizers:
         self.n_iter = 0
         self._unchecked: list[tuple[int, Tensor]] = []  # a step, and scalars on the device
 
-    def zero_grad(self, n_iter: int, lr: float) -> None:
-        """Begins step `n_iter`, with the learning rate `lr`."""
+    def zero_grad(self, n_iter: int, lr: float, head_alone: bool = False) -> None:
+        """Begins step `n_iter`, with the learning rate `lr`.
+
+        With `head_alone` the step changes the last layer of each network and no other.
+        """
         self.n_iter = n_iter
-        for optimizer in self.optimizers.values():
+        self.trained: dict[str, list[nn.Parameter]] = {}  # by this step
+        for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["lr_scale"]
             optimizer.zero_grad()
+            weights = parameters_of(optimizer)
+            self.trained[name] = [p for p in weights if not head_alone or id(p) in self.heads]
         if self.divided:
             self.before = [buffer.clone() for buffer in (*self.statistics, *self.counts)]
 
@@ -80,7 +91,7 @@ class Optimizers:
         Raises:
             BadInput: A loss is not a scalar.
         """
-        for name, optimizer in self.optimizers.items():
+        for name in self.optimizers:
             for loss_name, value in losses[name].items():
                 if value.dim():
                     raise BadInput(
@@ -90,7 +101,7 @@ class Optimizers:
             loss = torch.stack(list(losses[name].values())).sum()
             self._watch(loss)
             scaled = self.scaler.scale(loss / self.accumulate)
-            scaled.backward(inputs=parameters_of(optimizer))
+            scaled.backward(inputs=self.trained[name])
         if self.divided:
             self._put_aside()
 
@@ -106,11 +117,12 @@ class Optimizers:
             self._watch(clip_gradient(optimizer, self.scaler, self.clip_grad))
             self.scaler.step(optimizer)
         self.scaler.update()
+        self.averages.update(self.n_iter)
 
     def _put_aside(self) -> None:
         """Adds what a micro-batch has made to the sums; the next one starts like the first."""
         gradients = []
-        for parameter in self.trained:
+        for parameter in chain.from_iterable(self.trained.values()):
             unused = parameter.grad is None  # by this micro-batch, but perhaps not by another
             gradients.append(torch.zeros_like(parameter) if unused else parameter.grad)
             parameter.grad = None
@@ -124,7 +136,8 @@ class Optimizers:
         """Sums gradients and averages statistics, over the micro-batches of all processes."""
         gradients = self.world.sum(self.gradients.total())
         sums = self.world.sum(self.means.total())
-        for parameter, gradient in zip(self.trained, gradients, strict=True):
+        trained = chain.from_iterable(self.trained.values())
+        for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.grad = gradient
         for buffer, total in zip(self.statistics, sums, strict=True):
             buffer.copy_(total / self.accumulate)
@@ -189,12 +202,11 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 def make_optimizer(opt: Namespace, network: nn.Module) -> Optimizer:
     """The optimizer for `--optimizer`, over the parameters that require a gradient."""
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    more = {"weight_decay": opt.weight_decay, "fused": FUSED}
+    groups = parameter_groups(opt, network)
     if opt.optimizer != "sgd":
         kind = {"adam": Adam, "adamw": AdamW}[opt.optimizer]
-        return kind(trained, opt.lr, betas=(opt.momentum, 0.999), **more)
-    sgd = SGD(trained, opt.lr, momentum=opt.momentum, **more)
+        return kind(groups, opt.lr, betas=(opt.momentum, 0.999), fused=FUSED)
+    sgd = SGD(groups, opt.lr, momentum=opt.momentum, nesterov=opt.nesterov, fused=FUSED)
     preset_momentum(sgd)
     return sgd
 

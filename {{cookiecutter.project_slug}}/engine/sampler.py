@@ -76,6 +76,7 @@ class TrainBatchSampler:
         epochs: Epochs of the run.
         seed: The seed of the run.
         share: The batches of each step to give, as numbers from 0 to `accumulate`; None: all.
+        repeat: Every step gets the batches of the first one.
 
     Raises:
         BadInput: The data set has too few samples for one step.
@@ -89,10 +90,11 @@ class TrainBatchSampler:
         epochs: int,
         seed: int,
         share: range | None = None,
+        repeat: bool = False,
     ) -> None:
         self.size, self.batch_size, self.accumulate, self.seed = size, batch_size, accumulate, seed
         self.share = range(accumulate) if share is None else share
-        self.per_step = len(self.share)
+        self.per_step, self.repeat = len(self.share), repeat
         self.steps_per_epoch = size // (batch_size * accumulate)
         self.steps = epochs * self.steps_per_epoch  # of the whole run
         if self.steps_per_epoch == 0:
@@ -109,12 +111,14 @@ class TrainBatchSampler:
         """The batches from step `n_iter` to the end of the run, as tensors on `device`."""
         first_epoch, first_step = divmod(n_iter, self.steps_per_epoch)
         for epoch in range(first_epoch, self.steps // self.steps_per_epoch):
-            random = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
+            order = 0 if self.repeat else epoch
+            random = torch.Generator().manual_seed(mix(self.seed, "order", order))
             indices = torch.randperm(self.size, generator=random).to(device)
             seeds = torch.randint(2**31, (self.size,), generator=random)
             for step in range(first_step, self.steps_per_epoch):
                 for micro_batch in self.share:
-                    start = (step * self.accumulate + micro_batch) * self.batch_size
+                    first = 0 if self.repeat else step * self.accumulate
+                    start = (first + micro_batch) * self.batch_size
                     batch = slice(start, start + self.batch_size)
                     yield indices[batch], seeds[batch]
             first_step = 0

@@ -8,17 +8,18 @@ from typing import Any
 from engine.checkpoint import load_weights
 from engine.errors import BadInput, shorten
 from engine.optimizers import Optimizers
+from engine.weights import load_fitting
 
 # Options that do not change the weights, or change them by what `environment` holds.
 WITHOUT_EFFECT = (
     *("run_dir", "resume", "workers", "prefetch", "cache", "parallel", "device", "keep"),
     *("threads", "timeout"),
-    *("patience", "precision", "log_every", "image_every", "save_every", "val_every"),
+    *("patience", "precision", "log_every", "image_every", "save_every", "val_every", "profile"),
 )
 # Keys of a checkpoint that are not networks.
 RESERVED = (
     *("optim", "scaler", "epoch", "n_iter", "validated", "best", "waited", "model", "args"),
-    "environment",
+    *("environment", "ema"),
 )
 RESUME_REMEDY = "use the options of its config.txt, or undo the change of the network"
 
@@ -72,6 +73,11 @@ class TrainState:
         at_validation = epoch % self.opt.val_every == 0 or epoch == self.opt.epochs
         return rest == 0 and at_validation and self.validated < self.n_iter
 
+    @property
+    def head_alone(self) -> bool:
+        """Whether this step is one of the first `--head-epochs`."""
+        return self.n_iter < self.opt.head_epochs * self.steps_per_epoch
+
     def record(self, value: float) -> bool:
         """Records the monitored metric of a validation; returns whether no other was better.
 
@@ -98,6 +104,7 @@ class TrainState:
         return {
             "optim": self.optimizers.state_dict(),  # first, since it checks
             **{name: network.state_dict() for name, network in self.networks.items()},
+            **({"ema": self.optimizers.averages.state_dict()} if self.opt.ema else {}),
             "scaler": self.optimizers.scaler.state_dict(),  # empty unless the precision is fp16
             "epoch": self.epoch,
             "n_iter": self.n_iter,
@@ -109,6 +116,11 @@ class TrainState:
             "environment": self.environment,
             **self.info,
         }
+
+    def start_from(self, path: str) -> None:
+        """Starts from the weights in a file, as far as they fit (weights.load_fitting)."""
+        load_fitting(self.networks, path)
+        self.optimizers.averages.restart()
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
         """Takes over a checkpoint; options and environment that differ are named in a warning.
@@ -137,6 +149,7 @@ class TrainState:
                 f"{path}: its optimizer does not fit these options; take those of its config.txt "
                 f"({options or 'it has no optimizer'})"
             ) from None
+        self.optimizers.averages.load_state_dict(state.get("ema", {}))
         if state.get("scaler"):
             self.optimizers.scaler.load_state_dict(state["scaler"])
         environment = _changes(state.get("environment", {}), self.environment, (), "")

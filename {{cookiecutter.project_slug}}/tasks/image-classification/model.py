@@ -26,7 +26,7 @@ from torchvision.utils import make_grid
 import losses
 import networks
 import options
-from engine.checkpoint import load, load_weights
+from engine.checkpoint import judged, load, load_weights
 from engine.errors import BadInput
 from layers import Normalize
 
@@ -75,7 +75,8 @@ class Classifier(nn.Module):
         defaults = vars(options.make_parser().parse_args([]))  # for options added since
         opt = Namespace(**{**defaults, **state["args"], "pretrained": False})
         model = cls(opt, {"classes": state["classes"]})
-        load_weights(model.net, state["net"], path, "networks.py was changed since then")
+        weights = judged(state, "net")
+        load_weights(model.net, weights, path, "networks.py was changed since then")
         return model.eval(), opt
 
     def networks(self) -> dict[str, nn.Module]:

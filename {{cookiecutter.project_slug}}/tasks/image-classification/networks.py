@@ -9,9 +9,9 @@ import torchvision
 from torch import Tensor, nn
 
 from engine.errors import BadInput
-from layers import CENTRED, IMAGENET, ConvBlock, Padding, ResnetBlock
+from layers import CENTRED, IMAGENET, ConvBlock, Padding, ResnetBlock, Skip
 
-NETWORKS = ("simple",)  # the networks of this file; those of torchvision need no entry
+NETWORKS = ("simple", "resnet9")  # the networks of this file; those of torchvision need no entry
 
 
 @dataclass
@@ -30,10 +30,16 @@ def make_network(opt: Namespace, num_classes: int) -> NetworkSpec:
     Raises:
         BadInput: There is none of that name, or it cannot take images of `--img-size`.
     """
+    if opt.network in NETWORKS and (opt.pretrained or opt.freeze):
+        flag = "--pretrained" if opt.pretrained else "--freeze"
+        raise BadInput(
+            f"{flag}: {opt.network} has no ImageNet weights; use --network resnet18, say"
+        )
+    if opt.network == "resnet9":
+        if opt.img_size < 8:
+            raise BadInput(f"--img-size {opt.img_size}: at least 8 for resnet9")
+        return NetworkSpec(ResNet9(num_classes, opt.width), *CENTRED)
     if opt.network == "simple":
-        if opt.pretrained or opt.freeze:
-            flag = "--pretrained" if opt.pretrained else "--freeze"
-            raise BadInput(f"{flag}: simple has no ImageNet weights; use --network resnet18, say")
         if opt.img_size < 5 and (opt.padding == "reflect" or opt.norm == "instance"):
             raise BadInput(
                 f"--img-size {opt.img_size}: at least 5 for --padding reflect or --norm instance"
@@ -101,6 +107,34 @@ class SimpleNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
+
+
+class ResNet9(nn.Module):
+    """A residual network that is good for its size at 32 px (Page 2018, How to Train Your ResNet).
+
+    Eight convolutions and a linear layer. Three times the image is halved by maxima; after the
+    first and the last time, two convolutions are added to their input.
+
+    Args:
+        num_classes: K.
+        width: Channels of the first convolution; the last ones have eight times as many.
+
+    Shape: (N, 3, H, W) in [-1, 1] -> (N, K), the scores (logits); H and W >= 8.
+    """
+
+    def __init__(self, num_classes: int, width: int = 64) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [ConvBlock(3, width)]
+        for channels in (width, 2 * width, 4 * width):
+            layers += [ConvBlock(channels, 2 * channels), nn.MaxPool2d(2)]
+            if channels != 2 * width:
+                more = 2 * channels
+                layers += [Skip(ConvBlock(more, more), ConvBlock(more, more))]
+        self.features = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten())
+        self.head = nn.Linear(8 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x)) / 8  # the scores of an untrained network are large
 
 
 def torchvision_network(name: str, num_classes: int, pretrained: bool, frozen: bool) -> NetworkSpec:

@@ -5,6 +5,7 @@ from argparse import BooleanOptionalAction, Namespace
 import dataset
 from engine.arguments import (
     Parser,
+    add_fine_tuning_options,
     add_optimization_options,
     add_run_options,
     add_split_options,
@@ -48,9 +49,9 @@ def make_parser() -> Parser:
         help="keep the decoded images in a file beside the data (default: if they fit into memory)")
 
     add = parser.add_argument_group("network and loss").add_argument
-    add("--network", default="simple", help="simple, or a name from torchvision such as resnet18")
+    add("--network", default="simple", help="simple, resnet9, or a name from torchvision")
     add("--blocks", type=number(int, 0), default=2, help="residual blocks of simple")
-    add("--width", type=number(int, 1), default=32, help="channels of simple's first layer")
+    add("--width", type=number(int, 1), default=32, help="channels of the first layer")
     add("--padding", choices=PADDINGS, default="zeros", help="padding in simple")
     add("--norm", choices=sorted(NORMS), default="batch", help="normalisation in simple")
     add("--dropout", type=number(float, 0, 0.99), default=0.0, help="dropout in simple")
@@ -66,5 +67,6 @@ def make_parser() -> Parser:
     add_optimization_options(
         parser, batch_size=64, optimizer="adamw", lr=2e-3, weight_decay=0.01, schedule="cosine"
     )
+    add_fine_tuning_options(parser)
     add_training_machine_options(parser)
     return parser

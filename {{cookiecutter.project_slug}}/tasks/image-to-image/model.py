@@ -31,7 +31,7 @@ from torchvision.utils import make_grid
 import losses
 import networks
 import options
-from engine.checkpoint import load, load_weights
+from engine.checkpoint import judged, load, load_weights
 from engine.errors import BadInput
 from layers import CENTRED, Normalize
 
@@ -83,7 +83,8 @@ class Translator(nn.Module):
         alone = {"adversarial", "features", "perceptual"}  # the losses that need more networks
         loss = next(name for name in losses.LOSSES if name not in alone)
         model = cls(Namespace(**{**vars(opt), "losses": loss}), {})
-        load_weights(model.net, state["net"], path, "networks.py was changed since then")
+        weights = judged(state, "net")
+        load_weights(model.net, weights, path, "networks.py was changed since then")
         return model.eval(), opt
 
     def networks(self) -> dict[str, nn.Module]:

@@ -6,6 +6,7 @@ import dataset
 from degrade import DEGRADATIONS
 from engine.arguments import (
     Parser,
+    add_fine_tuning_options,
     add_optimization_options,
     add_run_options,
     add_split_options,
@@ -88,5 +89,6 @@ def make_parser() -> Parser:
         parser, batch_size=16, optimizer="adam", lr=5e-4, momentum=0.5, weight_decay=0.0,
         schedule="late-linear", warmup=0.0, clip_grad=1.0,
     )
+    add_fine_tuning_options(parser)
     add_training_machine_options(parser)
     return parser

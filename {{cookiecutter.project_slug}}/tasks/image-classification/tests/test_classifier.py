@@ -74,6 +74,17 @@ def test_the_simple_network_takes_images_of_any_size(words: list[str], size: int
     assert loss.shape == ()
 
 
+@pytest.mark.parametrize("size", [8, 32, 33])
+def test_resnet9_takes_images_of_any_size_from_8_pixels_on(size: int) -> None:
+    for name in ("networks.ResNet9", "--network"):
+        needs(name)
+    model = classifier("--network=resnet9", "--width=16")
+    images = torch.randint(256, (2, 3, size, size + 5), dtype=torch.uint8)
+    assert model.scores(images).shape == (2, 3)
+    weights = sum(p.numel() for p in model.net.features.parameters())
+    assert weights == 411_664  # with a head for ten classes about 413,000
+
+
 @pytest.mark.parametrize(("name", "key"), [("focal", "focal"), ("cross-entropy", "cross_entropy")])
 def test_the_loss_carries_its_name(name: str, key: str) -> None:
     needs(f"--loss={name}")

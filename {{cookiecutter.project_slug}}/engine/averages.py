@@ -1,0 +1,74 @@
+"""An average of the weights over the last steps, which is judged in place of the weights."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class Averages:
+    """The exponential moving average of the weights and buffers of each network.
+
+    After step n an average keeps the share min(decay, (1 + n) / (10 + n)) of itself and takes the
+    rest from the network, so that it soon forgets the weights that training began with
+    (TensorFlow's ExponentialMovingAverage). What it is after a step depends on that step's number
+    alone, so that nothing but the average has to be saved.
+
+    Args:
+        networks: Networks by name.
+        decay: In (0, 1); with 0 there are no averages.
+    """
+
+    def __init__(self, networks: dict[str, nn.Module], decay: float) -> None:
+        self.decay = decay
+        self.networks = networks if decay else {}
+        self.averaged = {name: copy.deepcopy(net) for name, net in self.networks.items()}
+
+    @torch.no_grad()
+    def update(self, n_iter: int) -> None:
+        """Takes the weights after step `n_iter` into the averages."""
+        average = get_ema_multi_avg_fn(min(self.decay, (1 + n_iter) / (10 + n_iter)))
+        for name, network in self.networks.items():
+            pairs = list(zip(_tensors(self.averaged[name]), _tensors(network), strict=True))
+            ours, theirs = zip(*(p for p in pairs if p[0].is_floating_point()), strict=True)
+            average(list(ours), list(theirs), 0)
+            for count, now in pairs:
+                if not count.is_floating_point():
+                    count.copy_(now)
+
+    def restart(self) -> None:
+        """The averages start from the weights as they are now."""
+        for name, network in self.networks.items():
+            self.averaged[name].load_state_dict(network.state_dict())
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """In the block, the networks have the averages in the place of their weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for name, network in self.networks.items():
+            for ours, theirs in zip(_tensors(self.averaged[name]), _tensors(network), strict=True):
+                ours.data, theirs.data = theirs.data, ours.data
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averaged weights of each network, by its name."""
+        return {name: network.state_dict() for name, network in self.averaged.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over averages; a network without one starts from its weights."""
+        self.restart()
+        for name in state.keys() & self.averaged.keys():
+            self.averaged[name].load_state_dict(state[name])
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]

@@ -1,0 +1,87 @@
+"""Where a network starts from: the weights of another run, or of another project."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from engine.checkpoint import find_checkpoint, judged, load
+from engine.errors import BadInput, shorten
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")  # which wrappers put in front
+
+
+def load_fitting(networks: dict[str, nn.Module], name: str) -> None:
+    """Puts the weights of a file into networks, as far as names and shapes fit; prints how far.
+
+    What does not fit, such as a head for other classes, stays as it is.
+
+    Args:
+        networks: The networks by name. Those of an own checkpoint get the weights of the same name,
+            the averaged ones if there are any; a state dict is one of the network `net`.
+        name: A run folder, a checkpoint of this project, or a state dict (.pt, .pth, .safetensors).
+
+    Raises:
+        BadInput: The file cannot be read, or nothing in it fits.
+    """
+    path = find_checkpoint(name)
+    found = _read(Path(path))
+    fitted = 0
+    for network_name in networks.keys() & found.keys():
+        network, weights = networks[network_name], found[network_name]
+        own = network.state_dict()
+        fitting = {
+            key: weights[key]
+            for key in own.keys() & weights.keys()
+            if own[key].shape == weights[key].shape
+        }
+        network.load_state_dict(fitting, strict=False)
+        fitted += len(fitting)
+        rest = [
+            f"{key} {tuple(own[key].shape)}"
+            + (f" is {tuple(weights[key].shape)} there" if key in weights else "")
+            for key in own
+            if key not in fitting
+        ]
+        left = f"; at random: {shorten(rest)}" if rest else ""
+        print(f"weights: {len(fitting)} of {len(own)} tensors of {network_name} from {path}{left}")
+    if not fitted:
+        raise BadInput(f"--weights {path}: no tensor in it has the name and the shape of one here")
+
+
+def _read(path: Path) -> dict[str, dict[str, Tensor]]:
+    """The weights in a file by the names of networks."""
+    if not path.is_file():
+        raise BadInput(f"--weights {path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return {"net": _bare(load_file(path))}
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes zipfile and pickle raise almost anything
+        reason = " ".join(str(error).split())[:100]
+        raise BadInput(
+            f"--weights {path}: cannot be read as tensors and plain values ({reason})"
+        ) from None
+    if isinstance(state, dict) and {"n_iter", "args"} <= state.keys():
+        state = load(path)  # checks every byte
+        return {name: judged(state, name) for name in state if _is_state_dict(state[name])}
+    for key in ("state_dict", "model", "model_state_dict"):  # where others keep it
+        if isinstance(state, dict) and _is_state_dict(state.get(key)):
+            state = state[key]
+    if not _is_state_dict(state):
+        raise BadInput(f"--weights {path}: holds no state dict")
+    return {"net": _bare(state)}
+
+
+def _is_state_dict(value: object) -> bool:
+    return isinstance(value, dict) and any(isinstance(item, Tensor) for item in value.values())
+
+
+def _bare(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without the prefixes that all of its names share."""
+    for prefix in 2 * PREFIXES:  # one may be inside another
+        if all(key.startswith(prefix) for key in weights):
+            weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    return {key: value for key, value in weights.items() if isinstance(value, Tensor)}

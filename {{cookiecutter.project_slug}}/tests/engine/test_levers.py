@@ -1,0 +1,314 @@
+"""The levers of the optimization: what each does, and that runs with them stay exact."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Build, Train
+from faults import at_step
+from needs import needs
+from programs import last, resume, same_weights, tensors, train_refuses
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision.models import resnet18, vit_b_16
+
+import options
+import train as program
+from engine.averages import Averages
+from engine.evaluation import Losses
+from engine.groups import layers_of, parameter_groups
+from engine.optimizers import Optimizers, make_optimizer, parameters_of
+from engine.run_dir import RunDir
+from model import Model
+
+LEVERS = {
+    "nesterov": ["--optimizer=sgd", "--nesterov"],
+    "decay-norms": ["--decay-norms", "--weight-decay=0.5"],
+    "ema": ["--ema=0.9"],
+    "head-epochs": ["--head-epochs=1"],
+    "layer-decay": ["--layer-decay=0.5", "--weight-decay=0.1"],
+    "one batch": ["--overfit-one-batch"],
+}
+LEVERS["all"] = [word for words in LEVERS.values() for word in words]
+LEVERS["all"] += ["--accumulate=2", "--batch-size=2"]
+
+
+@pytest.mark.parametrize("lever", LEVERS)
+def test_a_run_with_a_lever_is_exact(
+    train: Train, monkeypatch: pytest.MonkeyPatch, lever: str
+) -> None:
+    words = [*LEVERS[lever], "--save-every=1"]
+    assert train("undisturbed", *words, "--cache") == 0
+    runs: list[RunDir] = []
+
+    def make(*arguments: Any) -> RunDir:
+        runs.append(RunDir(*arguments))
+        return runs[-1]
+
+    def die(losses: Losses) -> None:
+        runs[-1].checkpoints.wait()
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(program, "RunDir", make)
+        at_step(patch, 5, die)
+        assert train("killed", *words, "--no-cache", "--workers=1") == 9
+    assert 0 < last(Path("killed"))["n_iter"] < last(Path("undisturbed"))["n_iter"]
+    assert resume(Path("killed"), "--workers=2") == 0
+    assert same_weights(Path("killed"), Path("undisturbed"))
+
+
+@pytest.mark.parametrize("lever", LEVERS)
+def test_every_lever_moves_something(train: Train, lever: str) -> None:
+    without = [word for word in LEVERS[lever] if not word.startswith(("--optimizer", "--weight"))]
+    rest = [word for word in LEVERS[lever] if word not in without]
+    assert train("with", *LEVERS[lever]) == 0
+    assert train("without", *rest) == 0
+    one, other = tensors(last(Path("with"))), tensors(last(Path("without")))
+    assert one.keys() != other.keys() or any(not one[name].equal(other[name]) for name in one)
+
+
+# Groups of parameters.
+
+
+def make_options(*words: str) -> Any:
+    return options.parse([*words, "--flip"])
+
+
+@pytest.mark.parametrize(
+    ("network", "layers", "head"),
+    [(resnet18(num_classes=7), 11, 2), (vit_b_16(num_classes=7), 17, 2), (nn.Linear(2, 3), 1, 2)],
+    ids=["resnet18", "vit", "linear"],
+)
+def test_layers_are_in_order_and_the_head_is_the_last(
+    network: nn.Module, layers: int, head: int
+) -> None:
+    found = layers_of(network)
+    assert len(found) == layers
+    assert len(found[-1]) == head
+    assert [id(p) for p in found[-1]] == [id(p) for p in list(network.parameters())[-head:]]
+    assert {id(p) for layer in found for p in layer} == {id(p) for p in network.parameters()}
+    assert sum(map(len, found)) == len(list(network.parameters()))
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    opt = make_options("--weight-decay=0.3")
+    decay = {
+        id(p): group["weight_decay"]
+        for group in make_optimizer(opt, network).param_groups
+        for p in group["params"]
+    }
+    assert [decay[id(p)] for p in network.parameters()] == [0.3, 0, 0, 0, 0.3, 0]
+    opt = make_options("--weight-decay=0.3", "--decay-norms")
+    assert {group["weight_decay"] for group in parameter_groups(opt, network)} == {0.3}
+
+
+def test_each_layer_learns_slower_than_the_next_one() -> None:
+    network = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
+    opt = make_options("--layer-decay=0.5", "--weight-decay=0")
+    optimizers = Optimizers(opt, {"net": network}, torch.amp.GradScaler("cpu", enabled=False))
+    optimizers.zero_grad(0, lr=0.8)
+    (optimizer,) = optimizers.optimizers.values()
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert [rate[id(layer.weight)] for layer in network] == pytest.approx([0.2, 0.4, 0.8])
+
+
+def test_a_weight_that_two_layers_share_is_in_one_group() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    network[2].weight = network[0].weight
+    weights = parameters_of(make_optimizer(make_options(), network))
+    assert len(weights) == len({id(weight) for weight in weights}) == 3
+
+
+def test_nesterov_without_what_it_needs_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--optimizer=adamw"], ["--optimizer=sgd", "--momentum=0"]):
+        assert "--nesterov" in train_refuses(capsys, "--nesterov", *words)
+
+
+# The head alone.
+
+
+@pytest.mark.parametrize("more", [[], ["--accumulate=2"]], ids=["one batch", "two"])
+def test_the_head_alone_is_trained_in_the_first_epochs(
+    train: Train, build: Build, more: list[str]
+) -> None:
+    words = ["--head-epochs=1", "--weight-decay=0.5", *more]
+    network = build(*words).networks["net"]
+    head = {id(p) for p in layers_of(network)[-1]}
+    before = {name: (p.detach().clone(), id(p) in head) for name, p in network.named_parameters()}
+    assert train("run", *words, "--epochs=1") == 0
+    after = last(Path("run"))["net"]
+    changed = {name for name, (value, _) in before.items() if not after[name].equal(value)}
+    assert changed == {name for name, (_, is_head) in before.items() if is_head}
+    assert resume(Path("run"), "--epochs=2") == 0
+    after = last(Path("run"))["net"]
+    assert any(not after[n].equal(v) for n, (v, is_head) in before.items() if not is_head)
+
+
+# Averages of the weights.
+
+
+def test_the_average_follows_the_weights() -> None:
+    linear, norm = nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1)
+    network = nn.Sequential(linear, norm)
+    averages = Averages({"net": network}, decay=0.5)
+    with torch.no_grad():
+        linear.weight.fill_(8)
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.fill_(3)
+    averages.restart()
+    expected = 8.0
+    for n_iter, weight in enumerate((0.0, 16.0, 4.0)):
+        with torch.no_grad():
+            linear.weight.fill_(weight)
+        averages.update(n_iter)
+        keep = (0.1, 2 / 11, 0.25)[n_iter]
+        expected = keep * expected + (1 - keep) * weight
+        with averages.in_use():
+            assert linear.weight.item() == pytest.approx(expected)
+            assert norm.num_batches_tracked == 3
+        assert linear.weight.item() == weight
+    averages.update(10**6)
+    with averages.in_use():
+        assert linear.weight.item() == pytest.approx(0.5 * expected + 2)
+
+
+def test_averages_change_nothing_of_the_training_and_are_what_is_judged(train: Train) -> None:
+    assert train("plain") == 0
+    assert train("averaged", "--ema=0.8") == 0
+    plain, state = last(Path("plain")), last(Path("averaged"))
+    assert "ema" not in plain
+    assert all(value.equal(state["net"][name]) for name, value in plain["net"].items())
+    average: dict[str, Tensor] = state["ema"]["net"]
+    assert any(not value.equal(state["net"][name]) for name, value in average.items())
+    model, _ = Model.from_checkpoint("averaged/checkpoints/last.pt")
+    used = model.networks()["net"].state_dict()
+    assert all(value.equal(used[name]) for name, value in average.items())
+
+
+def test_what_is_validated_is_the_average(train: Train, build: Build) -> None:
+    words = ["--ema=0.95", "--epochs=1"]
+    assert train("run", *words) == 0
+    parts = build(*words)
+    state = last(Path("run"))
+    found = {}
+    for name, networks in (("ema", state["ema"]), ("raw", state)):
+        for key, network in parts.networks.items():
+            if key in networks:
+                network.load_state_dict(networks[key])
+        found[name] = parts.validate()[parts.model.monitor]
+    lines = Path("run/metrics.jsonl").read_text().splitlines()
+    said = [json.loads(line)["values"] for line in lines if '"val"' in line]
+    assert said[-1][parts.model.monitor] == pytest.approx(found["ema"], abs=1e-6)
+
+
+def test_averages_can_begin_with_a_resume(train: Train) -> None:
+    assert train("run", "--epochs=1") == 0
+    assert resume(Path("run"), "--epochs=2", "--ema=0.9") == 0
+    assert last(Path("run"))["ema"]["net"]
+
+
+# Weights to start from.
+
+
+@pytest.fixture(scope="module")
+def trained(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("trained") / "run"
+    assert train(run, "--ema=0.9") == 0
+    return run
+
+
+def started_from(train: Train, path: Path | str) -> dict[str, Tensor]:
+    """The weights of a run that has started from a file, at a learning rate of 0."""
+    words = ["--lr=0", "--epochs=1", "--head-epochs=0", "--save-every=1"]
+    assert train("started", f"--weights={path}", *words) == 0
+    network: dict[str, Tensor] = last(Path("started"))["net"]
+    return network
+
+
+def test_a_run_starts_from_the_average_of_another(
+    train: Train, build: Build, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, average = started_from(train, trained), last(trained)["ema"]["net"]
+    names = [name for name, _ in build().networks["net"].named_parameters()]
+    assert all(weights[name].equal(average[name]) for name in names)
+    count = len(average)
+    assert f"weights: {count} of {count} tensors of net from {trained}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["plain", "module.", "state_dict", "safetensors"])
+def test_a_run_starts_from_a_state_dict(
+    train: Train, build: Build, trained: Path, form: str
+) -> None:
+    average = last(trained)["ema"]["net"]
+    path = Path("weights.safetensors" if form == "safetensors" else "weights.pt")
+    if form == "safetensors":
+        save_file({name: value.contiguous() for name, value in average.items()}, path)
+    elif form == "state_dict":
+        torch.save({"state_dict": average, "epoch": 3}, path)
+    else:
+        prefix = form if form != "plain" else ""
+        torch.save({f"{prefix}{name}": value for name, value in average.items()}, path)
+    weights = started_from(train, path)
+    names = [name for name, _ in build().networks["net"].named_parameters()]
+    assert all(weights[name].equal(average[name]) for name in names)
+
+
+def test_what_does_not_fit_is_named_and_starts_at_random(
+    train: Train, build: Build, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    average = last(trained)["ema"]["net"]
+    name, _ = list(build().networks["net"].named_parameters())[-1]
+    shape = tuple(average[name].shape)
+    other = {**average, name: torch.zeros(5, *shape)}
+    torch.save(other, "other.pt")
+    assert not started_from(train, "other.pt")[name].equal(average[name])
+    said = capsys.readouterr().out
+    assert f"weights: {len(average) - 1} of {len(average)} tensors of net from other.pt" in said
+    assert f"at random: {name} {shape} is {(5, *shape)} there" in said
+
+
+def test_weights_that_cannot_be_used_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"unknown": torch.zeros(1)}, "unknown.pt")
+    torch.save([1, 2], "list.pt")
+    Path("text.pt").write_text("no weights")
+    Path("text.safetensors").write_text("no weights")
+    for name in ("missing.pt", "unknown.pt", "list.pt", "text.pt", "text.safetensors"):
+        assert f"--weights {name}: " in train_refuses(capsys, f"--weights={name}")
+
+
+def test_a_resumed_run_needs_its_first_weights_no_more(train: Train, trained: Path) -> None:
+    torch.save(last(trained)["net"], "gone.pt")
+    assert train("run", "--weights=gone.pt", "--epochs=1") == 0
+    Path("gone.pt").unlink()
+    assert resume(Path("run"), "--epochs=2") == 0
+
+
+# Looking at a run.
+
+
+def test_one_batch_can_be_learned_by_heart(train: Train) -> None:
+    words = ["--overfit-one-batch", "--epochs=60", "--lr=0.01", "--log-every=1", "--val-every=99"]
+    assert train("run", *words, *needs("example.SEPARABLE"), *needs("example.BY_HEART")) == 0
+    points = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    losses = [sum_of_losses(p["values"]) for p in points if p["split"] == "train"]
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def sum_of_losses(values: dict[str, float]) -> float:
+    other = {"lr", "images_per_second", "data_wait", "efficiency"}
+    return sum(value for name, value in values.items() if name not in other)
+
+
+def test_a_profile_has_the_steps_that_were_asked_for(train: Train, finished: Path) -> None:
+    assert train("run", "--profile=2", "--epochs=4") == 0
+    (path,) = Path("run/profile").glob("*.pt.trace.json")
+    events = json.loads(path.read_text())["traceEvents"]
+    steps = {event["name"] for event in events if event["name"].startswith("ProfilerStep#")}
+    assert len(steps) == 2
+    assert any(event["name"].startswith("aten::") for event in events)
+    assert train("plain", "--epochs=4") == 0
+    assert same_weights(Path("run"), Path("plain"))
