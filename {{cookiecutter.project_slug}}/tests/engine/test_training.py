@@ -93,6 +93,15 @@ def test_a_run_leaves_its_files(finished: Path) -> None:
         assert fact in environment
 
 
+def test_the_environment_of_every_start_is_kept(train: Train) -> None:
+    assert train("run", "--epochs=1") == 0
+    first = Path("run/environment.txt").read_text()
+    assert resume(Path("run"), "--epochs=2") == 0
+    both = Path("run/environment.txt").read_text()
+    assert both.startswith(f"{first}\n")
+    assert both.count("git commit: ") == 2
+
+
 def test_curves_have_one_object_for_each_point(finished: Path) -> None:
     opt, n_iter = last(finished)["args"], last(finished)["n_iter"]
     steps = n_iter // opt["epochs"]
