@@ -21,13 +21,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.utils import make_grid
 
 import losses
 import networks
 import options
 from engine.checkpoint import judged, load, load_weights
+from engine.classes import label_captions
 from engine.errors import BadInput
+from engine.grids import captioned_grid, grid_columns
 from layers import Normalize
 
 
@@ -100,9 +101,10 @@ class Classifier(nn.Module):
         }
 
     def image_grid(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Up to 64 images of a batch as augmented, in about 1,000 pixels: uint8, (3, H, W)."""
-        columns = min(8, max(1, 1000 // images.shape[3]))
-        return make_grid(images[: columns**2].cpu(), nrow=columns)
+        """Up to 64 images of a batch as augmented, with their classes: uint8 (3, H, W)."""
+        columns = grid_columns(images)
+        captions = label_captions(labels[: columns**2], self.classes)
+        return captioned_grid(images[: columns**2], captions, columns)
 
     def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)

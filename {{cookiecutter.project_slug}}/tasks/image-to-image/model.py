@@ -26,13 +26,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.utils import make_grid
 
 import losses
 import networks
 import options
 from engine.checkpoint import judged, load, load_weights
 from engine.errors import BadInput
+from engine.grids import captioned_grid
 from layers import CENTRED, Normalize
 
 
@@ -146,7 +146,7 @@ class Translator(nn.Module):
         return metrics
 
     def image_grid(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Up to six samples of a batch, in rows of input, output, target: uint8, (3, H, W).
+        """Up to six samples of a batch, in rows of input, output, target: uint8 (3, H, W).
 
         The outputs are those of evaluation mode, so a grid in mid-training draws no random numbers
         and changes no statistics.
@@ -154,7 +154,8 @@ class Translator(nn.Module):
         mode, inputs, targets = self.training, inputs[:6], targets[:6]
         rows = torch.stack([inputs, self.eval().translate(inputs), targets], dim=1)
         self.train(mode)
-        return make_grid(rows.flatten(0, 1).cpu(), nrow=3)
+        captions = ["input", "output", "target"] * len(rows)
+        return captioned_grid(rows.flatten(0, 1), captions, columns=3)
 
 
 def _scores(features: list[list[Tensor]]) -> list[Tensor]:

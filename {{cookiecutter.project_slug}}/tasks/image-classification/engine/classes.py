@@ -1,7 +1,9 @@
-"""Folders of classes: their names, and whether they fit."""
+"""Folders of classes: their names, and whether they fit; labels as text."""
 
 import os
 from pathlib import Path
+
+from torch import Tensor
 
 from engine.errors import BadInput, shorten
 from engine.images import check_split, is_hidden
@@ -38,3 +40,22 @@ def check_divisible(root: Path, counts: dict[str, int]) -> None:
             f"{root}: only one image in {shorten(alone)}, and one is needed to train on and one "
             "to validate on; add images, or a folder val/"
         )
+
+
+def label_captions(labels: Tensor, classes: list[str]) -> list[str]:
+    """The name of each label; of mixed ones the two largest, as "70% cat" above "30% dog".
+
+    Args:
+        labels: int64 (N,), or the share of each class, float (N, K).
+        classes: The K names.
+    """
+    names = [" ".join(name.split()) for name in classes]  # a caption's line break has a meaning
+    if labels.dim() == 1:
+        return [names[label] for label in labels.tolist()]
+    shares, order = labels.topk(min(2, len(names)), dim=1)
+    captions = []
+    for parts, indices in zip(shares.tolist(), order.tolist(), strict=True):
+        percent = zip((round(100 * part) for part in parts), indices, strict=True)
+        lines = [f"{part}% {names[i]}" for part, i in percent if part > 0]
+        captions.append("\n".join(lines) if len(lines) > 1 else names[indices[0]])
+    return captions

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import options
 from engine.devices import Amp
+from engine.grids import GAP, captioned_grid
 
 Classifier = needs("model.Classifier")
 INFO = {"classes": {"cat": 3, "dog": 5, "eel": 2}}
@@ -140,17 +141,25 @@ def test_metrics_are_sums_over_the_images() -> None:
 
 
 def test_an_image_grid_shows_the_images_as_they_come() -> None:
-    images = torch.randint(256, (70, 3, 8, 8), dtype=torch.uint8)
-    grid = classifier().image_grid(images, torch.zeros(70))
+    images = torch.randint(256, (70, 3, 100, 100), dtype=torch.uint8)
+    labels = torch.arange(70) % 3
+    grid = classifier().image_grid(images, labels)
     assert (grid.dtype, grid.dim(), grid.shape[0]) == (torch.uint8, 3, 3)
-    assert grid[:, 2:10, 2:10].equal(images[0])
+    assert grid.equal(captioned_grid(images[:64], [*INFO["classes"]] * 21 + ["cat"], columns=8))
+    assert grid[:, GAP : GAP + 100, GAP : GAP + 100].equal(images[0])
+    other = classifier().image_grid(images, labels.flip(0))
+    assert not grid.equal(other)  # the names below the images
+    mixed = torch.eye(3)[labels] * 0.6 + torch.eye(3)[labels.roll(1)] * 0.4
+    grid = classifier().image_grid(images + 0.3, mixed)  # floats
+    assert grid[:, GAP : GAP + 100, GAP : GAP + 100].equal(images[0])
 
 
 def test_an_image_grid_has_fewer_images_where_they_are_large() -> None:
     for size, columns in ((32, 8), (224, 4), (2000, 1)):
         images = torch.zeros(20, 3, 9, size, dtype=torch.uint8)
-        grid = classifier().image_grid(images, torch.zeros(20))
-        assert grid.shape[2] // size == columns
+        grid = classifier().image_grid(images, torch.zeros(20, dtype=torch.int64))
+        factor = 3 if size == 32 else 1  # small ones are enlarged
+        assert grid.shape[2] == GAP + columns * (factor * size + GAP)
 
 
 def test_a_checkpoint_becomes_the_model_again(finished: Path) -> None:

@@ -27,6 +27,7 @@ import options
 from engine import modules
 from engine.devices import Amp
 from engine.evaluation import Losses
+from engine.grids import GAP, captioned_grid
 from engine.modules import SuperNetwork, parallelize
 from engine.optimizers import parameters_of
 from engine.state import TrainState
@@ -301,12 +302,16 @@ def test_a_resume_with_another_pool_is_refused(
 def test_an_image_grid_has_input_output_and_target_in_a_row() -> None:
     model, (inputs, targets) = translator().train(), batch(8)
     grid = model.image_grid(inputs, targets)
-    assert (grid.dtype, grid.shape) == (torch.uint8, (3, 6 * 18 + 2, 3 * 18 + 2))
     outputs = model.eval().translate(inputs)
+    rows = [images[i] for i in range(6) for images in (inputs, outputs, targets)]
+    captions = ["input", "output", "target"] * 6
+    assert grid.equal(captioned_grid(torch.stack(rows), captions, columns=3))
+    height, width = (grid.shape[1] - GAP) // 6, (grid.shape[2] - GAP) // 3
     for row in range(6):
         for column, images in enumerate((inputs, outputs, targets)):
-            top, left = 2 + 18 * row, 2 + 18 * column
-            assert grid[:, top : top + 16, left : left + 16].equal(images[row])
+            top, left = GAP + height * row, GAP + width * column
+            shown = grid[:, top : top + width - GAP : 8, left : left + width - GAP : 8]
+            assert shown.equal(images[row])  # each pixel is shown as 8 x 8
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -1,0 +1,81 @@
+"""Pictures of batches: the images as they are, each above its caption."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.grids import FONT_SIZE, GAP, LINE, captioned_grid, cut_to_fit, grid_columns, load_font
+
+
+def batch(n: int, height: int, width: int) -> Tensor:
+    random = torch.Generator().manual_seed(0)
+    return torch.randint(256, (n, 3, height, width), generator=random, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("n", "height", "width", "columns", "factor"),
+    [
+        (5, 200, 300, 3, 1),
+        (64, 28, 28, 8, 4),
+        (2, 28, 28, 8, 5),
+        (3, 7, 60, 3, 2),
+        (4, 4, 2000, 1, 1),
+    ],
+)
+def test_images_are_enlarged_by_a_whole_factor_and_else_as_they_come(
+    n: int, height: int, width: int, columns: int, factor: int
+) -> None:
+    images = batch(n, height, width)
+    grid = captioned_grid(images, ["name"] * n, columns)
+    across, down = min(columns, n), -(-n // columns)
+    row = height * factor + LINE + GAP
+    assert (grid.dtype, grid.shape[0]) == (torch.uint8, 3)
+    assert grid.shape[1:] == (GAP + down * row, GAP + across * (width * factor + GAP))
+    for i, image in enumerate(images):
+        top, left = GAP + i // across * row, GAP + i % across * (width * factor + GAP)
+        shown = grid[:, top : top + height * factor, left : left + width * factor]
+        assert shown.equal(image.repeat_interleave(factor, 1).repeat_interleave(factor, 2))
+
+
+def test_small_images_get_room_for_captions_and_large_ones_fewer_columns() -> None:
+    for width, columns in ((1, 8), (28, 8), (100, 8), (224, 4), (700, 1), (2000, 1)):
+        assert grid_columns(batch(1, 1, width)) == columns
+        grid = captioned_grid(batch(8, 2, width), ["name"] * 8, columns)
+        assert 90 * columns <= grid.shape[2] <= max(1100, width + 2 * GAP)
+
+
+def test_each_caption_is_below_its_image() -> None:
+    images = batch(2, 100, 100)
+    nothing = captioned_grid(images, ["", ""], 2)
+    for column, captions in enumerate((["one", ""], ["", "two"])):
+        changed = (captioned_grid(images, captions, 2) != nothing).any(dim=0)
+        rows, columns = changed.nonzero().T
+        height, width = 2 * 100, 2 * 100  # enlarged
+        left = GAP + column * (width + GAP)
+        assert rows.min() >= GAP + height and rows.max() < GAP + height + LINE
+        assert left <= columns.min() and columns.max() < left + width
+        centre = (columns.min() + columns.max()).item() / 2
+        assert centre == pytest.approx(left + width / 2, abs=3)
+
+
+def test_lines_of_a_caption_are_below_each_other() -> None:
+    one, two = (captioned_grid(batch(1, 9, 9), [text], 1) for text in ("cat", "cat\ndog"))
+    assert two.shape[1] == one.shape[1] + LINE
+    assert two[:, : one.shape[1] - GAP].equal(one[:, : one.shape[1] - GAP])
+
+
+def test_floats_are_rounded() -> None:
+    images = batch(2, 150, 150)
+    moved = images.float() + torch.rand(images.shape) * 0.8 - 0.4
+    assert captioned_grid(moved, ["a", "b"], 2).equal(captioned_grid(images, ["a", "b"], 2))
+
+
+def test_long_lines_are_cut_and_no_name_is_refused() -> None:
+    font = load_font()
+    assert font.size == FONT_SIZE
+    assert cut_to_fit("cat", font, 100) == "cat"
+    cut = cut_to_fit("a name that is much too long", font, 100)
+    assert cut[-1] == "…" and "a name that is much too long".startswith(cut[:-1])
+    assert 80 < font.getlength(cut) <= 100
+    names = ["", " ", "猫", "lat\udce9in", "x" * 1000, "\t", "\x00"]
+    assert captioned_grid(batch(len(names), 8, 8), names, 3).shape[0] == 3
