@@ -108,7 +108,7 @@ def replace_classification(project: Project) -> None:
         "losses.py",
         ('LOSSES = ("cross-entropy", "focal", "brier")', 'LOSSES = ("brier",)'),
         ("    weight = balanced_weights(counts) if opt.balance else None\n", ""),
-        ('    if opt.loss == "focal":\n...opt.label_smoothing)\n', ""),
+        ('    if opt.loss == "focal":\n...CrossEntropy(weight, opt.label_smoothing)\n', ""),
     )
     taken = ("blocks", "padding", "norm", "dropout", "label-smoothing")
     replace(

@@ -107,13 +107,13 @@ class Skip(nn.Sequential):
 
 
 class Normalize(nn.Module):
-    """Turns uint8 images into the range that a network expects: (x / 255 - mean) / std.
+    """Turns images into the range that a network expects: (x / 255 - mean) / std.
 
     Args:
         mean: Per channel, of values in [0, 1].
         std: Likewise.
 
-    Shape: (N, 3, H, W) uint8 in [0, 255] -> the same as float32.
+    Shape: (N, 3, H, W) uint8 or float32 in [0, 255] -> the same as float32.
     """
 
     scale: Tensor

@@ -109,7 +109,7 @@ def main() -> int:
                     batch = next(batches)
                 with meter.computing():
                     random = generator(device, opt.seed, "augment", state.n_iter, micro_batch)
-                    batch = dataset.augment(opt, random, *batch)
+                    batch = dataset.augment(opt, model.info, random, *batch)
                     seed_all(device, opt.seed, "forward", state.n_iter, micro_batch)
                     losses.append(forward(parallel_model, batch, amp))
                     optimizers.backward(losses[-1])

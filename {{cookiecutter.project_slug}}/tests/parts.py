@@ -62,7 +62,7 @@ class Parts:
     def augmented(self, batch: Batch, n_iter: int = 0) -> Batch:
         """A batch after the random changes of the first micro-batch of a step."""
         random = generator(self.device, self.opt.seed, "augment", n_iter, 0)
-        return dataset.augment(self.opt, random, *batch)
+        return dataset.augment(self.opt, self.model.info, random, *batch)
 
     def validate(self) -> dict[str, float]:
         """The metrics of the validation images."""

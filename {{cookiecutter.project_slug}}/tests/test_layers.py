@@ -107,4 +107,5 @@ def test_normalize_brings_bytes_to_the_range_of_the_network() -> None:
     assert values.dtype == torch.float32
     expected = torch.tensor([[-1.0, -1.0, 0.0], [1.0, 3.0, 1.0]])
     assert values[:, :, 0, 0].allclose(expected, atol=1e-6)
+    assert normalize(images.float()).equal(values)  # mixed images are floats
     assert not normalize.state_dict()

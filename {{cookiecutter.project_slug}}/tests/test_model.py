@@ -108,7 +108,7 @@ def test_evaluation_is_deterministic_and_changes_nothing(build: Build) -> None:
 def test_a_validation_sees_the_images_as_they_are(
     build: Build, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def change(opt: object, random: object, *batch: Tensor) -> Batch:
+    def change(opt: object, info: object, random: object, *batch: Tensor) -> Batch:
         return tuple(torch.zeros_like(part) for part in batch)
 
     seen: list[Batch] = []

@@ -23,6 +23,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 import engine.images
+from engine.augmentation import chosen_transforms, eval_crop, mix, stored_side, train_crop
 from engine.cache import CachedImages
 from engine.classes import check_classes, check_divisible, find_classes
 from engine.errors import BadInput, shorten
@@ -40,17 +41,31 @@ BUILT_IN = "data/digits"  # the images that come with the project
 
 # An image takes three steps: `load` always gives the same, so its result is kept in the cache;
 # `random_transforms` change single images; `augment` changes whole batches on the device. Each
-# sample and each batch has a seed of its own, so runs stay exact.
+# sample and each batch has a seed of its own, so runs stay exact. Crops are cut after `load`.
 
 
 def load(path: str | Path, opt: Namespace) -> Tensor:
     """Reads an image and resizes it: uint8 (3, S, S), S = `--img-size`.
 
+    With `--resize crop` it keeps its aspect ratio: (3, H, W), large enough, but never enlarged.
     The cache is made again when this file changes. An option that is used here has to be in the
     name of the cache too: see `recipe` in ClassFolders.
     """
-    size = (opt.img_size, opt.img_size)
-    return v2.functional.pil_to_tensor(v2.functional.resize(read_image(path, size), size))
+    side = stored_side(opt) if opt.resize == "crop" else opt.img_size
+    image = read_image(path, (side, side))
+    if opt.resize == "squash":
+        image = v2.functional.resize(image, [side, side])
+    elif min(image.size) > side:
+        image = v2.functional.resize(image, [side])  # the short side
+    return v2.functional.pil_to_tensor(image)
+
+
+def load_to_judge(path: str | Path, opt: Namespace) -> Tensor:
+    """Reads an image as validation and test see it: uint8 (3, V, V), V = `--val-img-size` or S."""
+    image = load(path, opt)
+    for transform in eval_crop(opt):
+        image = transform(image)
+    return image
 
 
 def random_transforms(opt: Namespace) -> list[v2.Transform]:
@@ -58,24 +73,30 @@ def random_transforms(opt: Namespace) -> list[v2.Transform]:
 
     Each takes and returns an image, uint8 (3, S, S).
     """
-    return []
+    return chosen_transforms(opt)
 
 
 def augment(
-    opt: Namespace, random: Generator, images: Tensor, labels: Tensor
+    opt: Namespace, info: dict[str, Any], random: Generator, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The random changes of a whole training batch, on the device, where they are cheap.
 
     Args:
         opt: The options.
+        info: That of the data set and of the model.
         random: The generator to draw from, on the device.
         images: uint8 (N, 3, S, S).
         labels: int64 (N,).
+
+    Returns:
+        The same; of mixed images float32 in [0, 255], and the share of each class, float32 (N, K).
     """
     if opt.flip:
         images = flip(images, random)
     if opt.shift:
         images = shift(images, opt.shift, random)
+    if opt.mixup or opt.cutmix:
+        images, labels = mix(opt, len(info["classes"]), random, images, labels)
     return images, labels
 
 
@@ -104,7 +125,7 @@ def train_and_val(opt: Namespace) -> tuple["ClassFolders", "ClassFolders"]:
         check_classes(val_set.root, val_set.classes, train_set.classes)
     else:
         train_set, val_set = train_set.split(opt.val_share)
-    train_set.transforms = random_transforms(opt)
+    train_set.transforms = [*train_crop(opt), *random_transforms(opt)]
     check_transforms(train_set, opt)
     report_size(train_set, opt)
     return train_set, val_set
@@ -120,7 +141,7 @@ def eval_set(opt: Namespace, classes: list[str], split: str) -> "ClassFolders":
         chosen = ClassFolders(data_dir(opt.data) / "test", opt)
     else:
         chosen = train_and_val(opt)[split == "val"]
-        chosen.transforms = []
+        chosen.transforms = eval_crop(opt)
     check_classes(chosen.root, chosen.classes, classes)
     return chosen
 
@@ -136,7 +157,7 @@ class ClassFolders(Dataset):
         opt: The options.
 
     Returns:
-        For an index: a tensor (3, S, S) uint8 and its label, int64.
+        For an index: a tensor (3, S, S) uint8, or (3, V, V) to judge by, and its label, int64.
 
     Raises:
         BadInput: There is no such folder, no class in it, or no image in one of them.
@@ -144,7 +165,7 @@ class ClassFolders(Dataset):
 
     def __init__(self, root: Path, opt: Namespace) -> None:
         self.root = root
-        self.transforms: list[v2.Transform] = []
+        self.transforms = eval_crop(opt)  # those of training images are others
         self.classes = find_classes(root)
         paths: list[str] = []
         left_out: list[str] = []
@@ -165,7 +186,7 @@ class ClassFolders(Dataset):
             root,
             SerializedList(paths),
             decode=partial(load, opt=opt),
-            recipe=f"{opt.img_size}px",
+            recipe=f"crop{stored_side(opt)}px" if opt.resize == "crop" else f"{opt.img_size}px",
             code=[__file__, engine.images.__file__],
         )
         self.rows = torch.arange(len(paths))  # of `images`
@@ -239,7 +260,8 @@ def report_size(train_set: ClassFolders, opt: Namespace) -> None:
     larger = min(width, height, 224)  # more is rarely worth its time
     if larger >= 2 * opt.img_size:
         size = f"{opt.img_size}x{opt.img_size}; train.py --img-size {larger} keeps more detail"
-        print(f"images: {width}x{height} pixels (the first one), resized to {size}")
+        how = "cropped" if opt.resize == "crop" else "resized"
+        print(f"images: {width}x{height} pixels (the first one), {how} to {size}")
 
 
 def data_dir(name: str) -> Path:

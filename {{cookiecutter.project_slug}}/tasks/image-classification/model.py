@@ -25,6 +25,7 @@ from torch import Tensor, nn
 import losses
 import networks
 import options
+from engine.augmentation import check_eval_size
 from engine.checkpoint import judged, load, load_weights
 from engine.classes import label_captions
 from engine.errors import BadInput
@@ -41,7 +42,8 @@ class Classifier(nn.Module):
         opt: The options of training; here alone they become a network and a loss.
         info: Of the training data: "classes", with the number of images of each.
 
-    Shape: images (N, 3, H, W) uint8, labels (N,) int64 in [0, K) -> the losses.
+    Shape: images (N, 3, H, W) uint8, or float32 in [0, 255]; labels (N,) int64 in [0, K), or the
+        share of each class, (N, K) float32 -> the losses.
 
     Raises:
         BadInput: The options name an unknown network.
@@ -55,6 +57,7 @@ class Classifier(nn.Module):
         self.classes = list(info["classes"])
         spec = networks.make_network(opt, len(self.classes))
         self.net, self.frozen = spec.network, spec.frozen
+        check_eval_size(opt, self.net)
         self.normalize = Normalize(spec.mean, spec.std)
         self.criterion = losses.make_loss(opt, list(info["classes"].values()))
         self.loss_name = opt.loss.replace("-", "_")
@@ -88,7 +91,7 @@ class Classifier(nn.Module):
         return {"net": {self.loss_name: self.criterion(self.scores(images), labels)}}
 
     def scores(self, images: Tensor) -> Tensor:
-        """The score (logit) of each class: images (N, 3, H, W) uint8 -> (N, K) float32."""
+        """The score (logit) of each class: images (N, 3, H, W) -> (N, K) float32."""
         return self.net(self.normalize(images)).float()
 
     @torch.no_grad()

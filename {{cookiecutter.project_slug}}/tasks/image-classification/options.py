@@ -13,6 +13,7 @@ from engine.arguments import (
     number,
     parse_run,
 )
+from engine.augmentation import add_augmentation_options, complete_augmentation
 from engine.images import read_dataset_json
 from layers import NORMS, PADDINGS
 from losses import LOSSES
@@ -26,6 +27,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
         opt.flip = read_dataset_json(dataset.data_dir(opt.data)).get("flip", True)
     if opt.img_size is None:
         opt.img_size = usual_size(opt.network)
+    complete_augmentation(opt)
     return opt
 
 
@@ -40,11 +42,12 @@ def make_parser() -> Parser:
     add("--data", metavar="DIR", default=dataset.BUILT_IN, help="folder with train/, perhaps val/")
     add_split_options(data)
     add("--img-size", type=number(int, 1), metavar="S",
-        help="images are resized to S x S (default: the usual size of the network)")
+        help="images have S x S pixels (default: the usual size of the network)")
     add("--flip", action=BooleanOptionalAction,
         help="mirror training images at random (default: as dataset.json says, else yes)")
     add("--shift", type=number(int, 0), default=0, metavar="PIXELS",
         help="move training images at random by up to so many pixels")
+    add_augmentation_options(data)
     add("--cache", action=BooleanOptionalAction,
         help="keep the decoded images in a file beside the data (default: if they fit into memory)")
 
@@ -60,7 +63,8 @@ def make_parser() -> Parser:
     add("--freeze", action=BooleanOptionalAction, default=False,
         help="train only the last layer of torchvision's network")
     add("--loss", choices=LOSSES, default="cross-entropy", help="the criterion")
-    add("--label-smoothing", type=number(float, 0, 0.99), default=0.0, help="for cross-entropy")
+    add("--label-smoothing", type=number(float, 0, 0.99), default=0.0,
+        help="share of the target that goes to all classes alike")
     add("--balance", action=BooleanOptionalAction, default=False,
         help="weight the classes in the loss so that each counts alike")
 

@@ -47,7 +47,7 @@ def main() -> int:
     amp = Amp(opt.precision, device)
     model, trained_with = Model.from_checkpoint(opt.checkpoint)
     modules.place(model, device).eval()
-    images = ImageFiles(opt.paths, partial(dataset.load, opt=trained_with))
+    images = ImageFiles(opt.paths, partial(dataset.load_to_judge, opt=trained_with))
     sampler = EvalBatchSampler(len(images), opt.batch_size)
     loader = Loader(images, sampler, device, opt.workers, opt.prefetch)
 

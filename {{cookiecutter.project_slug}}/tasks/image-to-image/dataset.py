@@ -46,11 +46,14 @@ def load(path: str | Path) -> Tensor:
     return v2.functional.pil_to_tensor(read_image(path))
 
 
-def augment(opt: Namespace, random: Generator, inputs: Tensor, targets: Tensor) -> Pair:
+def augment(
+    opt: Namespace, info: dict[str, Any], random: Generator, inputs: Tensor, targets: Tensor
+) -> Pair:
     """The random changes of a whole training batch, on the device: the same for input and target.
 
     Args:
         opt: The options.
+        info: That of the data set and of the model.
         random: The generator to draw from, on the device.
         inputs: uint8 (N, 3, S, S).
         targets: uint8 (N, 3, S, S).

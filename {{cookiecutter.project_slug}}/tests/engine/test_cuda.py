@@ -380,7 +380,7 @@ def test_a_step_neither_reads_from_the_device_nor_copies_to_it(
     for n_iter in range(3):
         with Transfers() as transfers:
             stepping.zero_grad(n_iter, 0.01)
-            changed = dataset.augment(parts.opt, torch.Generator(), *batch)
+            changed = dataset.augment(parts.opt, parts.train_set.info, torch.Generator(), *batch)
             stepping.backward(forward(model, changed, amp))
             stepping.step()
         assert transfers.noted == []

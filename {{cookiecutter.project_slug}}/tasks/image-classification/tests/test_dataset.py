@@ -221,7 +221,8 @@ def test_images_much_larger_than_they_are_used_are_mentioned(
 
 
 def augmented(*batch: Tensor, words: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    return dataset.augment(opt("", *words), torch.Generator().manual_seed(0), *batch)
+    info = {"classes": dict.fromkeys(CLASSES, 8)}
+    return dataset.augment(opt("", *words), info, torch.Generator().manual_seed(0), *batch)
 
 
 def test_training_images_are_mirrored_and_moved_if_wanted(images: Path) -> None:

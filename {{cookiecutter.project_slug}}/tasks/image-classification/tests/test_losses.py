@@ -50,6 +50,27 @@ def test_a_better_score_of_the_right_class_lowers_the_loss(name: str) -> None:
     assert loss(sure, torch.tensor([0, 1, 1])).item() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("balance", ["--balance", "--no-balance"])
+@pytest.mark.parametrize("smoothing", ["0", "0.2"])
+def test_labels_as_shares_of_the_classes_give_the_same_loss(
+    name: str, balance: str, smoothing: str
+) -> None:
+    """Mixed images have several classes; the loss is linear in their shares."""
+    needs(balance)
+    needs("--label-smoothing")
+    torch.manual_seed(0)
+    loss = make([5, 10, 85], f"--loss={name}", balance, f"--label-smoothing={smoothing}")
+    scores, labels = torch.randn(12, 3), torch.randint(3, (12,))
+    shares = nn.functional.one_hot(labels, 3).float()
+    assert loss(scores, shares).item() == pytest.approx(loss(scores, labels).item(), rel=1e-5)
+    if name in ("cross-entropy", "focal"):
+        other = labels.roll(1)
+        mixed = 0.7 * shares + 0.3 * nn.functional.one_hot(other, 3)
+        expected = 0.7 * loss(scores, labels) + 0.3 * loss(scores, other)
+        assert loss(scores, mixed).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 # Those that come with the project.
 
 
@@ -82,6 +103,16 @@ def test_focal_loss_without_focus_is_cross_entropy(weight: Tensor | None) -> Non
     plain = needs("losses.CrossEntropy")(weight)
     focal = needs("losses.FocalLoss")(weight, gamma=0)
     assert focal(SCORES, LABELS).item() == pytest.approx(plain(SCORES, LABELS).item())
+
+
+def test_label_smoothing_of_the_focal_loss() -> None:
+    focal = needs("losses.FocalLoss")
+    loss = focal(gamma=2, label_smoothing=0.2)(SCORES[:1], LABELS[:1])
+    assert loss.item() == pytest.approx(0.9 * FIRST / 16 - 0.1 * math.log(1 / 4) * 9 / 16)
+    smooth = needs("losses.CrossEntropy")(WEIGHT, label_smoothing=0.2)
+    without_focus = focal(WEIGHT, gamma=0, label_smoothing=0.2)
+    assert without_focus(SCORES, LABELS).item() == pytest.approx(smooth(SCORES, LABELS).item())
+    assert isinstance(make([1, 3], "--loss=focal", "--label-smoothing=0.1"), focal)
 
 
 def test_balanced_weights_let_each_class_count_alike() -> None:

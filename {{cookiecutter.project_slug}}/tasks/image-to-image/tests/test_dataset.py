@@ -226,14 +226,14 @@ def test_pairs_are_mirrored_together() -> None:
     inputs = torch.randint(256, (64, 3, 4, 4), dtype=torch.uint8)
     random = torch.Generator().manual_seed(0)
     settings = opt("")
-    flipped, targets = dataset.augment(settings, random, inputs, 255 - inputs)
+    flipped, targets = dataset.augment(settings, {}, random, inputs, 255 - inputs)
     assert targets.equal(255 - flipped)
     mirrored = [a.equal(b.flip(2)) for a, b in zip(flipped, inputs, strict=True)]
     same = [a.equal(b) for a, b in zip(flipped, inputs, strict=True)]
     assert all(m != s for m, s in zip(mirrored, same, strict=True))
     assert 10 < sum(mirrored) < 54
     settings.flip = False
-    assert dataset.augment(settings, random, inputs, inputs)[0].equal(inputs)
+    assert dataset.augment(settings, {}, random, inputs, inputs)[0].equal(inputs)
 
 
 # Files.
