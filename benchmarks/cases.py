@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks import ours, peers
 from benchmarks.make_images import KINDS, Images
+from benchmarks.report import AUGMENTED
 from benchmarks.timing import Result, Spec
 
 ON_CPU = ("small", "photos", "startup")  # the default of --cases
@@ -73,6 +74,9 @@ def make_cases(smoke: bool = False, fashion: Path | None = None) -> dict[str, Ca
         "startup": _startup(),
         "scaling": _scaling((300, 600) if smoke else (1_000, 10_000, 100_000, 1_000_000)),
         "accuracy": _accuracy(fashion),
+        "augmentation": _augmentation(
+            resnet18, jpegs, cpu, "--network=resnet18", f"--img-size={pixels}", "--log-every=4"
+        ),
         "gpu-small": _throughput(
             "the small network, batch 512, on the GPU", pngs, cuda, "--batch-size=512"
         ),
@@ -123,6 +127,17 @@ def _throughput(about: str, images: Images, *flags: str) -> Case:
     flags = (*flags, *ENDLESS)
     return Case(
         f"{images.train:,} {KINDS[images.kind]}, {about}",
+        [replace(one, images=images, flags=(*flags, *one.flags)) for one in contenders],
+    )
+
+
+def _augmentation(about: str, images: Images, *flags: str) -> Case:
+    contenders = [Contender("none", "flips alone", ours.throughput)]
+    for name in AUGMENTED:
+        contenders.append(Contender(name, f"--{name}", ours.throughput, (f"--{name}",)))
+    flags = (*flags, *ENDLESS)
+    return Case(
+        f"{images.train:,} {KINDS[images.kind]} from the cache, {about}, with augmentation",
         [replace(one, images=images, flags=(*flags, *one.flags)) for one in contenders],
     )
 

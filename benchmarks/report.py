@@ -19,6 +19,10 @@ COLUMNS = {  # titles of what is measured; the first one that a case has is draw
     "efficiency": "efficiency by its meter",
     "setup_s": "until the first step, s",
 }
+AUGMENTED = (  # the options of the case `augmentation`
+    *("resize=crop", "trivial-augment", "color-jitter=0.4", "erasing=1"),
+    *("mixup=0.2", "cutmix=1", "shift=4"),
+)
 WANTED = {  # by case: the least ratio of the first contender to the second
     "small": {
         "ours": {"guide": 2.5, "lightning": 2.3},
@@ -28,6 +32,7 @@ WANTED = {  # by case: the least ratio of the first contender to the second
         "ours": {"guide": 2.0, "lightning": 2.0},
         "ours-fp32": {"guide": 1.2, "lightning": 1.2},
     },
+    "augmentation": {name: {"none": 0.8} for name in AUGMENTED},
     "gpu-resnet18": {"ours": {"guide": 3.0}},
 }
 INTRODUCTION = """# Results

@@ -1,0 +1,36 @@
+"""The files in presets/: their first line says how to use them, and a run with them works."""
+
+from pathlib import Path
+
+import pytest
+from needs import needs
+from programs import ROOT, last, status
+
+import options
+import train as program
+
+PRESETS = sorted((ROOT / "presets").glob("*.txt"))
+# Networks that take a fraction of a second, whatever the preset names.
+TINY = ["--network=simple"] if "--network" in options.make_parser()._option_string_actions else []
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_trains(small: list[str], images: Path, path: Path) -> None:
+    for word in TINY:
+        needs(word)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("# ")
+    assert f"@presets/{path.name}" in lines[0]
+    words = [f"@{path}", *small, *TINY, "--run-dir=run", "--epochs=2", "--head-epochs=0"]
+    assert status(program.main, "train.py", *words) == 0
+    args = last(Path("run"))["args"]
+    taken = [line for line in lines if not line.startswith("#")]
+    given = {word.partition("=")[0] for word in words}
+    for name, _, value in (line.partition("=") for line in taken):
+        if name not in given and name != "--val-img-size":
+            found = args[name[2:].replace("-", "_")]
+            assert found == (type(found)(value) if value else True), name
+
+
+def test_what_follows_a_preset_overrides_it() -> None:
+    assert options.parse([f"@{PRESETS[0]}", "--flip", "--epochs=77"]).epochs == 77
