@@ -60,7 +60,35 @@ def augment(
     """
     if opt.flip:
         inputs, targets = flip(torch.cat([inputs, targets], dim=1), random).split(3, dim=1)
+    if opt.turn:
+        inputs, targets = turn(torch.cat([inputs, targets], dim=1), random).split(3, dim=1)
     return inputs, targets
+
+
+def turn(images: Tensor, random: Generator) -> Tensor:
+    """Turns each image of a batch by 0, 90, 180 or 270 degrees, each about as often.
+
+    After `flip` an image is in one of all eight positions that a square can have. To turn the two
+    images of a pair alike, concatenate their channels first.
+
+    Args:
+        images: (N, C, S, S) of any type.
+        random: The generator to draw from, on the device of the images.
+
+    Returns:
+        The same shape and type.
+
+    Raises:
+        BadInput: The images are not square: turned ones would have another shape.
+    """
+    n, _, height, width = images.shape
+    if height != width:
+        raise BadInput(f"--turn: needs square images, and these have {width} x {height}; leave it")
+    quarters = torch.randint(4, (n,), generator=random, device=images.device)
+    whole = images.permute(0, 2, 3, 1)  # as in `flip`
+    turned = torch.cat([whole.rot90(quarter, (1, 2)) for quarter in range(4)])
+    chosen = torch.arange(n, device=images.device) + n * quarters
+    return turned.index_select(0, chosen).permute(0, 3, 1, 2)
 
 
 def train_and_val(opt: Namespace) -> tuple["Pairs", "Pairs"]:

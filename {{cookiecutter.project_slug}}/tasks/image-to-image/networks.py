@@ -34,6 +34,7 @@ def make_networks(opt: Namespace) -> Networks:
         Generator(
             width=opt.width,
             n_downsampling=opt.n_downsampling,
+            unshuffle=opt.unshuffle,
             blocks=opt.blocks,
             padding=opt.padding,
             norm=opt.norm,
@@ -72,6 +73,9 @@ class Generator(nn.Module):
         width: Channels of the first convolution.
         n_downsampling: Layers that halve the size. 0 keeps every detail, and learned fastest to
             remove noise; more of them widen the receptive field.
+        unshuffle: R; the layers see each block of R x R pixels as one pixel of C * R * R channels
+            (FFDNet, Zhang et al. 2018). No detail is lost, the receptive field is R times as wide,
+            and the same layers take 1 / R^2 of the time. 1 leaves the pixels as they are.
         blocks: Residual blocks, at the smallest size.
         padding: How borders are continued: one of layers.PADDINGS.
         norm: One of layers.NORMS. With `none` a pixel depends on its surroundings only, so that a
@@ -91,6 +95,7 @@ class Generator(nn.Module):
         channels_out: int = 3,
         width: int = 32,
         n_downsampling: int = 0,
+        unshuffle: int = 1,
         blocks: int = 4,
         padding: Padding = "zeros",
         norm: str = "none",
@@ -99,8 +104,11 @@ class Generator(nn.Module):
         residual: bool = True,
     ) -> None:
         super().__init__()
-        self.step, self.residual = 2**n_downsampling, residual
-        layers: list[nn.Module] = [ConvBlock(channels_in, width, 7, 1, padding, norm, bias)]
+        self.step, self.residual = unshuffle * 2**n_downsampling, residual
+        self.split: nn.Module = nn.PixelUnshuffle(unshuffle) if unshuffle > 1 else nn.Identity()
+        self.join: nn.Module = nn.PixelShuffle(unshuffle) if unshuffle > 1 else nn.Identity()
+        area = unshuffle**2
+        layers: list[nn.Module] = [ConvBlock(area * channels_in, width, 7, 1, padding, norm, bias)]
         for _ in range(n_downsampling):
             layers += [ConvBlock(width, 2 * width, 3, 2, padding, norm, bias)]
             width *= 2
@@ -112,7 +120,7 @@ class Generator(nn.Module):
             layers += [nn.Upsample(scale_factor=2)]
             layers += [ConvBlock(width, width // 2, 3, 1, padding, norm, bias)]
             width //= 2
-        last = nn.Conv2d(width, channels_out, 7, padding=3, padding_mode=padding)
+        last = nn.Conv2d(width, area * channels_out, 7, padding=3, padding_mode=padding)
         if residual:
             # Output = input, nearly, is a good start. Else the first weights are PyTorch's: the
             # N(0, 0.02) of the literature assumes a norm after every convolution, and learned less
@@ -125,13 +133,13 @@ class Generator(nn.Module):
         height, width = images.shape[-2:]
         right, below = self._missing(width), self._missing(height)
         padded = functional.pad(images, (0, right, 0, below), mode="replicate")
-        outputs = self.layers(padded)[..., :height, :width]
+        outputs = self.join(self.layers(self.split(padded)))[..., :height, :width]
         if self.residual:
             outputs = images + outputs
         return outputs if self.training else outputs.clamp(-1, 1)
 
     def _missing(self, size: int) -> int:
-        """Pixels from `size` to the next size that can be halved, and is enough for any padding."""
+        """Pixels from `size` to the next size that can be divided and is enough for any padding."""
         return max(-(-size // self.step), 4) * self.step - size
 
 

@@ -56,6 +56,8 @@ def make_parser() -> Parser:
         f"(default: as many as make about {dataset.SAMPLES:,} samples)")
     add("--flip", action=BooleanOptionalAction,
         help="mirror training pairs at random (default: as dataset.json says, else yes)")
+    add("--turn", action=BooleanOptionalAction, default=False,
+        help="turn training pairs by 0, 90, 180 or 270 degrees at random")
     add("--cache", action=BooleanOptionalAction,
         help="keep the decoded images in a file beside the data (default: if they fit into memory)")
 
@@ -63,6 +65,9 @@ def make_parser() -> Parser:
     add("--width", type=number(int, 1), default=32, help="channels of the first layer")
     add("--n-downsampling", type=number(int, 0, 5), default=0,
         help="layers that halve the size: 0 keeps every detail, 2 widens the receptive field")
+    add("--unshuffle", type=number(int, 1, 4), default=1, metavar="R",
+        help="turn blocks of R x R pixels into channels and back: 2 keeps every detail, widens the "
+        "receptive field, and takes a quarter of the time")
     add("--blocks", type=number(int, 0), default=4, help="residual blocks")
     add("--padding", choices=PADDINGS, default="zeros", help="padding of the convolutions")
     add("--norm", choices=sorted(NORMS), default="none", help="normalisation")

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# A run of a fraction of a second. Dropout, the random flip and a pool are on, since all that is
-# random has to be exact. The losses are small enough for a learning rate that is high enough to
+# A run of a fraction of a second. Dropout, random flips and turns and a pool are on, since all that
+# is random has to be exact. The losses are small enough for a learning rate that is high enough to
 # change the weights in a few steps.
 SMALL = ["--img-size=16", "--width=4", "--blocks=1", "--batch-size=4", "--epochs=2", "--crops=3"]
 SMALL += ["--d-width=4", "--d-layers=2", "--d-scales=2", "--pool=3", "--losses=l1:10,adversarial"]
-SMALL += ["--dropout=0.2", "--flip", "--lr=0.01", "--log-every=3"]
+SMALL += ["--dropout=0.2", "--flip", "--turn", "--lr=0.01", "--log-every=3"]
 # Each of these changes something random in a SMALL run.
-RANDOM = ["--no-flip"]
+RANDOM = ["--no-flip", "--no-turn"]
 # With these the loss of a batch is the mean of the losses of its parts: no norm, dropout or pool.
-SEPARABLE = ["--norm=none", "--dropout=0", "--no-flip", "--pool=0"]
+SEPARABLE = ["--norm=none", "--dropout=0", "--no-flip", "--no-turn", "--pool=0"]
 # With these a batch can be learned by heart: its losses fall to nearly nothing.
 BY_HEART = ["--dropout=0", "--losses=l1", "--noise=0", "--no-residual", "--width=32"]
 BY_HEART += ["--momentum=0.9", "--lr=0.002"]

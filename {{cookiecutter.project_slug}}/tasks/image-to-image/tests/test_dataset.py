@@ -236,6 +236,44 @@ def test_pairs_are_mirrored_together() -> None:
     assert dataset.augment(settings, {}, random, inputs, inputs)[0].equal(inputs)
 
 
+def square(count: int, side: int = 4) -> Tensor:
+    """Images in which no two pixels are alike, so that each of their positions differs."""
+    numbers = torch.arange(3 * side * side, dtype=torch.uint8).reshape(3, side, side)
+    return numbers.repeat(count, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("flip", "positions"), [(False, 4), (True, 8)])
+def test_pairs_are_turned_together(flip: bool, positions: int) -> None:
+    needs("--turn")
+    inputs = square(256)
+    settings = opt("", "--turn", "--flip" if flip else "--no-flip")
+    turned, targets = dataset.augment(settings, torch.Generator().manual_seed(0), inputs, -inputs)
+    assert targets.equal(-turned)
+    wanted = [inputs[0].rot90(quarters, (1, 2)) for quarters in range(4)]
+    wanted += [image.flip(2) for image in wanted] if flip else []
+    counts = [int((turned == image).flatten(1).all(dim=1).sum()) for image in wanted]
+    assert sum(counts) == 256, "no other change, and no two positions are the same"
+    assert len(counts) == positions and min(counts) > 256 / positions / 2
+
+
+def test_turns_are_off_by_default_and_depend_on_the_generator_alone() -> None:
+    turn = needs("dataset.turn")
+    inputs = square(64)
+    settings = opt("", "--no-flip")
+    random = torch.Generator().manual_seed(0)
+    assert dataset.augment(settings, random, inputs, inputs)[0].equal(inputs)
+    first = turn(inputs, torch.Generator().manual_seed(3))
+    torch.manual_seed(5)
+    assert turn(inputs, torch.Generator().manual_seed(3)).equal(first)
+    assert not turn(inputs, torch.Generator().manual_seed(4)).equal(first)
+
+
+def test_what_is_not_square_cannot_be_turned() -> None:
+    turn = needs("dataset.turn")
+    with pytest.raises(BadInput, match=r"--turn: .* square .* 6 x 4"):
+        turn(torch.zeros(2, 3, 4, 6), torch.Generator())
+
+
 # Files.
 
 

@@ -152,6 +152,17 @@ def test_tiles_are_the_whole_image(given: dict[str, Any], height: int, width: in
     assert (difference > 0).float().mean() < 0.001
 
 
+@pytest.mark.parametrize(("height", "width"), [(230, 193), (64, 331)])
+def test_tiles_of_unshuffled_layers_are_the_whole_image(height: int, width: int) -> None:
+    """The receptive field is twice as wide, and so is the overlap that it takes."""
+    model, image = translator(norm="none", unshuffle=2, blocks=3), photograph(height, width)
+    whole = model.translate(image[None])[0]
+    tiled = apply_in_tiles(model.translate, image, tile=192, overlap=64)
+    difference = (tiled.int() - whole.int()).abs()
+    assert difference.max() <= 1, "only rounding"
+    assert (difference > 0).float().mean() < 0.001
+
+
 def test_where_statistics_of_a_tile_differ_seams_are_blended() -> None:
     """With instance norm no tile can equal the whole; but there is no step from one to the next."""
     shades = iter([100, 140, 120, 160])
