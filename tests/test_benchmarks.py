@@ -4,15 +4,17 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks import denoise
 from benchmarks.cases import IN_SMOKE, make_cases
 from benchmarks.ours import LEVERS
 from benchmarks.report import WANTED, best_workers, markdown, ratio, values
 from benchmarks.runner import run_child
-from conftest import ROOT
+from conftest import ROOT, Project
 
 # The figure of each round; of the guide, in the first round, for each number of workers.
 OURS = (900.0, 1000.0, 950.0)
@@ -77,6 +79,59 @@ def test_cases_hold_together() -> None:
 def test_a_failure_is_told_by_its_last_line(tmp_path: Path) -> None:
     result = run_child({"module": "benchmarks.no_such_module", "function": "pure"}, tmp_path)
     assert result == {"error": "ModuleNotFoundError: No module named 'benchmarks.no_such_module'"}
+
+
+@pytest.fixture
+def denoised() -> dict[str, dict[str, Any]]:
+    return {
+        "noisy": {"psnr": {"cat": 20.0, "dogs": 21.0}, "seconds": 0.0},
+        "CBM3D": {"error": "ModuleNotFoundError: No module named 'bm3d' | 'bm4d'"},
+        "runs/a": {"psnr": {"cat": 30.0, "dogs": 32.5}, "seconds": 0.123},
+    }
+
+
+def test_the_table_of_denoising_has_means_and_failures(
+    denoised: dict[str, dict[str, Any]],
+) -> None:
+    lines = denoise.table(denoised).splitlines()
+    assert lines == [
+        "| PSNR in dB | cat | dogs | mean | s/image |",
+        "|---|---|---|---|---|",
+        "| noisy | 20.00 | 21.00 | 20.50 | 0.00 |",
+        "| CBM3D |  |  | ModuleNotFoundError: No module named 'bm3d' / 'bm4d' |  |",
+        "| runs/a | 30.00 | 32.50 | 31.25 | 0.12 |",
+    ]
+
+
+def run_denoise(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.denoise", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_denoising_judges_a_checkpoint_as_its_own_report_does(
+    bake: Callable[..., Project], tmp_path: Path
+) -> None:
+    project = bake(accelerator="cpu", task="image-to-image")
+    short = ["--epochs=1", "--crops=2", "--batch-size=8", "--width=4", "--blocks=1", "--losses=l1"]
+    train = project.run("python", "train.py", f"--run-dir={tmp_path}/run", "--threads=1", *short)
+    assert train.returncode == 0, train.stderr
+    test = project.run("python", "test.py", f"--checkpoint={tmp_path}/run", "--device=cpu")
+    assert test.returncode == 0, test.stderr
+    report = json.loads((tmp_path / "run/report/metrics.json").read_text("utf-8"))
+    run = run_denoise("--only", "noisy", "total variation", f"--checkpoint={tmp_path}/run")
+    assert run.returncode == 0, run.stderr
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in run.stdout.splitlines()}
+    assert [*rows][2:] == ["noisy", "total variation", f"{tmp_path}/run"]
+    for name, figure in (("noisy", "input_psnr"), (f"{tmp_path}/run", "psnr")):
+        wanted = [*(image[figure] for image in report["by_image"]), report[figure]]
+        assert [float(cell) for cell in rows[name][:-1]] == pytest.approx(wanted, abs=0.006)
+    assert float(rows["total variation"][-2]) > float(rows["noisy"][-2]) + 5
+
+
+def test_denoising_refuses_a_checkpoint_that_is_not_there() -> None:
+    run = run_denoise("--checkpoint", "no_such_run")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "no_such_run: no such file or folder" in run.stderr.splitlines()[-1]
 
 
 def test_smoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool) -> None:
