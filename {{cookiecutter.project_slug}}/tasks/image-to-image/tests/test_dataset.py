@@ -247,7 +247,8 @@ def test_pairs_are_turned_together(flip: bool, positions: int) -> None:
     needs("--turn")
     inputs = square(256)
     settings = opt("", "--turn", "--flip" if flip else "--no-flip")
-    turned, targets = dataset.augment(settings, torch.Generator().manual_seed(0), inputs, -inputs)
+    random = torch.Generator().manual_seed(0)
+    turned, targets = dataset.augment(settings, {}, random, inputs, -inputs)
     assert targets.equal(-turned)
     wanted = [inputs[0].rot90(quarters, (1, 2)) for quarters in range(4)]
     wanted += [image.flip(2) for image in wanted] if flip else []
@@ -261,7 +262,7 @@ def test_turns_are_off_by_default_and_depend_on_the_generator_alone() -> None:
     inputs = square(64)
     settings = opt("", "--no-flip")
     random = torch.Generator().manual_seed(0)
-    assert dataset.augment(settings, random, inputs, inputs)[0].equal(inputs)
+    assert dataset.augment(settings, {}, random, inputs, inputs)[0].equal(inputs)
     first = turn(inputs, torch.Generator().manual_seed(3))
     torch.manual_seed(5)
     assert turn(inputs, torch.Generator().manual_seed(3)).equal(first)
