@@ -164,7 +164,7 @@ def add_run_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     add("--patience", type=number(int, 0), default=0,
         help="stop after so many validations without a better one; 0 never stops early")
     add("--log-every", type=number(int, 1), default=10, help="steps between two points of a curve")
-    add("--image-every", type=number(int, 1), default=100,
+    add("--image-every", type=number(int, 1),
         help="steps between two images of a batch, from the first step on")
     add("--save-every", type=number(int, 1), default=500, help="steps between two checkpoints")
     add("--keep", type=number(int, 2), default=3, help="number of the newest checkpoints to keep")

@@ -31,6 +31,8 @@ class Averages:
     @torch.no_grad()
     def update(self, n_iter: int) -> None:
         """Takes the weights after step `n_iter` into the averages."""
+        if not self.networks:
+            return
         average = get_ema_multi_avg_fn(min(self.decay, (1 + n_iter) / (10 + n_iter)))
         for name, network in self.networks.items():
             pairs = list(zip(_tensors(self.averaged[name]), _tensors(network), strict=True))

@@ -115,8 +115,8 @@ class Logger:
     def _draw(self, name: str, grid: Tensor, n_iter: int) -> None:
         try:
             self.report.mkdir(exist_ok=True)
-            path = self.report / f"{name}-{n_iter:09d}.png"
-            write_atomically(path, lambda file: to_pil_image(grid).save(file, "PNG"))
+            path, image = self.report / f"{name}-{n_iter:09d}.png", to_pil_image(grid)
+            write_atomically(path, lambda file: image.save(file, "PNG", compress_level=1))
         except OSError as error:
             self._give_up(error)
         self.writer.add_image(name, grid.numpy(), n_iter)

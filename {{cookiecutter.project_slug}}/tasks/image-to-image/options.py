@@ -35,7 +35,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
 def make_parser() -> Parser:
     parser = Parser(description="Trains a network that turns images into other images.")
 
-    add_run_options(parser, epochs=10)
+    add_run_options(parser, epochs=10, image_every=100)
 
     data = parser.add_argument_group("data")
     add = data.add_argument
