@@ -19,10 +19,9 @@ def apply_in_tiles(
 
     A tile is wrong near its own borders, where `translate` did not see the pixels beyond. So only
     the middle of an overlap is blended, and the rest is taken from the tile whose border is
-    farther. If the output at a pixel depends on pixels at most `(overlap - 8) / 2` away (a
-    generator without norm and downsampling: `R * (6 + 2 * blocks)` for `--unshuffle R`, and 1 more
-    if R is 2), the result is that of the whole
-    image.
+    farther. If the output at a pixel depends on pixels at most `(overlap - 8) / 2` away, the
+    result is that of the whole image. For a generator without norm and downsampling these are
+    `6 + 2 * blocks`; with `--unshuffle 2`, `5 + 4 * blocks`.
 
     Args:
         translate: uint8 (1, 3, H, W) -> the same.

@@ -126,10 +126,11 @@ def test_unshuffled_layers_work_on_blocks_of_pixels(unshuffle: int) -> None:
 
 @pytest.mark.parametrize(("unshuffle", "blocks"), [(1, 0), (1, 2), (2, 0), (2, 2), (3, 1)])
 def test_a_pixel_depends_on_its_surroundings_only(unshuffle: int, blocks: int) -> None:
-    """As far as engine/tiles.py says: R * (6 + 2 * blocks) + R - 1 pixels."""
+    """As far as engine/tiles.py says."""
     torch.manual_seed(0)
     network = small(unshuffle=unshuffle, blocks=blocks).double()
-    reach, found = unshuffle * (6 + 2 * blocks) + unshuffle - 1, 0
+    ends = 6 if unshuffle == 1 else 2  # of the first and the last convolution
+    reach, found = unshuffle * (ends + 2 * blocks) + unshuffle - 1, 0
     side = 2 * reach + 3 * unshuffle
     for middle in range(reach + 1, reach + 1 + unshuffle):
         images = torch.rand(1, 3, side, side, dtype=torch.double).requires_grad_()
