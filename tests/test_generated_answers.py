@@ -283,7 +283,7 @@ def test_all_questions_at_once(
     )
     @given(all_answers(), st.booleans(), st.integers(0, 999))
     def check(answers: dict[str, str], typed: bool, number: int) -> None:
-        hooks = number % 7 == 3  # each costs the start of a Python
+        hooks = number % 3 == 0  # each costs the start of a Python
         seen.add(repr((answers, typed)))
         refused = expected_refusal(answers)
         try:

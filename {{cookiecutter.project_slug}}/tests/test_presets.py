@@ -32,5 +32,6 @@ def test_a_preset_trains(small: list[str], images: Path, path: Path) -> None:
             assert found == (type(found)(value) if value else True), name
 
 
-def test_what_follows_a_preset_overrides_it() -> None:
-    assert options.parse([f"@{PRESETS[0]}", "--flip", "--epochs=77"]).epochs == 77
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_what_follows_a_preset_overrides_it(path: Path) -> None:
+    assert options.parse([f"@{path}", "--flip", "--epochs=77"]).epochs == 77

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from engine.errors import BadInput
 from layers import CENTRED, IMAGENET, ConvBlock, Padding, ResnetBlock, Skip
 
-NETWORKS = ("simple", "resnet9")  # the networks of this file; those of torchvision need no entry
+NETWORKS = ("simple", "resnet9")  # of this file; those of torchvision need no entry
 
 
 @dataclass

@@ -75,6 +75,20 @@ def make_parser() -> Parser:
     add("--residual", action=BooleanOptionalAction, default=True,
         help="predict the difference between target and input")
 
+    add_loss_options(parser)
+    # After Isola et al. 2017, but for a learning rate that suits a run of minutes, and a limit to
+    # the gradient: without it the loss jumped at that rate, which cost an epoch.
+    add_optimization_options(
+        parser, batch_size=16, optimizer="adam", lr=5e-4, momentum=0.5, weight_decay=0.0,
+        schedule="late-linear", warmup=0.0, clip_grad=1.0,
+    )
+    add_fine_tuning_options(parser)
+    add_training_machine_options(parser)
+    return parser
+
+
+def add_loss_options(parser: Parser) -> None:
+    """Adds the options of the losses, and of the discriminator that some of them need."""
     add = parser.add_argument_group("losses and discriminator (D)").add_argument
     add("--losses", default="l1:100,adversarial", metavar="NAME[:WEIGHT],...",
         help=f"losses of the generator and their weights, out of {', '.join(LOSSES)}")
@@ -87,13 +101,3 @@ def make_parser() -> Parser:
     add("--d-norm", choices=sorted(NORMS), default="instance", help="normalisation of D")
     add("--pool", type=number(int, 0), default=0, metavar="N",
         help="earlier outputs kept to train the discriminator on; 0 for none")
-
-    # After Isola et al. 2017, but for a learning rate that suits a run of minutes, and a limit to
-    # the gradient: without it the loss jumped at that rate, which cost an epoch.
-    add_optimization_options(
-        parser, batch_size=16, optimizer="adam", lr=5e-4, momentum=0.5, weight_decay=0.0,
-        schedule="late-linear", warmup=0.0, clip_grad=1.0,
-    )
-    add_fine_tuning_options(parser)
-    add_training_machine_options(parser)
-    return parser
