@@ -118,16 +118,14 @@ class Generator(nn.Module):
         for _ in range(blocks):
             layers += [ResnetBlock(width, padding, norm, dropout, bias)]
         for _ in range(n_downsampling):
-            # Upsampling treats all pixels alike. A transposed convolution does not, which shows as
-            # a checkerboard (Odena et al. 2016).
+            # A transposed convolution would draw a checkerboard (Odena et al. 2016).
             layers += [nn.Upsample(scale_factor=2)]
             layers += [ConvBlock(width, width // 2, 3, 1, padding, norm, bias)]
             width //= 2
         last = nn.Conv2d(width, channels_out, size, padding=size // 2, padding_mode=padding)
         if residual:
-            # Output = input, nearly, is a good start. Else the first weights are PyTorch's: the
-            # N(0, 0.02) of the literature assumes a norm after every convolution, and learned less
-            # in the same time.
+            # Output = input, nearly, is a good start. The other first weights are PyTorch's, since
+            # N(0, 0.02) assumes a norm after every convolution, and learned less in equal time.
             with torch.no_grad():
                 last.weight.mul_(0.1)
         self.layers = nn.Sequential(*layers, last)
