@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import denoise
+from benchmarks import denoise, recipes
 from benchmarks.cases import IN_SMOKE, make_cases
 from benchmarks.ours import LEVERS
 from benchmarks.report import WANTED, best_workers, markdown, ratio, values
@@ -151,3 +151,44 @@ def test_smoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool) -> N
         assert [one["contender"] for one in measured] == few[-2:] and not errors
     assert f"## {words[1]}" in (tmp_path / "RESULTS.md").read_text("utf-8")
     assert (tmp_path / "results.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_each_item_of_a_preset_is_taken_away_once() -> None:
+    items = recipes.read("small")
+    rows = recipes.make_recipes("small-items", [])
+    assert list(rows) == ["small", *(f"without {item}" for item in items)]
+    assert all(words[0] == "@presets/small.txt" for words in rows.values())
+    assert all(len(words) > 1 for name, words in rows.items() if name != "small")
+    assert rows["without --shift=2"][-1] == "--shift=0"
+    assert rows["without --nesterov"][-1] == "--no-nesterov"
+
+
+def test_the_rows_of_fine_tuning_are_equally_long() -> None:
+    rows = recipes.make_recipes("finetune", ["--width=8"])
+    length = [word for word in recipes.read("finetune") if word.startswith("--epochs")]
+    assert length and all(length[0] in rows[name] for name in list(rows)[:2])
+    assert ["--weights" in words for words in rows.values()] == [False, True, True]
+
+
+def test_few_images_of_some_classes_are_drawn_by_the_seed(tmp_path: Path) -> None:
+    for split, count in (("train", 9), ("test", 3)):
+        for name in "abc":
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for i in range(count):
+                (tmp_path / "data" / split / name / f"{i}.png").write_text(f"{name}{i}")
+
+    def draw(seed: int) -> set[str]:
+        folder = recipes.subset(tmp_path / "data", tmp_path / "few", ["b", "c"], 4, seed)
+        assert sorted(path.name for path in (folder / "train").iterdir()) == ["b", "c"]
+        assert len(list((folder / "test").rglob("*.png"))) == 2 * 3
+        return {path.read_text() for path in (folder / "train").rglob("*.png")}
+
+    assert len(draw(0)) == 2 * 4
+    assert draw(0) == draw(0) != draw(1)
+
+
+def test_a_table_has_mean_and_standard_error() -> None:
+    text = recipes.table({"one": [(0.9, 10.0), (0.92, 20.0)], "two": [(0.5, 3.0)], "none": []})
+    assert "| one | 0.9100 \u00b1 0.0100 | 0.9000, 0.9200 | 15 |" in text
+    assert "| two | 0.5000 | 0.5000 | 3 |" in text
+    assert "none" not in text
