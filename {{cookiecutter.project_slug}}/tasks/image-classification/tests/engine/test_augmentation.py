@@ -397,8 +397,10 @@ def test_a_size_for_judging_that_the_network_cannot_take() -> None:
             return images
 
     check_eval_size(opt(*CROP), Fixed())
-    with pytest.raises(BadInput, match=r"--val-img-size 56: not for simple \(wrong size\)"):
-        check_eval_size(opt(*CROP, "--val-img-size=56"), Fixed())
+    larger = opt(*CROP, "--val-img-size=56")
+    said = rf"--val-img-size 56: not for {larger.network} \(wrong size\)"
+    with pytest.raises(BadInput, match=said):
+        check_eval_size(larger, Fixed())
 
 
 def test_a_config_with_crops_is_read_back_as_it_was() -> None:
