@@ -27,6 +27,13 @@ class Averages:
         self.decay = decay
         self.networks = networks if decay else {}
         self.averaged = {name: copy.deepcopy(net) for name, net in self.networks.items()}
+        self.pairs = [  # a tensor of an average, and that of the network
+            pair
+            for name, network in self.networks.items()
+            for pair in zip(_tensors(self.averaged[name]), _tensors(network), strict=True)
+        ]
+        self.floats = [pair for pair in self.pairs if pair[0].is_floating_point()]
+        self.counts = [pair for pair in self.pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self, n_iter: int) -> None:
@@ -34,13 +41,10 @@ class Averages:
         if not self.networks:
             return
         average = get_ema_multi_avg_fn(min(self.decay, (1 + n_iter) / (10 + n_iter)))
-        for name, network in self.networks.items():
-            pairs = list(zip(_tensors(self.averaged[name]), _tensors(network), strict=True))
-            ours, theirs = zip(*(p for p in pairs if p[0].is_floating_point()), strict=True)
-            average(list(ours), list(theirs), 0)
-            for count, now in pairs:
-                if not count.is_floating_point():
-                    count.copy_(now)
+        ours, theirs = zip(*self.floats, strict=True)
+        average(list(ours), list(theirs), 0)
+        for count, now in self.counts:
+            count.copy_(now)
 
     def restart(self) -> None:
         """The averages start from the weights as they are now."""
@@ -57,9 +61,8 @@ class Averages:
             self._swap()
 
     def _swap(self) -> None:
-        for name, network in self.networks.items():
-            for ours, theirs in zip(_tensors(self.averaged[name]), _tensors(network), strict=True):
-                ours.data, theirs.data = theirs.data, ours.data
+        for ours, theirs in self.pairs:
+            ours.data, theirs.data = theirs.data, ours.data
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged weights of each network, by its name."""

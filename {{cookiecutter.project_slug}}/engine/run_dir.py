@@ -79,11 +79,10 @@ class RunDir:
                 f"--run-dir {self.path}: {error.strerror}; name another folder"
             ) from None
         self.checkpoints.clean()
-        config = config_text(self.opt, self.path / "config.txt")
-        write_atomically(self.path / "config.txt", lambda file: file.write(os.fsencode(config)))
-        facts = self.path / "environment.txt"
-        earlier = facts.read_bytes() + b"\n" if facts.exists() else b""  # a block for each start
-        write_atomically(facts, lambda file: file.write(earlier + os.fsencode(_environment())))
+        _write(self.path / "config.txt", config_text(self.opt, self.path / "config.txt"))
+        facts = self.path / "environment.txt"  # a block for each start
+        earlier = os.fsdecode(facts.read_bytes()) + "\n" if facts.exists() else ""
+        _write(facts, earlier + _environment())
         print(f"run: {self.path}", flush=True)
         return self
 
@@ -133,6 +132,10 @@ def _path_to(program: str) -> str:
     """The path of a program of the project, from the current folder if that is shorter."""
     path = Path(__file__).parents[1] / program
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(os.fsencode(text)))
 
 
 def _unused_name() -> str:

@@ -29,7 +29,7 @@ def load_fitting(networks: dict[str, nn.Module], name: str) -> None:
     path = find_checkpoint(name)
     found = _read(Path(path))
     fitted = 0
-    for network_name in networks.keys() & found.keys():
+    for network_name in [name for name in networks if name in found]:
         network, weights = networks[network_name], found[network_name]
         own = network.state_dict()
         fitting = {

@@ -10,6 +10,7 @@ from torch import Tensor
 import train
 from engine.evaluation import Losses, forward
 from engine.optimizers import Optimizers, parameters_of
+from engine.run_dir import RunDir
 
 
 def at_step(patch: pytest.MonkeyPatch, n_iter: int, act: Callable[[Losses], Losses | None]) -> None:
@@ -24,6 +25,22 @@ def at_step(patch: pytest.MonkeyPatch, n_iter: int, act: Callable[[Losses], Loss
         return (act(losses) or losses) if next(steps) == n_iter else losses
 
     patch.setattr(train, "forward", with_fault)
+
+
+def die_at_step(patch: pytest.MonkeyPatch, n_iter: int) -> None:
+    """Ends the next run in step `n_iter` with status 9, once its last checkpoint is written."""
+    runs: list[RunDir] = []
+
+    def make(*arguments: Any) -> RunDir:
+        runs.append(RunDir(*arguments))
+        return runs[-1]
+
+    def die(losses: Losses) -> None:
+        runs[-1].checkpoints.wait()
+        raise SystemExit(9)
+
+    patch.setattr(train, "RunDir", make)
+    at_step(patch, n_iter, die)
 
 
 def not_a_number(losses: Losses) -> Losses:

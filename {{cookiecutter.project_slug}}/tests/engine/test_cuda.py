@@ -20,7 +20,7 @@ import example
 import pytest
 import torch
 from conftest import Build, Train
-from faults import at_step, overflow
+from faults import die_at_step, overflow
 from needs import needs
 from parts import Parts
 from programs import last, points, resume, same_weights, status, tensors
@@ -35,12 +35,11 @@ import train as program
 from engine import cache, devices, errors, loader, modules, optimizers
 from engine.cache import MappedImages
 from engine.devices import PRECISIONS, Amp
-from engine.evaluation import Losses, forward, mean_losses
+from engine.evaluation import forward, mean_losses
 from engine.loader import Loader
 from engine.meter import Meter
 from engine.modules import parallelize
 from engine.optimizers import OPTIMIZERS, Optimizers, parameters_of
-from engine.run_dir import RunDir
 from engine.sampler import EvalBatchSampler, TrainBatchSampler
 from model import Model
 
@@ -668,19 +667,8 @@ def test_the_same_bits_with_a_cache_without_and_after_a_kill(
     assert train("cached", *EXACT, "--cache") == 0
     assert train("decoded", *EXACT, "--no-cache", "--workers=2") == 0
     assert same_weights(Path("cached"), Path("decoded"))
-    runs: list[RunDir] = []
-
-    def make(*arguments: Any) -> RunDir:
-        runs.append(RunDir(*arguments))
-        return runs[-1]
-
-    def die(losses: Losses) -> None:
-        runs[-1].checkpoints.wait()
-        raise SystemExit(9)
-
     with monkeypatch.context() as patch:
-        patch.setattr(program, "RunDir", make)
-        at_step(patch, 7, die)
+        die_at_step(patch, 7)
         assert train("killed", *EXACT, "--cache") == 9
     assert last(Path("killed"))["n_iter"] < 7
     assert resume(Path("killed"), "--no-cache") == 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Build, Train
-from faults import at_step
+from faults import die_at_step
 from needs import needs
 from programs import last, resume, same_weights, tensors, train_refuses
 from safetensors.torch import save_file
@@ -15,12 +15,9 @@ from torch import Tensor, nn
 from torchvision.models import resnet18, vit_b_16
 
 import options
-import train as program
 from engine.averages import Averages
-from engine.evaluation import Losses
 from engine.groups import layers_of, parameter_groups
 from engine.optimizers import Optimizers, make_optimizer, parameters_of
-from engine.run_dir import RunDir
 from model import Model
 
 LEVERS = {
@@ -41,19 +38,8 @@ def test_a_run_with_a_lever_is_exact(
 ) -> None:
     words = [*LEVERS[lever], "--save-every=1"]
     assert train("undisturbed", *words, "--cache") == 0
-    runs: list[RunDir] = []
-
-    def make(*arguments: Any) -> RunDir:
-        runs.append(RunDir(*arguments))
-        return runs[-1]
-
-    def die(losses: Losses) -> None:
-        runs[-1].checkpoints.wait()
-        raise SystemExit(9)
-
     with monkeypatch.context() as patch:
-        patch.setattr(program, "RunDir", make)
-        at_step(patch, 5, die)
+        die_at_step(patch, 5)
         assert train("killed", *words, "--no-cache", "--workers=1") == 9
     assert 0 < last(Path("killed"))["n_iter"] < last(Path("undisturbed"))["n_iter"]
     assert resume(Path("killed"), "--workers=2") == 0
