@@ -107,8 +107,8 @@ class Generator(nn.Module):
         self.step, self.residual = unshuffle * 2**n_downsampling, residual
         self.split: nn.Module = nn.PixelUnshuffle(unshuffle) if unshuffle > 1 else nn.Identity()
         self.join: nn.Module = nn.PixelShuffle(unshuffle) if unshuffle > 1 else nn.Identity()
-        # Kernels of 7 widen the receptive field. Over blocks 3 see as far; short runs learned faster
-        # with them, and were stable at a higher learning rate.
+        # Kernels of 7 widen the receptive field. Over blocks 3 see as far; short runs with them
+        # learned faster, and were stable at a higher learning rate.
         area, size = unshuffle**2, 7 if unshuffle == 1 else 3
         channels_in, channels_out = area * channels_in, area * channels_out
         layers: list[nn.Module] = [ConvBlock(channels_in, width, size, 1, padding, norm, bias)]
