@@ -92,23 +92,15 @@ def make_recipes(what: str, more: list[str]) -> Recipes:
         return {"defaults": more, "small": small}
     return {
         "small": small,
-        **{f"without {item}": [*small, *away] for item, away in without(read("small")).items()},
+        **{f"without {item}": [*without(item, read("small")), *more] for item in read("small")},
     }
 
 
-def without(items: list[str]) -> Recipes:
-    """For each item of a preset, the options that take it back to its default."""
-    defaults = {"--network": "simple", "--width": "32", "--optimizer": "adamw", "--lr": "0.002"}
-    defaults |= {"--batch-size": "64", "--weight-decay": "0.01", "--schedule": "cosine"}
-    defaults |= {"--shift": "0", "--label-smoothing": "0", "--ema": "0", "--warmup": "0.05"}
-    found: Recipes = {}
-    for item in items:
-        name = item.partition("=")[0]
-        found[item] = [f"{name}={defaults[name]}" if "=" in item else f"--no-{item[2:]}"]
-    # These hang together.
-    for name in [name for name in found if name.startswith(("--optimizer", "--lr"))]:
-        found[name] = ["--optimizer=adamw", "--lr=0.002", "--weight-decay=0.01", "--no-nesterov"]
-    return found
+def without(item: str, items: list[str]) -> list[str]:
+    """The items of a preset but for one, and but for those that make no sense without it."""
+    optimizer = ("--optimizer", "--nesterov", "--lr", "--weight-decay")
+    away = optimizer if item.startswith(("--optimizer", "--lr")) else (item,)
+    return [other for other in items if not other.startswith(away)]
 
 
 def read(preset: str) -> list[str]:
