@@ -78,6 +78,8 @@ class Logger:
             with suppress(OSError):  # a full disk
                 self.writer.close()
         threading.excepthook = self._excepthook
+        if self._drawing is not None and error[0] is None:
+            self._drawing.result()  # raises what went wrong with the last image
 
     def step(self) -> None:
         """Moves the bar on by a step."""
