@@ -13,8 +13,6 @@ of 0.5 to 0.8.
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,8 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import ROOT
-from benchmarks.runner import run_child
+from benchmarks.runner import render, run_child
 from benchmarks.timing import Result, Spec
 
 # From an image and the standard deviation of its noise to an image, float (H, W, 3) in [0, 1].
@@ -48,11 +45,7 @@ def main() -> None:
     specs.update({str(path): {"checkpoint": str(path.resolve())} for path in opt.checkpoint})
     call = {"module": "benchmarks.denoise", "function": "measure"}
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "cookiecutter", "--no-input", "--default-config"]
-        words = [f"--output-dir={scratch}", str(ROOT), "project_slug=project", "accelerator=cpu"]
-        words += ["task=image-to-image"]
-        subprocess.run([*command, *words], stdout=subprocess.DEVNULL, check=True)
-        project = Path(scratch, "project")
+        project = render(Path(scratch), "image-to-image")
         print(table({name: run_child({**call, **spec}, project) for name, spec in specs.items()}))
 
 

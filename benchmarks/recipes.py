@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from benchmarks.machine import ROOT, describe
+from benchmarks.runner import render
 
 PRESETS = ROOT / "{{cookiecutter.project_slug}}/tasks/image-classification/presets"
 SHOTS = 20  # images of each class to fine-tune on
@@ -49,6 +50,7 @@ def main() -> None:
 
 def compare(what: str, data: Path, seeds: int, work: Path, more: list[str]) -> None:
     """Runs every row with every seed, seed by seed, and prints the table after each run."""
+    shutil.rmtree(work / "project", ignore_errors=True)
     project = render(work)
     recipes = make_recipes(what, more)
     base = ""
@@ -107,15 +109,6 @@ def read(preset: str) -> list[str]:
     """The options in a preset."""
     lines = (PRESETS / f"{preset}.txt").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
-
-
-def render(work: Path) -> Path:
-    """A project of the template in the folder `work`."""
-    command = [sys.executable, "-m", "cookiecutter", "--no-input", "--default-config", "-o"]
-    words = [str(work), str(ROOT), "project_slug=project", "accelerator=cpu"]
-    shutil.rmtree(work / "project", ignore_errors=True)
-    subprocess.run([*command, *words], stdout=subprocess.DEVNULL, check=True)
-    return work / "project"
 
 
 def subset(data: Path, folder: Path, classes: list[str], shots: int | None, seed: int) -> Path:

@@ -32,11 +32,8 @@ class Runner:
     def __init__(
         self, scratch: Path, folders: dict[Images, Path], workers: list[int], seconds: float
     ) -> None:
-        self.project, self.folders = scratch / "project", folders
+        self.project, self.folders = render(scratch), folders
         self.workers, self.seconds = workers, seconds
-        command = [sys.executable, "-m", "cookiecutter", "--no-input", "--default-config"]
-        words = [f"--output-dir={scratch}", str(ROOT), "project_slug=project", "accelerator=cpu"]
-        subprocess.run([*command, *words], stdout=subprocess.DEVNULL, check=True)
 
     def measure_round(self, number: int, case: Case, done: list[Measurement]) -> list[Measurement]:
         """Measures the contenders whose turn it is in this round, backwards in odd rounds.
@@ -71,6 +68,14 @@ class Runner:
         return run_child(
             {**contender.settings, **call, **timing, **place, "flags": flags}, self.project
         )
+
+
+def render(scratch: Path, task: str = "image-classification") -> Path:
+    """A project by the template's defaults, in a folder of `scratch`."""
+    command = [sys.executable, "-m", "cookiecutter", "--no-input", "--default-config"]
+    words = [f"--output-dir={scratch}", str(ROOT), "project_slug=project", "accelerator=cpu"]
+    subprocess.run([*command, *words, f"task={task}"], stdout=subprocess.DEVNULL, check=True)
+    return scratch / "project"
 
 
 def run_child(spec: Spec, project: Path) -> Result:
