@@ -2,7 +2,9 @@
 
 import math
 from argparse import Namespace
+from functools import reduce
 from itertools import chain
+from operator import add
 from typing import Any, NoReturn, cast
 
 import torch
@@ -54,7 +56,9 @@ class Optimizers:
             for name, network in networks.items()
             if any(parameter.requires_grad for parameter in network.parameters())
         }
-        self.heads = {id(p) for name in self.optimizers for p in layers_of(networks[name])[-1]}
+        self.weights = {name: parameters_of(one) for name, one in self.optimizers.items()}
+        heads = {id(p) for name in self.weights for p in layers_of(networks[name])[-1]}
+        self.heads = {name: [p for p in ws if id(p) in heads] for name, ws in self.weights.items()}
         self.averages = Averages(with_weights(networks), opt.ema)
         buffers = buffers_of(networks)
         self.statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
@@ -70,13 +74,11 @@ class Optimizers:
         With `head_alone` the step changes the last layer of each network and no other.
         """
         self.n_iter = n_iter
-        self.trained: dict[str, list[nn.Parameter]] = {}  # by this step
-        for name, optimizer in self.optimizers.items():
+        self.trained = self.heads if head_alone else self.weights
+        for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
             optimizer.zero_grad()
-            weights = parameters_of(optimizer)
-            self.trained[name] = [p for p in weights if not head_alone or id(p) in self.heads]
         if self.divided:
             self.before = [buffer.clone() for buffer in (*self.statistics, *self.counts)]
 
@@ -98,10 +100,10 @@ class Optimizers:
                         f"the loss {loss_name} has the shape {tuple(value.shape)} and must be a "
                         "scalar: let it return the mean over the images"
                     )
-            loss = torch.stack(list(losses[name].values())).sum()
+            loss = reduce(add, losses[name].values())
             self._watch(loss)
-            scaled = self.scaler.scale(loss / self.accumulate)
-            scaled.backward(inputs=self.trained[name])
+            mean = loss / self.accumulate if self.accumulate > 1 else loss
+            self.scaler.scale(mean).backward(inputs=self.trained[name])
         if self.divided:
             self._put_aside()
 

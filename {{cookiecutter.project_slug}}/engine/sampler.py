@@ -115,12 +115,10 @@ class TrainBatchSampler:
             random = torch.Generator().manual_seed(mix(self.seed, "order", order))
             indices = torch.randperm(self.size, generator=random).to(device)
             seeds = torch.randint(2**31, (self.size,), generator=random)
+            batches = list(zip(indices.split(self.batch_size), seeds.split(self.batch_size)))
             for step in range(first_step, self.steps_per_epoch):
-                for micro_batch in self.share:
-                    first = 0 if self.repeat else step * self.accumulate
-                    start = (first + micro_batch) * self.batch_size
-                    batch = slice(start, start + self.batch_size)
-                    yield indices[batch], seeds[batch]
+                first = 0 if self.repeat else step * self.accumulate
+                yield from (batches[first + micro_batch] for micro_batch in self.share)
             first_step = 0
 
 

@@ -235,8 +235,10 @@ class ClassFolders(Dataset):
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor] | None:
         """The samples of a batch at once; None if they have to be made one by one."""
-        stacked = None if self.transforms else self.images.stack(self.rows[indices])
-        return None if stacked is None else (stacked, self.labels[indices])
+        if self.transforms:
+            return None
+        stacked = self.images.stack(self.rows.index_select(0, indices))
+        return None if stacked is None else (stacked, self.labels.index_select(0, indices))
 
     def to(self, device: torch.device) -> None:
         """Moves what `batch` needs besides the images to their device."""
