@@ -115,7 +115,8 @@ class TrainBatchSampler:
             random = torch.Generator().manual_seed(mix(self.seed, "order", order))
             indices = torch.randperm(self.size, generator=random).to(device)
             seeds = torch.randint(2**31, (self.size,), generator=random)
-            batches = list(zip(indices.split(self.batch_size), seeds.split(self.batch_size)))
+            keys = indices.split(self.batch_size), seeds.split(self.batch_size)
+            batches = list(zip(*keys, strict=True))
             for step in range(first_step, self.steps_per_epoch):
                 first = 0 if self.repeat else step * self.accumulate
                 yield from (batches[first + micro_batch] for micro_batch in self.share)
