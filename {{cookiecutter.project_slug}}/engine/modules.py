@@ -28,6 +28,16 @@ def with_weights(networks: dict[str, nn.Module]) -> dict[str, nn.Module]:
     return {name: network for name, network in networks.items() if list(network.parameters())}
 
 
+@torch.no_grad()
+def refuses(network: nn.Module, size: int) -> str:
+    """Why a network, which is in evaluation mode afterwards, cannot take (1, 3, size, size)."""
+    try:
+        network.eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError) as error:
+        return str(error)
+    return ""
+
+
 def compile_networks(networks: dict[str, nn.Module]) -> None:
     """Compiles the networks with `torch.compile`, in place, at their first call."""
     for network in with_weights(networks).values():

@@ -9,6 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from engine.errors import BadInput
+from engine.modules import refuses
 from layers import CENTRED, IMAGENET, ConvBlock, Padding, ResnetBlock, Skip
 
 NETWORKS = ("simple", "resnet9")  # of this file; those of torchvision need no entry
@@ -51,14 +52,11 @@ def make_network(opt: Namespace, num_classes: int) -> NetworkSpec:
     if opt.network in NETWORKS:
         raise BadInput(f"--network {opt.network}: make_network in networks.py has no `if` for it")
     spec = torchvision_network(opt.network, num_classes, opt.pretrained, opt.freeze)
-    try:
-        with torch.no_grad():
-            spec.network.eval()(torch.zeros(1, 3, opt.img_size, opt.img_size))
-    except (RuntimeError, AssertionError) as error:
+    if refusal := refuses(spec.network, opt.img_size):
         raise BadInput(
-            f"--img-size {opt.img_size}: not for {opt.network} ({error}); leave the option out for "
-            f"{usual_size(opt.network)}"
-        ) from None
+            f"--img-size {opt.img_size}: not for {opt.network} ({refusal}); leave the option out "
+            f"for {usual_size(opt.network)}"
+        )
     return spec
 
 

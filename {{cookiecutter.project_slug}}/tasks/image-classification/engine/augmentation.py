@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from engine.arguments import number
 from engine.errors import BadInput
+from engine.modules import refuses
 from engine.sampler import seed_all
 
 MARGIN = 8 / 7  # of the short side of an image over that of its centre, as 256 / 224
@@ -85,13 +86,10 @@ def check_eval_size(opt: Namespace, network: nn.Module) -> None:
     """Raises BadInput if a network cannot take images of `--val-img-size`."""
     if opt.resize != "crop" or opt.val_img_size == opt.img_size:
         return
-    try:
-        with torch.no_grad():
-            network.eval()(torch.zeros(1, 3, opt.val_img_size, opt.val_img_size))
-    except (RuntimeError, AssertionError) as error:
+    if refusal := refuses(network, opt.val_img_size):
         raise BadInput(
-            f"--val-img-size {opt.val_img_size}: not for {opt.network} ({error}); leave it out"
-        ) from None
+            f"--val-img-size {opt.val_img_size}: not for {opt.network} ({refusal}); leave it out"
+        )
 
 
 def chosen_transforms(opt: Namespace) -> list[v2.Transform]:
