@@ -97,16 +97,18 @@ def make_recipes(what: str, more: list[str]) -> Recipes:
     small = ["@presets/small.txt", *more]
     if what == "small":
         return {"defaults": more, "small": small}
+    # The rate is that of the optimizer; the width is a choice of time, not an item that helps.
+    items = [item for item in read("small") if not item.startswith(("--lr", "--width"))]
     return {
         "small": small,
-        **{f"without {item}": [*without(item, read("small")), *more] for item in read("small")},
+        **{f"without {item}": [*without(item, read("small")), *more] for item in items},
     }
 
 
 def without(item: str, items: list[str]) -> list[str]:
     """The items of a preset but for one, and but for those that make no sense without it."""
     optimizer = ("--optimizer", "--nesterov", "--lr", "--weight-decay")
-    away = optimizer if item.startswith(("--optimizer", "--lr")) else (item,)
+    away = optimizer if item.startswith("--optimizer") else (item,)
     return [other for other in items if not other.startswith(away)]
 
 
