@@ -46,7 +46,7 @@ bench: $(BENCH_INSTALLED)  ## measures speed against others and the limit; ARGS=
 oldest:  ## makes a project and runs its tests with the oldest versions that are allowed
 	rm -rf $(OLDEST_VENV)/project
 	test -d $(OLDEST_VENV) || $(OLDEST) -m venv $(OLDEST_VENV)
-	sed -n 's/^\([A-Za-z_-]*\)>=\([0-9.]*\).*/\1==\2/p' requirements.txt '$(PROJECT)'/requirements.txt \
+	sed -n 's/^\([A-Za-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2/p' requirements.txt '$(PROJECT)'/requirements.txt \
 		> $(OLDEST_VENV)/constraints.txt
 	$(OLD_PY) -m pip install -r requirements.txt -c $(OLDEST_VENV)/constraints.txt
 	find '$(PROJECT)' -name '*_cache' -prune -exec rm -rf {} +

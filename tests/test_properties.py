@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 def load(*names: str) -> list[ModuleType]:
     """Imports modules of a project; tests that fork import those of theirs by the same names."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "engine"]:
+        for name in [n for n in sys.modules if n.partition(".")[0] in ("engine", "tools")]:
             patch.delitem(sys.modules, name)
         before = set(sys.modules)
         for source in (TEMPLATE, TEMPLATE / "tasks/image-classification"):
-            for path in [*source.glob("*.py"), *source.glob("engine/*.py")]:
+            for path in [*source.glob("*.py"), *source.glob("*/*.py")]:
                 copy = Path(folder, path.relative_to(source))
                 copy.parent.mkdir(exist_ok=True)
                 shutil.copy(path, copy)

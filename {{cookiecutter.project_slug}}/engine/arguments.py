@@ -134,6 +134,7 @@ def add_test_options(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="DIR", help="folder with test/ (default: that of the training)")
     add("--split", choices=("test", "val", "train"), default="test", help="images to judge by")
     add("--report", metavar="DIR", help="where to write (default: report/ in the run folder)")
+    add("--against", metavar="RUN", help="a tested run, or its report, to compare image by image")
 
 
 def report_name(opt: argparse.Namespace, trained_on: str) -> str:

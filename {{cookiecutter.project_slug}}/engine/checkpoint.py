@@ -43,6 +43,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2, world: World = ALONE) -> None:
         self.folder, self.keep, self.world = folder, max(2, keep), world
         self.last, self.best = folder / "last.pt", folder / "best.pt"
+        self.resumed_after = 0  # the step of the checkpoint that the run goes on from
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
 
@@ -106,6 +107,7 @@ class Checkpoints:
             print(f"nothing to resume in {self.folder}: starting from the beginning")
         else:
             state.load_state_dict(found, self.folder)
+            self.resumed_after = found["n_iter"]
         return found is not None
 
     def newest(self) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from engine.checkpoint import write_atomically
 from engine.distributed import ALONE, World
 from engine.evaluation import Losses, mean_losses
 from engine.meter import Rates, make_profiler
+from engine.records import read_points
 from engine.state import TrainState
 
 LAYOUT = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt} {remaining}{postfix}"
@@ -62,7 +63,7 @@ class Logger:
         """Drops what is logged once more after `n_iter`, and opens TensorBoard's file."""
         if self.metrics.exists():
             limit = {"train": n_iter, "val": self.state.validated}
-            kept = [p for p in _read_lines(self.metrics) if p["n_iter"] <= limit[p["split"]]]
+            kept = [p for p in read_points(self.metrics) if p["n_iter"] <= limit[p["split"]]]
             text = "".join(json.dumps(point) + "\n" for point in kept)
             write_atomically(self.metrics, lambda file: file.write(text.encode()))
         # TensorBoard cannot forget points, but hides those that come after purge_step.
@@ -156,14 +157,3 @@ class Logger:
         queue = getattr(args.thread, "_queue", None)
         while queue is not None and type(queue.get()) is not object:
             pass
-
-
-def _read_lines(path: Path) -> list[dict]:
-    """The objects of a .jsonl file, without lines that a kill or a full disk has cut off."""
-    points = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            points.append(json.loads(line))
-        except ValueError:
-            continue
-    return points

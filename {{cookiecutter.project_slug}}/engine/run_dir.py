@@ -17,6 +17,7 @@ from engine.checkpoint import Checkpoints, write_atomically
 from engine.devices import gpu_names
 from engine.distributed import ALONE, World
 from engine.errors import DONE, STOPPED, BadInput, Diverged, StopSignal
+from engine.records import run_folder
 from engine.state import TrainState
 
 
@@ -82,7 +83,7 @@ class RunDir:
         _write(self.path / "config.txt", config_text(self.opt, self.path / "config.txt"))
         facts = self.path / "environment.txt"  # a block for each start
         earlier = os.fsdecode(facts.read_bytes()) + "\n" if facts.exists() else ""
-        _write(facts, earlier + _environment())
+        _write(facts, earlier + self._environment())
         print(f"run: {self.path}", flush=True)
         return self
 
@@ -101,6 +102,10 @@ class RunDir:
                 return self.path.mkdir(parents=True)
             except FileExistsError:
                 self._use(_unused_name())
+
+    def _environment(self) -> str:
+        facts = {**environment(), "resumed after step": self.checkpoints.resumed_after}
+        return "".join(f"{name}: {value}\n" for name, value in facts.items())
 
     def finish(self, state: TrainState, stop: StopSignal, monitor: str) -> int:
         """Reports how the run ended; returns its exit status."""
@@ -121,9 +126,7 @@ def report_dir(named: str | None, checkpoint: str, name: str = "report") -> Path
 
     A checkpoint that was moved out of its run folder gets its report beside it.
     """
-    folder = Path(checkpoint).absolute().parent
-    run = folder.parent if folder.name == "checkpoints" else folder
-    report = Path(named) if named else run / name
+    report = Path(named) if named else run_folder(checkpoint) / name
     report.mkdir(parents=True, exist_ok=True)
     return report
 
@@ -144,7 +147,7 @@ def _unused_name() -> str:
     return next(name + end for end in taken if not Path(name + end).exists())
 
 
-def _environment() -> str:
+def environment() -> dict[str, str]:
     """What the result of a run may depend on, for whoever has to explain it later."""
     git = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -152,7 +155,7 @@ def _environment() -> str:
         commit = answer.stdout.strip() or "none"
     except (OSError, subprocess.TimeoutExpired):
         commit = "unknown (no git)"
-    facts = {
+    return {
         "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -163,4 +166,3 @@ def _environment() -> str:
         "gpus": gpu_names() or "none",
         "git commit": commit,
     }
-    return "".join(f"{name}: {value}\n" for name, value in facts.items())

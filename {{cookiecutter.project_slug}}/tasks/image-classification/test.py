@@ -1,7 +1,8 @@
-"""Evaluates a checkpoint: metrics, a confusion matrix, the worst mistakes.
+"""Evaluates a checkpoint: metrics, a confusion matrix, the worst mistakes, and a page of all.
 
     python test.py --checkpoint runs/a
     python test.py --checkpoint runs/a --split train
+    python test.py --checkpoint runs/a --against runs/b
     python test.py --checkpoint best.pt --data my_images --report my_report
 
 The images are those of test/, unless --split names others.
@@ -11,19 +12,20 @@ from engine.errors import DONE, run_program  # first: Ctrl-C ends in one line fr
 
 # isort: split
 import json
-from pathlib import Path
+from argparse import Namespace
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 import dataset
+import options
 from engine import modules
-from engine.arguments import Parser, add_machine_options, add_test_options, number, report_name
+from engine.arguments import Parser, add_machine_options, add_test_options, number
 from engine.devices import Amp, pick_device
-from engine.figures import new_figure, save_sheet, shorten_text
 from engine.loader import Loader
-from engine.run_dir import report_dir
+from engine.report import Report
+from engine.results import Results, write_report
 from engine.sampler import EvalBatchSampler
 from model import Model
 
@@ -41,30 +43,25 @@ def main() -> int:
     device = pick_device(opt.device)
     amp = Amp(opt.precision, device)
     model, trained_with = Model.from_checkpoint(opt.checkpoint)
-    name = report_name(opt, trained_with.data)
-    trained_with.data = opt.data or trained_with.data
-    test_set = dataset.eval_set(trained_with, model.classes, opt.split)
+    judged_with = Namespace(**{**vars(trained_with), "data": opt.data or trained_with.data})
+    test_set = dataset.eval_set(judged_with, model.classes, opt.split)
     sampler = EvalBatchSampler(len(test_set), opt.batch_size)
     loader = Loader(test_set, sampler, device, opt.workers, opt.prefetch)
-    report = report_dir(opt.report, opt.checkpoint, name)
+    report = Report(opt, trained_with, options.make_parser().parse_args([]))
 
     # 2. The scores of all images.
+    files = test_set.files()
     with loader:
         scores, labels = score(modules.place(model, device).eval(), loader, amp)
 
-    # 3. The metrics and figures.
-    matrix = confusion_matrix(scores.argmax(dim=1), labels, len(model.classes))
-    metrics = summarize(scores, labels, matrix, model)
-    (report / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    save_confusion(matrix, model.classes, report / "confusion.png")
-    mistakes = worst_mistakes(scores, labels)[: opt.worst]
-    save_sheet(
-        [test_set[i][0].cpu() for i in mistakes],
-        [describe(scores[i], int(labels[i]), model.classes) for i in mistakes],
-        report / "mistakes.png",
-    )
+    # 3. The metrics, and the report: figures, tables, and a page that shows them all.
+    results = Results(scores, labels, files, model.classes)
+    metrics = summarize(results, model)
+    text = json.dumps(metrics, indent=2)
+    (report.folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    write_report(report, metrics, results, test_set, opt.worst, model.loss_name)
     print(table(metrics))
-    print(f"wrote {report}: metrics.json, confusion.png, mistakes.png")
+    print(f"wrote {report.folder}: index.html, metrics.json, predictions.csv and figures")
     return DONE
 
 
@@ -80,74 +77,28 @@ def score(model: Model, loader: Loader, amp: Amp) -> tuple[Tensor, Tensor]:
     return torch.cat(scores), torch.cat(labels)
 
 
-def confusion_matrix(predicted: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Counts of shape (K, K): row = true class, column = predicted class."""
-    return torch.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
-
-
-def summarize(scores: Tensor, labels: Tensor, matrix: Tensor, model: Model) -> dict:
+def summarize(results: Results, model: Model) -> dict:
     """All metrics, in [0, 1] but for the loss.
 
     The precision of a class that was never predicted, and the recall of one without images, is 0.
     """
-    right = matrix.diag()
-    precision = right / matrix.sum(dim=0).clamp(min=1)
-    recall = right / matrix.sum(dim=1).clamp(min=1)
+    by_class, images = results.by_class(), results.matrix.sum(dim=1).tolist()
     return {
-        "images": len(labels),
-        "accuracy": float(right.sum() / len(labels)),
-        "loss": float(model.cpu().criterion(scores, labels)),
-        "macro_precision": float(precision.mean()),
-        "macro_recall": float(recall.mean()),
+        "images": len(results.labels),
+        "accuracy": float(results.right.double().mean()),
+        "accuracy_interval": list(results.accuracy_interval()),
+        "loss": float(model.cpu().criterion(results.scores, results.labels)),
+        "calibration_error": results.calibration_error(),
+        **{f"macro_{name}": float(values.mean()) for name, values in by_class.items()},
         "classes": {
             name: {
-                "images": int(matrix[i].sum()),
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
+                "images": images[i],
+                **{metric: float(values[i]) for metric, values in by_class.items()},
             }
             for i, name in enumerate(model.classes)
         },
-        "confusion": matrix.tolist(),
+        "confusion": results.matrix.tolist(),
     }
-
-
-def worst_mistakes(scores: Tensor, labels: Tensor) -> list[int]:
-    """The wrongly classified images, those first whose true class got the least probability."""
-    wrong = scores.argmax(dim=1) != labels
-    truth = scores.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
-    order = truth.argsort(stable=True)
-    return order[wrong[order]].tolist()
-
-
-def save_confusion(matrix: Tensor, classes: list[str], path: Path) -> None:
-    """Saves a confusion matrix; the shade of a cell is its share of the row.
-
-    Args:
-        matrix: Counts of shape (K, K): row = true class, column = predicted class.
-        classes: The K names.
-        path: Where to write the PNG.
-    """
-    k = len(classes)
-    side = min(max(4.0, 1.5 + 0.42 * k), 24.0)
-    figure, axes = new_figure(side, side)
-    shares = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    if k <= 40:
-        for row, column in matrix.nonzero().tolist():
-            count = int(matrix[row, column])
-            light = count > 0.5 * int(matrix[row].sum())
-            color = "white" if light else "black"
-            axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
-    names = [shorten_text(name, 24) for name in classes]
-    axes.set_xticks(range(k), names, rotation=90)
-    axes.set_yticks(range(k), names)
-    axes.set(xlabel="predicted class", ylabel="true class")
-    figure.savefig(path)
-
-
-def describe(scores: Tensor, label: int, classes: list[str]) -> str:
-    probability, predicted = scores.softmax(dim=0).max(dim=0)
-    return f"{classes[label]}, taken for\n{classes[int(predicted)]} ({probability:.0%})"
 
 
 def table(metrics: dict) -> str:

@@ -1,7 +1,9 @@
-"""Evaluates a checkpoint: PSNR, SSIM and L1 of each image, the best and the worst outputs.
+"""Evaluates a checkpoint: PSNR, SSIM and L1 of each image, the best and the worst outputs,
+and a page of all.
 
     python test.py --checkpoint runs/a
     python test.py --checkpoint runs/a --split train                   on the training images
+    python test.py --checkpoint runs/a --against runs/b                image by image
     python test.py --checkpoint best.pt --data my_images --report my_report
 """
 
@@ -9,8 +11,8 @@ from engine.errors import DONE, run_program  # first: Ctrl-C ends in one line fr
 
 # isort: split
 import json
+from argparse import Namespace
 from heapq import nlargest, nsmallest
-from pathlib import Path
 
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
@@ -18,20 +20,19 @@ from torchvision.transforms.functional import center_crop
 from tqdm import tqdm
 
 import dataset
+import options
 from engine import modules
-from engine.arguments import Parser, add_machine_options, add_test_options, number, report_name
+from engine.arguments import Parser, add_machine_options, add_test_options, number
 from engine.devices import Amp, pick_device
-from engine.figures import save_sheet
 from engine.loader import Loader
-from engine.run_dir import report_dir
+from engine.report import Report
+from engine.results import Example, Row, add_intervals, write_report
 from engine.sampler import EvalBatchSampler
 from engine.tiles import add_tile_options, apply_in_tiles, check_tiles
 from losses import BEST_PSNR
 from model import Model
 
 SHOWN = 224  # pixels of an image that a sheet shows, from its middle
-Row = dict[str, str | float]  # the metrics of an image
-Example = tuple[Row, list[Tensor]]  # and crops of its input, output and target
 
 
 def main() -> int:
@@ -49,12 +50,11 @@ def main() -> int:
     amp = Amp(opt.precision, device)
     model, trained_with = Model.from_checkpoint(opt.checkpoint)
     modules.place(model, device).eval()
-    name = report_name(opt, trained_with.data)
-    trained_with.data = opt.data or trained_with.data
-    test_set = dataset.eval_set(trained_with, opt.split)
+    judged_with = Namespace(**{**vars(trained_with), "data": opt.data or trained_with.data})
+    test_set = dataset.eval_set(judged_with, opt.split)
     sampler = EvalBatchSampler(len(test_set), 1)  # images of any size cannot share a batch
     loader = Loader(test_set, sampler, device, opt.workers, opt.prefetch)
-    report = report_dir(opt.report, opt.checkpoint, name)
+    report = Report(opt, trained_with, options.make_parser().parse_args([]))
 
     # 2. The outputs and their metrics. Images are kept of the best and the worst alone.
     rows: list[Row] = []
@@ -71,15 +71,14 @@ def main() -> int:
             best = nlargest(opt.worst, [*best, example], key=psnr_of)
             worst = nsmallest(opt.worst, [*worst, example], key=psnr_of)
 
-    # 3. The report.
-    metrics = summarize(rows)
+    # 3. The report: sheets, tables, and a page that shows them all.
+    metrics = add_intervals(summarize(rows))
     text = json.dumps(metrics, indent=2)
-    (report / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    (report.folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
     shown = min(opt.worst, max(1, len(rows) // 2))  # no image is in both
-    save_examples(best[:shown], report / "best.png")
-    save_examples(worst[:shown], report / "worst.png")
+    write_report(report, metrics, best[:shown], worst[:shown])
     print(table(metrics))
-    print(f"wrote {report}: metrics.json, best.png, worst.png")
+    print(f"wrote {report.folder}: index.html, metrics.json, best.png, worst.png")
     return DONE
 
 
@@ -122,18 +121,6 @@ def summarize(rows: list[Row]) -> dict:
     means = {name: sum(float(row[name]) for row in rows) / len(rows) for name in names}
     gain = means["psnr"] - means["input_psnr"]
     return {"images": len(rows), **means, "psnr_gain": gain, "by_image": rows}
-
-
-def save_examples(examples: list[Example], path: Path) -> None:
-    """Saves a sheet with a row of input, output and target for each example."""
-    captions = []
-    for row, _ in examples:
-        for prefix, name in (("input_", "input"), ("", "output")):
-            value = f"{row[prefix + 'psnr']:.2f} dB, SSIM {row[prefix + 'ssim']:.3f}"
-            captions.append(f"{row['file']}\n{name}: {value}")
-        captions.append(f"{row['file']}\ntarget")
-    images = [image for _, triple in examples for image in triple]
-    save_sheet(images, captions, path, columns=3)
 
 
 def table(metrics: dict) -> str:

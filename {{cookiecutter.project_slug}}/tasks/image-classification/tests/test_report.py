@@ -1,11 +1,13 @@
 """test.py: metrics against a hand count, and figures that open."""
 
+import argparse
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from pages import check_whole
 from PIL import Image
 from programs import status
 from torch import Tensor
@@ -13,32 +15,30 @@ from torch import Tensor
 import options
 import test
 from engine.figures import save_sheet
+from engine.report import Report
+from engine.results import Results, read_right, save_confusion, save_predictions, write_report
 from model import Model
 
 CLASSES = ["cat", "dog", "eel"]
 
 
 @pytest.fixture
-def judged() -> tuple[Tensor, Tensor]:
+def results() -> Results:
     """Six images: cats are taken for cat, cat, dog; dogs for dog, cat; no eel is ever found."""
     predicted, labels = torch.tensor([0, 0, 1, 1, 0, 0]), torch.tensor([0, 0, 0, 1, 1, 2])
     scores = torch.zeros(6, 3)
     for i, (column, how_sure) in enumerate(zip(predicted, (1, 2, 3, 1, 5, 2), strict=True)):
         scores[i, column] = how_sure
-    return scores, labels
+    return Results(scores, labels, [f"{i}.png" for i in range(6)], CLASSES)
 
 
-def test_the_confusion_matrix_has_true_classes_as_rows(judged: tuple[Tensor, Tensor]) -> None:
-    scores, labels = judged
-    matrix = test.confusion_matrix(scores.argmax(dim=1), labels, 3)
-    assert matrix.tolist() == [[2, 1, 0], [1, 1, 0], [1, 0, 0]]
+def test_the_confusion_matrix_has_true_classes_as_rows(results: Results) -> None:
+    assert results.matrix.tolist() == [[2, 1, 0], [1, 1, 0], [1, 0, 0]]
 
 
-def test_metrics_are_those_counted_by_hand(judged: tuple[Tensor, Tensor]) -> None:
-    scores, labels = judged
-    matrix = test.confusion_matrix(scores.argmax(dim=1), labels, 3)
+def test_metrics_are_those_counted_by_hand(results: Results) -> None:
     model = Model(options.parse(["--flip"]), {"classes": dict.fromkeys(CLASSES, 1)})
-    metrics = test.summarize(scores, labels, matrix, model)
+    metrics = test.summarize(results, model)
     assert metrics["images"] == 6
     assert metrics["accuracy"] == pytest.approx(3 / 6)
     by_class = metrics["classes"]
@@ -47,18 +47,44 @@ def test_metrics_are_those_counted_by_hand(judged: tuple[Tensor, Tensor]) -> Non
     assert [by_class[name]["recall"] for name in CLASSES] == pytest.approx([2 / 3, 1 / 2, 0])
     assert metrics["macro_precision"] == pytest.approx((2 / 4 + 1 / 2) / 3)
     assert metrics["macro_recall"] == pytest.approx((2 / 3 + 1 / 2) / 3)
-    assert metrics["confusion"] == matrix.tolist()
-    assert metrics["loss"] == pytest.approx(model.criterion(scores, labels).item())
+    assert [by_class[name]["f1"] for name in CLASSES] == pytest.approx([4 / 7, 1 / 2, 0])
+    assert metrics["macro_f1"] == pytest.approx((4 / 7 + 1 / 2) / 3)
+    low, high = metrics["accuracy_interval"]
+    assert 0 <= low < 3 / 6 < high <= 1
+    assert metrics["confusion"] == results.matrix.tolist()
+    loss = model.criterion(results.scores, results.labels).item()
+    assert metrics["loss"] == pytest.approx(loss)
     assert json.loads(json.dumps(metrics)) == metrics
     table = test.table(metrics)
     for text in (*CLASSES, "66.67%", "accuracy 50.00%"):
         assert text in table
 
 
-def test_the_worst_mistakes_come_first(judged: tuple[Tensor, Tensor]) -> None:
-    assert test.worst_mistakes(*judged) == [4, 2, 5]
-    scores, labels = judged
-    assert test.describe(scores[4], int(labels[4]), CLASSES) == "dog, taken for\ncat (99%)"
+def test_the_worst_mistakes_come_first(results: Results) -> None:
+    assert results.worst_mistakes() == [4, 2, 5]
+    assert results.confident_mistakes() == [4, 2, 5]
+    assert results.best() == [1, 0, 3]
+    assert results.describe(4) == "dog, taken for\ncat (99%)"
+    assert results.describe(1) == "cat (79%)"
+
+
+def test_the_worst_mistake_need_not_be_the_most_confident() -> None:
+    """The truth gets 9 % and 5 % of the two, what it is taken for 91 % and 48 %."""
+    scores = torch.tensor([[0.91, 0.09, 1e-9], [0.48, 0.05, 0.47]]).log()
+    results = Results(scores, torch.tensor([1, 1]), ["a", "b"], CLASSES)
+    assert results.confident_mistakes() == [0, 1]
+    assert results.worst_mistakes() == [1, 0]
+
+
+def test_calibration_by_hand() -> None:
+    """Four images with 70 %, of which one is right, and two with 97 %, both right."""
+    sure = torch.tensor([0.7, 0.7, 0.7, 0.7, 0.97, 0.97])
+    scores = torch.stack([sure, 1 - sure], dim=1).log()
+    results = Results(scores, torch.tensor([0, 1, 1, 1, 0, 0]), list("abcdef"), ["x", "y"])
+    assert results.calibration_error() == pytest.approx((4 * 0.45 + 2 * 0.03) / 6, abs=1e-6)
+    confidence, accuracy, counts = results.calibration()
+    assert counts[10] == 4 and counts[14] == 2
+    assert accuracy[10] == 0.25 and confidence[14] == pytest.approx(0.97)
 
 
 @pytest.fixture
@@ -71,7 +97,9 @@ def test_the_report_lies_in_the_run_folder(run: Path, capsys: pytest.CaptureFixt
     assert status(test.main, "test.py", *words, "--batch-size=5") == 0
     report = run / "report"
     assert {path.name for path in report.iterdir()} == {
+        "index.html",
         "metrics.json",
+        "predictions.csv",
         "confusion.png",
         "mistakes.png",
         "batch-000000001.png",  # from the training
@@ -83,6 +111,66 @@ def test_the_report_lies_in_the_run_folder(run: Path, capsys: pytest.CaptureFixt
             figure.load()
             assert figure.width > 20
     assert str(report) in capsys.readouterr().out
+    right = read_right(report / "predictions.csv")
+    assert len(right) == 12 and sum(right.values()) == pytest.approx(12 * metrics["accuracy"])
+
+
+class Black:
+    """A data set of black images."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.zeros(3, 16, 16, dtype=torch.uint8), 0
+
+
+def write_page(run: Path, results: Results) -> str:
+    """The page of made-up results, as if they were those of the network of `run`."""
+    classes = dict.fromkeys(results.classes, 1)
+    model = Model(options.parse(["--flip", "--network=simple"]), {"classes": classes})
+    words = argparse.Namespace(
+        checkpoint=str(run / "checkpoints/best.pt"),
+        report="made-up",
+        against=None,
+        data=None,
+        split="test",
+    )
+    defaults = options.make_parser().parse_args([])
+    report = Report(words, defaults, defaults)
+    metrics = test.summarize(results, model)
+    write_report(report, metrics, results, Black(), 32, model.loss_name)
+    return Path("made-up/index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("k", [3, 30])
+def test_hostile_names_are_text_on_the_page(run: Path, k: int) -> None:
+    names = ["<script>alert(1)</script>", "'\"><b onload=x>", *(f"&{i};" for i in range(k - 2))]
+    labels, scores = torch.arange(k), torch.eye(k).roll(1, 0)
+    results = Results(scores, labels, [f"{name}/<i>.png" for name in names], names)
+    page = check_whole(write_page(run, results))
+    for name in names[:2]:
+        assert page.texts.count(name) >= 2, "in the table of classes and among the confused"
+    assert f"{names[0]}/<i>.png" in page.all("alt")
+
+
+@pytest.mark.parametrize("k", [5, 200])
+def test_the_page_of_many_images_is_small(run: Path, k: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(10_000) % k
+    scores = torch.randn(10_000, k, generator=random)
+    scores[torch.arange(10_000), labels] += 2
+    files = [f"a class with a long name {i % k}/an image {i}.png" for i in range(10_000)]
+    names = [f"a class with a long name {i}" for i in range(k)]
+    text = write_page(run, Results(scores, labels, files, names))
+    assert len(text.encode()) < 3_000_000
+    assert "Most confused classes" in text or k == 5
+    check_whole(text)
+
+
+def test_predictions_are_read_as_they_are_written() -> None:
+    files = ["a,b\n.png", '"c".png', "\udcff.png"]
+    scores = torch.tensor([[2.0, 1.0], [1.0, 2.0], [2.0, 1.0]])
+    results = Results(scores, torch.tensor([0, 0, 0]), files, ["x", 'y"'])
+    save_predictions(results, Path("p.csv"))
+    assert read_right(Path("p.csv")) == dict(zip(files, (1.0, 0.0, 1.0), strict=True))
 
 
 def test_the_metrics_of_the_validation_images_are_those_of_training(run: Path) -> None:
@@ -129,6 +217,6 @@ def test_sheets_show_any_number_of_images(count: int) -> None:
 @pytest.mark.parametrize("k", [1, 3, 40, 200])
 def test_confusion_matrices_of_any_size_are_drawn(k: int) -> None:
     names = [f"a class with the very long name {i}" for i in range(k)]
-    test.save_confusion(torch.eye(k, dtype=torch.int64) * 7, names, Path("x.png"))
+    save_confusion(torch.eye(k, dtype=torch.int64) * 7, names, Path("x.png"))
     with Image.open("x.png") as figure:
         assert min(figure.size) >= 8 * k

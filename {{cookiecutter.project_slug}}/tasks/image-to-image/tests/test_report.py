@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Train
+from pages import check_whole
 from PIL import Image
 from programs import status
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -16,8 +18,11 @@ from torch import Tensor
 from torchvision.transforms.functional import center_crop
 
 import dataset
+import options
 import test
 from engine.figures import save_sheet
+from engine.report import Report
+from engine.results import add_intervals, save_examples, write_report
 from losses import BEST_PSNR
 from model import Model
 
@@ -94,12 +99,42 @@ def test_the_report_lies_in_the_run_folder(run: Path, capsys: pytest.CaptureFixt
         assert metrics[name] == pytest.approx(np.mean([r[name] for r in metrics["by_image"]]))
     assert metrics["psnr_gain"] == pytest.approx(metrics["psnr"] - metrics["input_psnr"])
     assert 18 < metrics["input_psnr"] < 23, "noise of 25"
+    for name in ("psnr", "ssim", "l1", "psnr_gain"):
+        low, high = metrics[f"{name}_interval"]
+        assert low <= metrics[name] <= high
+    page = check_whole((run / "report" / "index.html").read_text(encoding="utf-8"))
+    assert {row["file"] for row in metrics["by_image"]} <= set(page.texts)
+    assert f"{metrics['psnr']:.2f} dB" in page.texts
     for name in ("best.png", "worst.png"):
         with Image.open(run / "report" / name) as sheet:
             assert 2 * 224 < sheet.height < sheet.width, "two rows of three: no image is in both"
     out = capsys.readouterr().out
     assert str(run / "report") in out
     assert "0.png" in out and "mean" in out and "gain" in out
+
+
+def test_the_page_of_many_images_is_small(run: Path) -> None:
+    """Their names may be hostile; the lowest PSNR comes first."""
+    random = torch.Generator().manual_seed(0)
+    numbers = torch.rand(10_000, generator=random).tolist()
+    names = ("psnr", "ssim", "l1", "input_psnr", "input_ssim", "input_l1")
+    rows: list[test.Row] = [
+        {"file": f"<script>{i}</script>.png", **dict.fromkeys(names, value)}
+        for i, value in enumerate(numbers)
+    ]
+    crops = torch.randint(256, (3, 3, 224, 224), generator=random, dtype=torch.uint8)  # noise
+    examples = [(row, list(crops)) for row in rows[:10]]
+    words = ["checkpoint", "report", "against", "data", "split"]
+    given = [str(run / "checkpoints/best.pt"), "made-up", None, None, "test"]
+    defaults = options.make_parser().parse_args([])
+    report = Report(Namespace(**dict(zip(words, given, strict=True))), defaults, defaults)
+    write_report(report, add_intervals(test.summarize(rows)), examples, examples)
+    text = Path("made-up/index.html").read_text(encoding="utf-8")
+    assert len(text.encode()) < 3_000_000
+    page = check_whole(text)
+    first = min(range(10_000), key=numbers.__getitem__)
+    assert page.texts.index("Images") < page.texts.index(str(rows[first]["file"]))
+    assert "The lowest PSNR first; 9800 more images are in metrics.json." in page.texts
 
 
 def test_the_splits_have_reports_of_their_own(train: Train, images: Path) -> None:
@@ -134,11 +169,13 @@ def test_the_best_come_first_and_the_worst_too(
     def with_psnr(file: str, *three: Tensor) -> test.Row:
         return {**compute_metrics(file, *three), "psnr": psnr[file]}
 
-    def note(examples: list[test.Example], path: Path) -> None:
-        shown[path.name] = examples
+    def note(
+        report: Any, metrics: Any, best: list[test.Example], worst: list[test.Example]
+    ) -> None:
+        shown.update({"best.png": best, "worst.png": worst})
 
     monkeypatch.setattr(test, "compute_metrics", with_psnr)
-    monkeypatch.setattr(test, "save_examples", note)
+    monkeypatch.setattr(test, "write_report", note)
     words = [f"--checkpoint={finished}", "--device=cpu", "--worst=4", "--report=r"]
     assert status(test.main, "test.py", *words) == 0
     files = {name: [row["file"] for row, _ in examples] for name, examples in shown.items()}
@@ -179,7 +216,7 @@ def test_a_sheet_shows_the_pixels_of_its_images(size: tuple[int, int], count: in
     images = [plain(colour, *size) for colour in colours]
     row: Any = {"psnr": 20.0, "ssim": 0.5, "input_psnr": 10.0, "input_ssim": 0.25}
     examples = [({**row, "file": f"{i}.png"}, images[3 * i : 3 * i + 3]) for i in range(count)]
-    test.save_examples(examples, Path("x.png"))
+    save_examples(examples, Path("x.png"))
     found = boxes(Path("x.png"), colours)
     for top, bottom, left, right in found:
         assert right - left > 150, "large enough to look at"

@@ -1,0 +1,100 @@
+"""What a run folder tells about its run: the points of its curves, its starts, its options."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import BadInput
+
+
+@dataclass
+class Records:
+    """The records of a run; each is empty if its file is missing.
+
+    Attributes:
+        folder: The run folder.
+        points: Those of metrics.jsonl.
+        starts: The blocks of environment.txt, a dict for each start of the run.
+    """
+
+    folder: Path
+    points: list[dict[str, Any]]
+    starts: list[dict[str, str]]
+
+    def curve(self, split: str, name: str) -> tuple[list[int], list[float]]:
+        """The steps and the values of a metric."""
+        points = [p for p in self.points if p["split"] == split and name in p["values"]]
+        return [p["n_iter"] for p in points], [float(p["values"][name]) for p in points]
+
+    def names(self, split: str) -> list[str]:
+        """The metrics of a split, in the order in which they are logged."""
+        values = [point["values"] for point in self.points if point["split"] == split]
+        return list(dict.fromkeys(name for of_point in values for name in of_point))
+
+    def resumes(self) -> list[int]:
+        """The steps after which the run was stopped and resumed, but for its first and last one."""
+        steps = {start.get("resumed after step", "") for start in self.starts}
+        last = max((point["n_iter"] for point in self.points), default=0)
+        return sorted(int(step) for step in steps if step.isdecimal() and 0 < int(step) < last)
+
+
+def read_records(folder: Path) -> Records:
+    """The records of the run in a folder."""
+    return Records(folder, read_points(folder / "metrics.jsonl"), _read_starts(folder))
+
+
+def read_points(path: Path) -> list[dict[str, Any]]:
+    """The points of a metrics.jsonl, without lines that a kill or a full disk has cut off."""
+    points = []
+    for line in _read(path).splitlines():
+        try:
+            points.append(json.loads(line))
+        except ValueError:
+            continue
+    keys = {"n_iter", "split", "values"}
+    return [point for point in points if isinstance(point, dict) and keys <= point.keys()]
+
+
+def read_options(folder: Path) -> dict[str, str]:
+    """The options in the config.txt of a run, by their names with dashes; flags are yes or no.
+
+    Raises:
+        BadInput: There is no config.txt, so this is no run folder.
+    """
+    if not (folder / "config.txt").is_file():
+        raise BadInput(f"{folder}: no config.txt in it; name the folder of a run, as runs/a")
+    options = {}
+    for line in _read(folder / "config.txt").splitlines():
+        name, has_value, value = line.removeprefix("--").partition("=")
+        if line.startswith("--no-") and not has_value:
+            options[name.removeprefix("no-")] = "no"
+        elif line.startswith("--"):
+            options[name] = value if has_value else "yes"
+    return options
+
+
+def read_metrics(report: Path) -> dict[str, Any]:
+    """The metrics.json in the folder of a report; empty if there is none that can be read."""
+    try:
+        metrics = json.loads(_read(report / "metrics.json") or "{}")
+    except ValueError:
+        return {}
+    return metrics if isinstance(metrics, dict) else {}
+
+
+def run_folder(checkpoint: str | Path) -> Path:
+    """The folder of a checkpoint's run; of one that was moved elsewhere, the folder it lies in."""
+    folder = Path(checkpoint).absolute().parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def _read_starts(folder: Path) -> list[dict[str, str]]:
+    blocks = _read(folder / "environment.txt").split("\n\n")
+    lines = [[line.partition(": ") for line in block.splitlines()] for block in blocks]
+    return [{name: value for name, _, value in block} for block in lines if block]
+
+
+def _read(path: Path) -> str:
+    return os.fsdecode(path.read_bytes()) if path.is_file() else ""

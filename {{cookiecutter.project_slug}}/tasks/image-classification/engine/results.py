@@ -1,0 +1,301 @@
+"""What test.py finds: calibration, mistakes, and how they look in files and on the page."""
+
+import csv
+import io
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.checkpoint import write_atomically
+from engine.figures import draw_calibration, new_figure, save_sheet, shorten_text
+from engine.page import Html, element, image, section, table, tiles
+from engine.records import read_metrics
+from engine.report import Report, compare_images, interval, percent
+
+BINS = 15  # of the confidence, as in Guo et al. 2017
+MOST_CLASSES = 20  # of a confusion matrix on the page
+SHOWN = 14  # images of a kind on the page
+
+
+@dataclass
+class Results:
+    """What the network says about each image.
+
+    Attributes:
+        scores: (N, K).
+        labels: int64 (N,).
+        files: The N files, relative to the folder of the split.
+        classes: The K names.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    files: list[str]
+    classes: list[str]
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """That of each class, float64 (N, K)."""
+        return self.scores.double().softmax(dim=1)
+
+    @cached_property
+    def confidence(self) -> Tensor:
+        """The probability of the predicted class, (N,)."""
+        return self.probabilities.amax(dim=1)
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """The class with the highest score, int64 (N,)."""
+        return self.scores.argmax(dim=1)
+
+    @cached_property
+    def right(self) -> Tensor:
+        """Whether each image is classified correctly, bool (N,)."""
+        return self.predicted == self.labels
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        """The confusion matrix: counts (K, K), row = true class, column = predicted class."""
+        k = len(self.classes)
+        return torch.bincount(self.labels * k + self.predicted, minlength=k * k).reshape(k, k)
+
+    def by_class(self) -> dict[str, Tensor]:
+        """Precision, recall and F1 of each class: (K,) each; 0 where there is nothing to divide."""
+        right, of_class, taken = self.matrix.diag(), self.matrix.sum(dim=1), self.matrix.sum(dim=0)
+        return {
+            "precision": right / taken.clamp(min=1),
+            "recall": right / of_class.clamp(min=1),
+            "f1": 2 * right / (taken + of_class).clamp(min=1),
+        }
+
+    def accuracy_interval(self) -> tuple[float, float]:
+        """The 95 % interval of the accuracy, by bootstrap over the images."""
+        return interval(self.right.numpy())
+
+    def calibration(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean confidence, accuracy, number of images of each bin of confidence: (BINS,) each."""
+        bins = (self.confidence * BINS).long().clamp(max=BINS - 1)
+        counts = torch.bincount(bins, minlength=BINS)
+        sums = [
+            torch.bincount(bins, values.double(), minlength=BINS) / counts.clamp(min=1)
+            for values in (self.confidence, self.right)
+        ]
+        return sums[0], sums[1], counts
+
+    def calibration_error(self) -> float:
+        """The expected calibration error, in [0, 1]: how far confidence and accuracy differ."""
+        confidence, accuracy, counts = self.calibration()
+        return float(((confidence - accuracy).abs() * counts).sum() / counts.sum())
+
+    def worst_mistakes(self) -> list[int]:
+        """The mistakes, those first whose true class got the least probability."""
+        truth = self.scores.log_softmax(dim=1).gather(1, self.labels[:, None])[:, 0]
+        order = truth.argsort(stable=True)
+        return order[~self.right[order]].tolist()
+
+    def confident_mistakes(self) -> list[int]:
+        """The mistakes, those first whose predicted class got the most probability."""
+        order = self.confidence.argsort(descending=True, stable=True)
+        return order[~self.right[order]].tolist()
+
+    def best(self) -> list[int]:
+        """The images that are classified correctly, the most certain ones first."""
+        order = self.confidence.argsort(descending=True, stable=True)
+        return order[self.right[order]].tolist()
+
+    def describe(self, i: int) -> str:
+        """The classes of an image as a caption of one or two lines."""
+        label, predicted = self.classes[self.labels[i]], self.classes[self.predicted[i]]
+        sure = f"({float(self.confidence[i]):.0%})"
+        return f"{label} {sure}" if self.right[i] else f"{label}, taken for\n{predicted} {sure}"
+
+
+def write_report(
+    report: Report, metrics: dict[str, Any], results: Results, test_set: Any, worst: int, loss: str
+) -> None:
+    """Writes predictions.csv, confusion.png, mistakes.png and index.html.
+
+    Args:
+        report: The report.
+        metrics: As in metrics.json.
+        results: What they come from.
+        test_set: Its images, for those that are shown.
+        worst: Mistakes in mistakes.png.
+        loss: The name of the loss in metrics.jsonl.
+    """
+    save_predictions(results, report.folder / "predictions.csv")
+    save_confusion(results.matrix, results.classes, report.folder / "confusion.png")
+    mistakes = results.worst_mistakes()[:worst]
+    captions = [results.describe(i) for i in mistakes]
+    images = [test_set[i][0].cpu() for i in mistakes]
+    save_sheet(images, captions, report.folder / "mistakes.png")
+    sections = [
+        *_images_sections(results, test_set),
+        _classes_section(metrics),
+        _confusion_section(results),
+        _calibration_section(results),
+    ]
+    verdict = _verdict(metrics, results)
+    if report.against is not None:
+        verdict += _against(report, results)
+    report.write(verdict, sections, pairs={"loss": loss})
+
+
+def save_predictions(results: Results, path: Path) -> None:
+    """Writes a line for each image: its file, its class, the predicted class, its probability."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("file", "class", "predicted", "probability"))
+    labels, predicted = results.labels.tolist(), results.predicted.tolist()
+    confidence = results.confidence.tolist()
+    for row in zip(results.files, labels, predicted, confidence, strict=True):
+        file, label, guess, sure = row
+        writer.writerow((file, results.classes[label], results.classes[guess], f"{sure:.6f}"))
+    write_atomically(path, lambda file: file.write(os.fsencode(text.getvalue())))
+
+
+def read_right(path: Path) -> dict[str, float]:
+    """Whether each image of a predictions.csv is classified correctly, as 0 or 1, by its file."""
+    text = os.fsdecode(path.read_bytes()) if path.is_file() else ""
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    return {r.get("file", ""): float(r.get("class") == r.get("predicted")) for r in rows}
+
+
+def _verdict(metrics: dict[str, Any], results: Results) -> list[Html]:
+    n, (low, high) = metrics["images"], metrics["accuracy_interval"]
+    counts = results.matrix.sum(dim=1)
+    usual, share = results.classes[int(counts.argmax())], float(counts.max() / n)
+    better = "Better than" if low > share else "Not clearly better than"
+    sentence = f"{better} always answering {usual}, which is right for {percent(share)}."
+    doubt = f"95 % interval {percent(low)} to {percent(high)}, by bootstrap over the images."
+    if low == high:  # all right, or all wrong: resamples of equal images say nothing
+        limit = percent(1 - 0.05 ** (1 / n))
+        kind = "correct" if low else "wrong"
+        doubt = f"All are {kind}; of other images up to {limit} may not be (95 % limit)."
+    wrong = int((~results.right).sum())
+    facts = {
+        "mistakes": f"{wrong} of {n}",
+        "macro F1": percent(metrics["macro_f1"]),
+        "calibration error (ECE)": percent(metrics["calibration_error"]),
+        "loss": f"{metrics['loss']:.4f}",
+    }
+    return [
+        element("strong", percent(metrics["accuracy"])),
+        element("p", f"of {n} images are classified correctly. {doubt}"),
+        element("p", sentence),
+        tiles(facts),
+    ]
+
+
+def _against(report: Report, results: Results) -> list[Html]:
+    assert report.against is not None
+    accuracy = read_metrics(report.against).get("accuracy", 0.0)
+    ours = dict(zip(results.files, results.right.double().tolist(), strict=True))
+    theirs = read_right(report.against / "predictions.csv")
+    title = f"Against {report.opt.against} ({percent(accuracy)})"
+    return [element("h3", title), compare_images(ours, theirs, "percentage points", scale=100)]
+
+
+def _images_sections(results: Results, test_set: Any) -> list[Html]:
+    """Most confident mistakes, other bad ones, and the best; an image stands in one of them."""
+    sure = results.confident_mistakes()[:SHOWN]
+    others = [i for i in results.worst_mistakes() if i not in sure][:SHOWN]
+    kinds = {
+        "Most confident mistakes": sure,
+        "Other mistakes, the least probable true class first": others,
+        "Correct, the most certain first": results.best()[: SHOWN // 2],
+    }
+    sections = []
+    for title, chosen in kinds.items():
+        shown = [
+            image(
+                test_set[i][0].cpu(),
+                f"{results.describe(i)}\n{results.files[i]}",
+                results.files[i],
+            )
+            for i in chosen
+        ]
+        if shown:
+            sections.append(section(title, element("div", *shown, class_="images")))
+    return sections
+
+
+def _classes_section(metrics: dict[str, Any]) -> Html:
+    def errors(row: dict[str, Any]) -> int:
+        return round(row["images"] * (1 - row["recall"]))
+
+    ordered = sorted(metrics["classes"].items(), key=lambda item: -errors(item[1]))
+    shares = ("precision", "recall", "f1")
+    rows = [
+        (name, row["images"], errors(row), *(percent(row[share]) for share in shares))
+        for name, row in ordered
+    ]
+    head = ("class", "images", "mistakes", "precision", "recall", "F1")
+    return section("Classes, the most mistakes first", table(head, rows, class_="numbers"))
+
+
+def _confusion_section(results: Results) -> Html:
+    matrix, classes = results.matrix, results.classes
+    if len(classes) > MOST_CLASSES:
+        off = matrix - matrix.diag().diag()
+        counts, places = off.flatten().topk(MOST_CLASSES)
+        pairs = zip(counts.tolist(), places.tolist(), strict=True)
+        k, head = len(classes), ("class", "taken for", "images")
+        confused = [(classes[p // k], classes[p % k], n) for n, p in pairs if n]
+        return section("Most confused classes", table(head, confused))
+    note = "Row: true class. Column: predicted class. A shade is the share of its row."
+    shares = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)
+    rows = [
+        (element("th", name, scope="row"), *map(_shaded, matrix[i].tolist(), shares[i].tolist()))
+        for i, name in enumerate(classes)
+    ]
+    shown = table(("", *classes), rows, class_="matrix")
+    return section("Confusion matrix", element("p", note, class_="soft"), shown)
+
+
+def _shaded(count: int, share: float) -> Html:
+    style = f"background: rgb(var(--shade) / {0.6 * share:.2f})"
+    return element("td", count or "", style=style) if count else element("td", "·", class_="soft")
+
+
+def _calibration_section(results: Results) -> Html:
+    confidence, accuracy, counts = results.calibration()
+    note = (
+        f"Calibration error {percent(results.calibration_error())} over {BINS} bins. Bars: "
+        "the accuracy of the images whose prediction has such a probability; points: its mean. "
+        "Bars below the dashed line: the network is too sure of itself."
+    )
+    chart = element("figure", draw_calibration(confidence, accuracy, counts))
+    grid = element("div", chart, class_="charts")
+    return section("Calibration", element("p", note, class_="soft"), grid)
+
+
+def save_confusion(matrix: Tensor, classes: list[str], path: Path) -> None:
+    """Saves a confusion matrix; the shade of a cell is its share of the row.
+
+    Args:
+        matrix: Counts of shape (K, K): row = true class, column = predicted class.
+        classes: The K names.
+        path: Where to write the PNG.
+    """
+    k = len(classes)
+    side = min(max(4.0, 1.5 + 0.42 * k), 24.0)
+    figure, axes = new_figure(side, side)
+    shares = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    if k <= 40:
+        for row, column in matrix.nonzero().tolist():
+            count = int(matrix[row, column])
+            light = count > 0.5 * int(matrix[row].sum())
+            color = "white" if light else "black"
+            axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+    names = [shorten_text(name, 24) for name in classes]
+    axes.set_xticks(range(k), names, rotation=90)
+    axes.set_yticks(range(k), names)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    figure.savefig(path)

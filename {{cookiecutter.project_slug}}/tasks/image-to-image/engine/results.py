@@ -1,0 +1,131 @@
+"""How the results of test.py look: sheets of examples, and their part of the page."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from engine.figures import save_sheet
+from engine.page import Html, element, image, section, table, tiles
+from engine.records import read_metrics
+from engine.report import Report, compare_images, interval
+
+TILES = {"ssim": ("SSIM", 4), "l1": ("L1, grey levels", 2)}  # names and digits below the verdict
+MOST_ROWS = 200  # of the table of images
+MOST_EXAMPLES = 6  # of the best, and of the worst; their crops are most of the page's size
+Row = dict[str, str | float]  # the metrics of an image
+Example = tuple[Row, list[Tensor]]  # and crops of its input, output and target
+
+
+def write_report(
+    report: Report, metrics: dict[str, Any], best: list[Example], worst: list[Example]
+) -> None:
+    """Writes best.png, worst.png and index.html.
+
+    Args:
+        report: The report.
+        metrics: As in metrics.json.
+        best: The examples with the highest PSNR, the best one first.
+        worst: Those with the lowest, the worst one first.
+    """
+    save_examples(best, report.folder / "best.png")
+    save_examples(worst, report.folder / "worst.png")
+    verdict = _verdict(metrics)
+    if report.against is not None:
+        verdict += _against(report, metrics)
+    sections = [
+        _examples_section("Worst outputs", worst[:MOST_EXAMPLES]),
+        _examples_section("Best outputs", best[:MOST_EXAMPLES]),
+        _images_section(metrics),
+    ]
+    report.write(verdict, sections, pairs={})
+
+
+def save_examples(examples: list[Example], path: Path) -> None:
+    """Saves a sheet with a row of input, output and target for each example."""
+    captions = [f"{row['file']}\n{text}" for row, _ in examples for text in _captions(row)]
+    images = [image for _, triple in examples for image in triple]
+    save_sheet(images, captions, path, columns=3)
+
+
+def add_intervals(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics, and the 95 % interval of each mean by bootstrap over the images."""
+    rows = metrics["by_image"]
+    columns = {name: np.array([row[name] for row in rows]) for name in ("psnr", *TILES)}
+    columns["psnr_gain"] = columns["psnr"] - np.array([row["input_psnr"] for row in rows])
+    intervals = {f"{name}_interval": list(interval(values)) for name, values in columns.items()}
+    return {**metrics, **intervals}
+
+
+def _captions(row: Row) -> list[str]:
+    shown = [
+        f"{name}: {row[prefix + 'psnr']:.2f} dB, SSIM {row[prefix + 'ssim']:.3f}"
+        for prefix, name in (("input_", "input"), ("", "output"))
+    ]
+    return [*shown, "target"]
+
+
+def _verdict(metrics: dict[str, Any]) -> list[Html]:
+    low, high = metrics["psnr_interval"]
+    gain_low, gain_high = metrics["psnr_gain_interval"]
+    better = "better than" if gain_low > 0 else "not clearly better than"
+    gain = f"{metrics['psnr_gain']:+.2f} dB, 95 % interval {gain_low:+.2f} to {gain_high:+.2f}"
+    facts = {}
+    for name, (title, digits) in TILES.items():
+        of_input = f"input {metrics[f'input_{name}']:.{digits}f}"
+        least, most = (f"{value:.{digits}f}" for value in metrics[f"{name}_interval"])
+        small = element("div", f"{least} to {most}, {of_input}", class_="soft small")
+        facts[title] = Html(element("div", f"{metrics[name]:.{digits}f}") + small)
+    doubt = f"95 % interval {low:.2f} to {high:.2f} dB, by bootstrap over the images."
+    of_input = f"{metrics['input_psnr']:.2f} dB"
+    return [
+        element("strong", f"{metrics['psnr']:.2f} dB"),
+        element("p", f"PSNR, the mean of {metrics['images']} images. {doubt}"),
+        element("p", f"The outputs are {better} the inputs ({of_input}): {gain}."),
+        tiles(facts),
+    ]
+
+
+def _against(report: Report, metrics: dict[str, Any]) -> list[Html]:
+    assert report.against is not None
+    other = read_metrics(report.against)
+    ours, theirs = (
+        {row["file"]: row["psnr"] for row in rows}
+        for rows in (metrics["by_image"], other.get("by_image", []))
+    )
+    title = f"Against {report.opt.against} ({other.get('psnr', 0):.2f} dB)"
+    return [element("h3", title), compare_images(ours, theirs, "dB PSNR")]
+
+
+def _examples_section(title: str, examples: list[Example]) -> Html:
+    """Examples in rows of input, output and target; crops of the middle, as in the sheets."""
+    rows = []
+    for row, triple in examples:
+        shown = [
+            image(crop, caption, f"{row['file']}, {caption.partition(':')[0]}", most=224)
+            for crop, caption in zip(triple, _captions(row), strict=True)
+        ]
+        rows += [element("h3", row["file"]), element("div", *shown, class_="triple")]
+    note = "Crops of the middle; packed as JPEG here, and without loss in the PNG of the report."
+    return section(title, element("p", note, class_="soft"), *rows)
+
+
+def _images_section(metrics: dict[str, Any]) -> Html:
+    ordered = sorted(metrics["by_image"], key=lambda row: row["psnr"])
+    rows = [
+        (
+            row["file"],
+            f"{row['input_psnr']:.2f}",
+            f"{row['psnr']:.2f}",
+            f"{row['input_ssim']:.4f}",
+            f"{row['ssim']:.4f}",
+            f"{row['l1']:.2f}",
+        )
+        for row in ordered[:MOST_ROWS]
+    ]
+    head = ("image", "PSNR of input", "PSNR", "SSIM of input", "SSIM", "L1")
+    left = len(ordered) - len(rows)
+    note = f"The lowest PSNR first; {left} more images are in metrics.json." if left else ""
+    shown = table(head, rows, class_="numbers")
+    return section("Images", element("p", note or "The lowest PSNR first.", class_="soft"), shown)

@@ -1,0 +1,155 @@
+"""The page of a report: whatever the names are, it is one whole file; intervals; the records."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Train
+from pages import check_whole
+from programs import resume, status
+
+import test
+from engine.figures import draw_calibration, draw_chart
+from engine.page import document, element, escape, image, keys, table
+from engine.records import Records, read_metrics, read_options, read_points, read_records
+from engine.report import compare_images, find_report, interval, percent
+from tools import compare
+
+HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=y>', "a&b", "\udcff\x00\u202e", "'"]
+
+
+def test_hostile_names_are_text() -> None:
+    picture = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    parts = [table(HOSTILE, [HOSTILE]), keys(HOSTILE)]
+    parts += [element("p", name, title=name) for name in HOSTILE]
+    parts += [image(picture, name, name) for name in HOSTILE]
+    page = check_whole(document(HOSTILE[0], *parts))
+    for name in HOSTILE[:3]:
+        assert page.texts.count(name) >= 5 and name in page.all("alt")
+    assert escape(HOSTILE[3]) == "\ufffd" * 3
+
+
+def test_charts_share_a_page() -> None:
+    lines = [(list(range(n)), [float("nan"), *np.linspace(0, 1, n - 1)]) for n in (5, 3000)]
+    counts = torch.tensor([0, 3, 4])
+    shares = torch.tensor([0.0, 0.4, 0.9])
+    charts = [draw_chart(lines, '"<i>"', marks=[3]) for _ in range(2)]
+    text = document("charts", *charts, draw_calibration(shares, shares, counts))
+    page = check_whole(text)
+    assert page.all("aria-label").count('"<i>"') == 2
+    assert "currentColor" in text and "var(--series-1)" in text and "#12345" not in text
+    assert max(map(len, charts)) < 40_000, "a long curve is thinned out"
+
+
+def test_the_interval_covers_the_true_mean() -> None:
+    random = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        low, high = interval(random.random(300) < 0.8)
+        assert 0.06 < high - low < 0.12, "about four standard errors"
+        covered += low <= 0.8 <= high
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_a_paired_comparison_sees_what_two_intervals_do_not() -> None:
+    random = np.random.default_rng(0)
+    values = random.normal(30, 5, 100)
+    ours = {f"{i}.png": value for i, value in enumerate(values + 0.1)}
+    theirs = {f"{i}.png": value for i, value in enumerate(values)}
+    assert "Better: +0.10 dB" in compare_images(ours, theirs, "dB")
+    assert "Worse: -0.10 dB" in compare_images(theirs, ours, "dB")
+    assert "No clear difference: +0.00 dB" in compare_images(ours, ours, "dB")
+    assert "other images" in compare_images(ours, {**theirs, "more.png": 1.0}, "dB")
+
+
+def test_a_share_is_rounded_to_all_only_if_it_is_all() -> None:
+    shown = [percent(share) for share in (0, 0.1234, 0.9994, 0.9996, 1)]
+    assert shown == ["0.0 %", "12.3 %", "99.9 %", "> 99.9 %", "100.0 %"]
+
+
+# The records of a run.
+
+
+def test_resumes_are_recorded_and_marked(train: Train) -> None:
+    assert train("run", "--epochs=1", "--log-every=1") == 0
+    records = read_records(Path("run"))
+    last = records.points[-1]["n_iter"]
+    assert records.resumes() == [] and len(records.starts) == 1
+    assert resume(Path("run"), "--epochs=2") == 0
+    records = read_records(Path("run"))
+    assert records.resumes() == [last] and len(records.starts) == 2
+    assert records.starts[1]["torch"] == torch.__version__
+    assert status(test.main, "test.py", "--checkpoint=run", "--device=cpu") == 0
+    text = Path("run/report/index.html").read_text(encoding="utf-8")
+    assert f"stopped and resumed after step {last}." in text
+    page = check_whole(text)
+    assert "--epochs" in page.texts and "A batch" in page.texts and "Speed" in page.texts
+
+
+def test_damaged_records_are_passed_over() -> None:
+    point = '{"n_iter": 1, "epoch": 1, "split": "val", "values": {"loss": NaN}}'
+    Path("metrics.jsonl").write_text("\n".join([point, "[]", '{"n_iter": 2}', '{"n_it']))
+    assert [p["n_iter"] for p in read_points(Path("metrics.jsonl"))] == [1]
+    Path("metrics.json").write_text("[")
+    assert read_metrics(Path()) == {}
+    assert read_records(Path("nowhere")) == Records(Path("nowhere"), [], [])
+
+
+def test_options_are_read_as_they_are_written(finished: Path) -> None:
+    options = read_options(finished)
+    assert options["device"] == "cpu" and options["deterministic"] == "no"
+    assert options["flip"] in ("yes", "no") and "no-flip" not in options
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_checkpoint_alone_gets_a_page(finished: Path, split: str) -> None:
+    shutil.copy(finished / "checkpoints/best.pt", "alone.pt")
+    words = ["--checkpoint=alone.pt", "--device=cpu", f"--split={split}", "--report=there"]
+    assert status(test.main, "test.py", *words) == 0
+    page = check_whole(Path("there/index.html").read_text(encoding="utf-8"))
+    assert "There is no metrics.jsonl beside the checkpoint." in page.texts
+
+
+def test_a_report_is_compared_with_another(train: Train, capsys: pytest.CaptureFixture) -> None:
+    for run in ("a", "b"):
+        assert train(run, "--epochs=1") == 0
+    words = ["--checkpoint=a", "--device=cpu", "--against=b"]
+    assert status(test.main, "test.py", *words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "run test.py --checkpoint b first" in error
+    assert status(test.main, "test.py", "--checkpoint=b", "--device=cpu") == 0
+    assert status(test.main, "test.py", *words) == 0
+    text = Path("a/report/index.html").read_text(encoding="utf-8")
+    assert "No clear difference" in text, "two runs of one seed"
+    assert find_report("b/report", "report") == find_report("b", "report") == Path("b/report")
+
+
+# Several runs.
+
+
+def test_runs_are_compared(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = ["<b>first", "second"]
+    for seed, run in enumerate(runs):
+        assert train(run, "--epochs=1", "--log-every=1", f"--seed={seed}") == 0
+    assert status(test.main, "test.py", "--checkpoint=second", "--device=cpu") == 0
+    capsys.readouterr()
+    assert status(compare.main, "compare.py", *runs, "--out=page.html") == 0
+    head, first, second, wrote = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["run", "seed", "steps"], "all other options are equal"
+    assert first.split()[:2] == ["<b>first", "0"] and second.split()[:2] == ["second", "1"]
+    assert first.endswith(" -") and not second.endswith(" -"), "the result of test.py"
+    assert len(head) == len(first) == len(second) and wrote == "wrote page.html"
+    page = check_whole(Path("page.html").read_text(encoding="utf-8"))
+    assert page.texts.count("<b>first") == 2, "in the table and in the legend"
+
+
+@pytest.mark.parametrize("words", [["nowhere"], ["."], [], ["run", "--out=no/such/page.html"]])
+def test_what_cannot_be_compared_is_refused_in_a_line(
+    finished: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, "run")
+    assert status(compare.main, "compare.py", *words) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not list(Path().glob("*.html"))

@@ -1,0 +1,1 @@
+"""Programs beside training: `python -m tools.compare`; each file starts with its purpose."""

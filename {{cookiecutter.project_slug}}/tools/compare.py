@@ -1,0 +1,88 @@
+"""Compares runs: the options in which they differ, their results, their curves.
+
+    python -m tools.compare runs/*
+    python -m tools.compare runs/a runs/b --out ab.html
+
+Prints a table, and writes a page with the same table and the curves of all runs over each other.
+The result of the test images is shown if test.py has written it.
+"""
+
+from engine.errors import DONE, BadInput, run_program  # first: Ctrl-C ends in one line
+
+# isort: split
+from pathlib import Path
+
+from engine.arguments import Parser
+from engine.checkpoint import write_atomically
+from engine.page import document, element, table
+from engine.records import Records, read_metrics, read_options, read_records
+from engine.report import curves_section
+from model import Model
+
+Rows = list[list[str]]
+
+
+def main() -> int:
+    parser = Parser(description="Compares runs: options, results, curves.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
+    parser.add_argument("--out", metavar="FILE", default="compare.html", help="where to write")
+    opt = parser.parse_args()
+
+    out = Path(opt.out)
+    if not out.absolute().parent.is_dir() or (out.exists() and not out.is_file()):
+        raise BadInput(f"--out {opt.out}: not a file in a folder that exists; name another")
+    folders = list(dict.fromkeys(map(Path, opt.runs)))
+    options = [read_options(folder) for folder in folders]
+    runs = [read_records(folder) for folder in folders]
+    head, rows = compare(runs, options)
+    page = document(
+        "Comparison of runs",
+        element("p", f"{len(runs)} runs, and the options in which they differ.", class_="soft"),
+        table(head, rows, class_="numbers"),
+        curves_section(runs, pairs={}),
+    )
+    write_atomically(out, lambda file: file.write(page.encode()))
+    print(columns([head, *rows]))
+    print(f"wrote {opt.out}")
+    return DONE
+
+
+def compare(runs: list[Records], options: list[dict[str, str]]) -> tuple[list[str], Rows]:
+    """A table with a row for each run; a result that is not there is a dash.
+
+    Args:
+        runs: Their records.
+        options: Those of each run.
+
+    Returns:
+        The names of the columns, and the rows.
+    """
+    names = sorted({name for given in options for name in given})
+    differ = [n for n in names if len({given.get(n) for given in options}) > 1]
+    monitor = Model.monitor
+    head = ["run", *differ, "steps", f"best val {monitor}", f"test {monitor}"]
+    rows = []
+    for run, given in zip(runs, options, strict=True):
+        values = run.curve("val", monitor)[1]
+        tested = read_metrics(run.folder / "report").get(monitor)
+        results = [max(values, default=None), tested]
+        steps = max((point["n_iter"] for point in run.points), default=0)
+        shown = ["-" if value is None else f"{value:.4f}" for value in results]
+        rows.append([str(run.folder), *(given.get(n, "-") for n in differ), str(steps), *shown])
+    return head, rows
+
+
+def columns(rows: Rows) -> str:
+    """Rows as text in columns, the first one to the left and the others to the right."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+if __name__ == "__main__":
+    run_program(main)
