@@ -68,6 +68,7 @@ def main() -> int:
 
     # 5. Loading. The cache is made after everything that can be refused, since it may take minutes.
     use_cache([train_set, val_set], opt.cache, opt.epochs, device, world)
+    run.note_files(train_set)
     train_loader = Loader(train_set, sampler, device, opt.workers, opt.prefetch)
     val_sampler = EvalBatchSampler(len(val_set), opt.batch_size, world.rank, world.size)
     val_loader = Loader(val_set, val_sampler, device, opt.workers, opt.prefetch)

@@ -140,7 +140,7 @@ class TrainState:
                 )
         for name, network in self.networks.items():
             load_weights(network, state.get(name, {}), path, RESUME_REMEDY)
-        options = _changes(state["args"], vars(self.opt), WITHOUT_EFFECT, "--")
+        options = changes(state["args"], vars(self.opt), WITHOUT_EFFECT, "--")
         try:
             same = state["args"].get("optimizer") == self.opt.optimizer
             self.optimizers.load_state_dict(state["optim"] if same else {})
@@ -152,15 +152,15 @@ class TrainState:
         self.optimizers.averages.load_state_dict(state.get("ema", {}))
         if state.get("scaler"):
             self.optimizers.scaler.load_state_dict(state["scaler"])
-        environment = _changes(state.get("environment", {}), self.environment, (), "")
-        if changes := ", ".join(filter(None, (options, environment))):
-            print(f"warning: not an exact continuation: {changes}", file=sys.stderr)
+        environment = changes(state.get("environment", {}), self.environment, (), "")
+        if different := ", ".join(filter(None, (options, environment))):
+            print(f"warning: not an exact continuation: {different}", file=sys.stderr)
         self.n_iter, self.validated = state["n_iter"], state["validated"]
         self.best, self.waited = state["best"], state["waited"]
         print(f"resumed after step {self.n_iter} of {self.total}")
 
 
-def _changes(before: dict, now: dict, ignored: tuple[str, ...], prefix: str) -> str:
+def changes(before: dict, now: dict, ignored: tuple[str, ...], prefix: str) -> str:
     """The values that differ, as one line."""
     return ", ".join(
         f"{prefix}{key.replace('_', '-')} {before.get(key, 'none')} is now {now.get(key, 'none')}"

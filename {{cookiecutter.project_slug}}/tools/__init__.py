@@ -1,0 +1,1 @@
+"""Helper programs: `python -m tools.replay --help` and the like."""
