@@ -80,7 +80,7 @@ def main() -> int:
     with (
         world,
         run,
-        Logger(run.path, state, world) as logger,
+        Logger(run, state, world) as logger,
         train_loader,
         val_loader,
         train_loader.batches(state.n_iter) as batches,
@@ -90,7 +90,8 @@ def main() -> int:
             # a signal says nothing; it is due again when the run is resumed.
             if state.validation_is_due():
                 with optimizers.averages.in_use():
-                    metrics = evaluate(model, val_loader, amp, world, until=stop)
+                    draw = state.drawing_is_due()
+                    metrics = evaluate(model, val_loader, amp, world, until=stop, draw=draw)
                 if stop.agreed():
                     break
                 is_best = state.record(metrics[model.monitor])

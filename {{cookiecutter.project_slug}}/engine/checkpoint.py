@@ -45,6 +45,7 @@ class Checkpoints:
         self.last, self.best = folder / "last.pt", folder / "best.pt"
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
+        self.when_written: Callable[[], None] = lambda: None  # called by the thread that writes
 
     def clean(self) -> None:
         """Deletes the unfinished files of a run that was killed while it wrote them."""
@@ -83,6 +84,7 @@ class Checkpoints:
             _link(path, self.last)
             for old in self.numbered()[self.keep :]:
                 old.unlink(missing_ok=True)
+            self.when_written()
         except (OSError, RuntimeError) as error:  # torch.save turns a full disk into the latter
             kept = "no checkpoint exists yet"
             if self.last.exists():

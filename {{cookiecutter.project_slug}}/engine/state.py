@@ -73,6 +73,12 @@ class TrainState:
         at_validation = epoch % self.opt.val_every == 0 or epoch == self.opt.epochs
         return rest == 0 and at_validation and self.validated < self.n_iter
 
+    def drawing_is_due(self) -> bool:
+        """Whether to draw this validation: the first, the last, one in `--image-every` steps."""
+        every = self.opt.image_every
+        crossed = self.n_iter // every > self.validated // every
+        return crossed or self.validated == 0 or self.n_iter >= self.total
+
     @property
     def head_alone(self) -> bool:
         """Whether this step is one of the first `--head-epochs`."""
