@@ -68,6 +68,7 @@ def main() -> int:
 
     # 5. Loading. The cache is made after everything that can be refused, since it may take minutes.
     use_cache([train_set, val_set], opt.cache, opt.epochs, device, world)
+    run.note_files(train_set)
     train_loader = Loader(train_set, sampler, device, opt.workers, opt.prefetch)
     val_sampler = EvalBatchSampler(len(val_set), opt.batch_size, world.rank, world.size)
     val_loader = Loader(val_set, val_sampler, device, opt.workers, opt.prefetch)
@@ -79,7 +80,7 @@ def main() -> int:
     with (
         world,
         run,
-        Logger(run.path, state, world) as logger,
+        Logger(run, state, world) as logger,
         train_loader,
         val_loader,
         train_loader.batches(state.n_iter) as batches,
@@ -89,7 +90,8 @@ def main() -> int:
             # a signal says nothing; it is due again when the run is resumed.
             if state.validation_is_due():
                 with optimizers.averages.in_use():
-                    metrics = evaluate(model, val_loader, amp, world, until=stop)
+                    draw = state.drawing_is_due()
+                    metrics = evaluate(model, val_loader, amp, world, until=stop, draw=draw)
                 if stop.agreed():
                     break
                 is_best = state.record(metrics[model.monitor])

@@ -1,12 +1,14 @@
 """A file of decoded images beside the data: only the first run decodes them.
 
-The file holds the pixels of all images (uint8, rows from top to bottom, channels last), then the
-height and width of each (int32). Its name is a digest of all that it was made of, so an outdated
-one is not found, and a new one is made. It is mapped into memory, which all processes share.
+The file holds the pixels of all images (uint8, rows from top to bottom, channels last), then a
+digest of the pixels of each (int64), then its height and width (int32). The file's name is a digest
+of all that it was made of, so an outdated one is not found, and a new one is made. It is mapped
+into memory, which all processes share.
 """
 
 import glob
 import hashlib
+import json
 import os
 import sys
 import time
@@ -41,14 +43,21 @@ class MappedImages:
     Args:
         pixels: uint8, all images one after the other, each (H, W, C).
         sizes: Height and width of each image, of shape (N, 2).
+        digests: A digest of the pixels of each image, int64 of shape (N,), if they are known.
         path: The file that `pixels` is a map of, if it is one.
 
     Raises:
         ValueError: The pixels are not those of images of these sizes.
     """
 
-    def __init__(self, pixels: Tensor, sizes: Tensor, path: Path | None = None) -> None:
-        self.path, self.pixels, self.sizes = path, pixels, sizes
+    def __init__(
+        self,
+        pixels: Tensor,
+        sizes: Tensor,
+        digests: Tensor | None = None,
+        path: Path | None = None,
+    ) -> None:
+        self.path, self.pixels, self.sizes, self.digests = path, pixels, sizes, digests
         areas = sizes[:, 0].long() * sizes[:, 1]
         self.channels, rest = divmod(len(pixels), max(1, int(areas.sum())))
         if bool((sizes < 1).any()) or not self.channels or rest:
@@ -69,11 +78,13 @@ class MappedImages:
         """
         # Read-only: the pages of a writable map would have to fit into memory.
         content = np.memmap(path, np.uint8, "r")
-        end = max(0, len(content) - 8 * images)
-        sizes = np.array(content[end:]).view(np.int32).reshape(images, 2)
+        end = max(0, len(content) - 16 * images)
+        parts = np.array(content[end:]).reshape(2, 8 * images)
+        digests, sizes = parts[0].view(np.int64), parts[1].view(np.int32).reshape(images, 2)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch has no read-only tensors
-            return cls(torch.from_numpy(content[:end]), torch.from_numpy(sizes), path)
+            pixels = torch.from_numpy(content[:end])
+        return cls(pixels, torch.from_numpy(sizes), torch.from_numpy(digests), path)
 
     def __getstate__(self) -> dict:
         """For worker processes that are not forked: they map the file themselves."""
@@ -114,6 +125,7 @@ class CachedImages:
         self.root, self.files, self.recipe, self.code = root, files, recipe, code
         self._decode = decode
         self.mapped: MappedImages | None = None
+        self._stamps: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -149,9 +161,25 @@ class CachedImages:
         made_of.update(f"{PIL.__version__} {torchvision.__version__} {self.recipe}".encode())
         for path in (__file__, *self.code):
             made_of.update(Path(path).read_bytes())
-        made_of.update(np.array([_stamp(f"{self.root}/{name}") for name in self.files]).tobytes())
+        self._stamps = np.array([_stamp(f"{self.root}/{name}") for name in self.files])
+        made_of.update(self._stamps.tobytes())
         name = f"{self.root.name}-{self.recipe}-{made_of.hexdigest()[:16]}.u8"
         return self.root.parent / ".cache" / name
+
+    def records(self) -> Iterator[str]:
+        """What tells whether a file has changed: a line of JSON for each.
+
+        It holds the file, its size in bytes, its time of change in ns, and a digest of the decoded
+        pixels, or null. No file is read for it: the cache has the digests from when it was made,
+        and the rest was asked for its name. 20,000 files take 0.1 s.
+        """
+        stamps = self._stamps
+        if stamps is None:
+            stamps = np.array([_stamp(f"{self.root}/{name}") for name in self.files])
+        digests = self.mapped.digests if self.mapped is not None else None
+        known = ["null"] * len(self) if digests is None else digests.tolist()
+        for name, (size, changed), digest in zip(self.files, stamps.tolist(), known, strict=True):
+            yield f"[{json.dumps(f'{self.root.name}/{name}')}, {size}, {changed}, {digest}]\n"
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -225,7 +253,7 @@ def _move_if_few(sharing: list[Any], images: CachedImages, device: torch.device)
     # Single samples may be loaded by worker processes, which cannot use the memory of the GPU.
     at_once = all(whole_batch(data_set, first) is not None for data_set in sharing)
     if at_once and len(mapped.pixels) < torch.cuda.mem_get_info(device)[0] / 8:
-        images.mapped = MappedImages(mapped.pixels.to(device), mapped.sizes)
+        images.mapped = MappedImages(mapped.pixels.to(device), mapped.sizes, mapped.digests)
         for data_set in sharing:
             data_set.to(device)
         print(f"cache: {len(images):,} images of {images.root} are kept on {device}")
@@ -254,8 +282,8 @@ def _make(images: CachedImages, path: Path, expected: int) -> tuple[MappedImages
     problem = f"{path.parent}: {problem}"
     if expected > IN_MEMORY:
         return None, problem
-    pixels, sizes = zip(*_decode(images), strict=True)
-    return MappedImages(torch.cat(pixels), torch.cat(sizes)), problem
+    pixels, sizes, digests = map(torch.cat, zip(*_decode(images), strict=True))
+    return MappedImages(pixels, sizes, digests), problem
 
 
 def _write(images: CachedImages, path: Path) -> None:
@@ -265,11 +293,13 @@ def _write(images: CachedImages, path: Path) -> None:
     # A random name, since containers on several machines have equal process numbers.
     partial = path.with_name(f"{path.name}.{os.urandom(4).hex()}{PARTIAL}")
     try:
-        sizes = []
+        sizes, digests = [], []
         with open(partial, "wb") as file:
-            for pixels, some in _decode(images):
+            for pixels, *some in _decode(images):
                 file.write(pixels.numpy().data)
-                sizes.append(some)
+                sizes.append(some[0])
+                digests.append(some[1])
+            file.write(torch.cat(digests).numpy().data)
             file.write(torch.cat(sizes).numpy().data)
             file.flush()
             os.fsync(file.fileno())  # else a power cut could leave the name without the content
@@ -292,15 +322,15 @@ def _delete_leftovers(folder: Path) -> None:
                 partial.unlink()
 
 
-def _decode(images: CachedImages) -> Iterator[tuple[Tensor, Tensor]]:
-    """The pixels of some images at a time, end to end, and their sizes; uses all cores."""
+def _decode(images: CachedImages) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The pixels of some images at a time, end to end, their sizes and digests; uses all cores."""
     sampler = EvalBatchSampler(len(images), 64)
     workers = min(cores(), sampler.count() // 8)
     loader = Loader(_Decoding(images), sampler, torch.device("cpu"), workers, prefetch=0)
     bar = tqdm(desc=f"cache {images.root.name}", total=len(images), unit="image", disable=None)
     with loader, loader.batches() as batches, bar:
-        for pixels, sizes in batches:
-            yield pixels, sizes
+        for pixels, sizes, digests in batches:
+            yield pixels, sizes, digests
             bar.update(len(sizes))
 
 
@@ -310,10 +340,17 @@ class _Decoding(Dataset):
     def __init__(self, images: CachedImages) -> None:
         self.images = images
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         images = [self.images.decode(index).permute(1, 2, 0) for index in indices.tolist()]
         sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int32)
-        return torch.cat([image.reshape(-1) for image in images]), sizes
+        pixels = [image.reshape(-1) for image in images]
+        return torch.cat(pixels), sizes, torch.tensor([_digest(image) for image in pixels])
+
+
+def _digest(pixels: Tensor) -> int:
+    """A number of 64 bits that differs for other pixels."""
+    digest = hashlib.blake2b(pixels.numpy().data, digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 def _expected_bytes(images: CachedImages) -> int:

@@ -46,6 +46,7 @@ class Checkpoints:
         self.resumed_after = 0  # the step of the checkpoint that the run goes on from
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
+        self.when_written: Callable[[], None] = lambda: None  # called by the thread that writes
 
     def clean(self) -> None:
         """Deletes the unfinished files of a run that was killed while it wrote them."""
@@ -82,8 +83,9 @@ class Checkpoints:
             first = [self.best] * best
             write_atomically(path, lambda file: _save_sealed(state, file), first)
             _link(path, self.last)
-            for old in self._numbered()[self.keep :]:
+            for old in self.numbered()[self.keep :]:
                 old.unlink(missing_ok=True)
+            self.when_written()
         except (OSError, RuntimeError) as error:  # torch.save turns a full disk into the latter
             kept = "no checkpoint exists yet"
             if self.last.exists():
@@ -135,14 +137,14 @@ class Checkpoints:
             raise BadInput(f"{self.folder}: no readable checkpoint among {names}")
         return None
 
-    def _numbered(self) -> list[Path]:
+    def numbered(self) -> list[Path]:
         """The checkpoints named by step, newest first."""
         files = self.folder.glob("iter-*.pt")
         ours = (path for path in files if re.fullmatch(r"iter-\d+", path.stem))
         return sorted(ours, key=lambda path: int(path.stem[5:]), reverse=True)
 
     def _candidates(self) -> Iterator[Path]:
-        yield from self._numbered()
+        yield from self.numbered()
         yield from (path for path in (self.last, self.best) if path.exists())
 
 

@@ -3,6 +3,8 @@
 import contextlib
 import ctypes
 import os
+import platform
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,17 @@ def gpu_count() -> int:
 def gpu_names() -> str:
     """The CUDA devices that can be used, as one line; empty if there is none."""
     return ", ".join(torch.cuda.get_device_name(i) for i in range(gpu_count()))
+
+
+def processor() -> str:
+    """The model of the CPU, and the instructions of it that PyTorch uses."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux, or not readable in a sandbox
+        text = ""
+    model = re.search(r"(?m)^model name\s*: *(.+)", text)
+    name = model[1] if model else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def set_up(deterministic: bool, threads: int | None = None) -> None:
@@ -192,7 +205,7 @@ def environment(
         **({"processes": processes} if processes else {}),
     }
     if amp.device.type == "cpu":
-        return {**facts, "threads": torch.get_num_threads()}
+        return {**facts, "processor": processor(), "threads": torch.get_num_threads()}
     if amp.device.type != "cuda":
         return facts
     if amp.device.index is not None or parallel == "none" or gpu_count() == 1:

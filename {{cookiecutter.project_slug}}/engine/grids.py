@@ -49,6 +49,38 @@ def captioned_grid(images: Tensor, captions: list[str], columns: int) -> Tensor:
     return pil_to_tensor(sheet)
 
 
+def draw_counts(counts: Tensor, names: list[str]) -> Tensor:
+    """A table of counts as an image; the shade of a cell is its share of the row.
+
+    Args:
+        counts: (K, K), row = true class, column = predicted class.
+        names: Those of the K rows and columns.
+
+    Returns:
+        uint8 (3, height, width), on the CPU.
+    """
+    k = len(counts)
+    cell = max(1, min(2 * LINE, WIDTH // k))
+    written = cell >= LINE
+    left, top = (CELL if written else GAP), LINE + GAP
+    shares = (counts / counts.sum(dim=1, keepdim=True).clamp(min=1)).float()
+    shades = 255 - shares * torch.tensor([225.0, 175.0, 75.0])[:, None, None]  # white to blue
+    sheet = Image.new("RGB", (max(left + k * cell, 3 * CELL), top + k * cell), "white")
+    table = to_pil_image(shades.round().to(torch.uint8))
+    sheet.paste(table.resize((k * cell, k * cell), Image.Resampling.NEAREST), (left, top))
+    draw, font = ImageDraw.Draw(sheet), load_font()
+    draw.text((GAP, 0), "row: true class, column: predicted, in the same order", "black", font)
+    for row in range(k if written else 0):
+        middle = top + row * cell + cell / 2
+        draw.text((GAP, middle), cut_to_fit(names[row], font, CELL - 2 * GAP), "black", font, "lm")
+        for column in counts[row].nonzero().flatten().tolist():
+            place, number = (left + column * cell + cell / 2, middle), str(int(counts[row, column]))
+            if font.getlength(number) <= cell:
+                color = "white" if shares[row, column] > 0.5 else "black"
+                draw.text(place, number, color, font, "mm")
+    return pil_to_tensor(sheet)
+
+
 def load_font() -> Any:
     """The font of matplotlib, which has more letters than that of Pillow, or else the latter."""
     spec = find_spec("matplotlib")  # it is not imported, which would take a while

@@ -3,21 +3,27 @@
 import json
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tensorboardX import SummaryWriter
+from tensorboardX.summary import hparams
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
 
+from engine.arguments import NOT_IN_CONFIG, config_text
 from engine.checkpoint import write_atomically
 from engine.distributed import ALONE, World
-from engine.evaluation import Losses, mean_losses
+from engine.evaluation import Losses, Metrics, mean_losses
+from engine.grids import draw_counts
 from engine.meter import Rates, make_profiler
 from engine.records import read_points
+from engine.run_dir import RunDir
 from engine.state import TrainState
 
 LAYOUT = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt} {remaining}{postfix}"
@@ -27,26 +33,28 @@ class Logger:
     """Shows the progress of a run and appends to its records. The state is never changed.
 
     A context manager. An interrupted run logs once more what it had logged after its last
-    checkpoint, so that is dropped at the beginning. A full disk ends the logging, with a warning,
-    and not the run.
+    checkpoint, so that is dropped at the beginning. TensorBoard's file is on the disk once a
+    checkpoint is. A full disk ends the logging, with a warning, and not the run.
 
     Args:
-        folder: The run folder.
+        run: The run folder.
         state: The state of the run.
         world: The processes of the run, of which the first one alone records.
     """
 
-    def __init__(self, folder: Path, state: TrainState, world: World = ALONE) -> None:
-        self.metrics, self.report, self.state = folder / "metrics.jsonl", folder / "report", state
-        self.world = world
+    def __init__(self, run: RunDir, state: TrainState, world: World = ALONE) -> None:
+        self.metrics, self.report = run.path / "metrics.jsonl", run.path / "report"
+        self.run, self.state, self.world = run, state, world
+        self.last_metrics: dict[str, float] = {}
         self.working = self.first = world.rank == 0
         self._thread = ThreadPoolExecutor(1, "image")
         self._drawing: Future[None] | None = None
 
     def __enter__(self) -> "Logger":
-        n_iter = self.state.n_iter
+        n_iter, self.was_over = self.state.n_iter, self.state.is_over()
         if self.first:
             self._open_records(n_iter)
+            self.run.checkpoints.when_written = self._flush
         self.profiler = make_profiler(self.state.opt.profile, self.metrics.with_name("profile"))
         # tensorboardX writes in a thread; if that ended unnoticed, the run would wait for ever.
         self._excepthook, threading.excepthook = threading.excepthook, self._thread_failed
@@ -61,14 +69,24 @@ class Logger:
 
     def _open_records(self, n_iter: int) -> None:
         """Drops what is logged once more after `n_iter`, and opens TensorBoard's file."""
+        kept: list[dict] = []
         if self.metrics.exists():
             limit = {"train": n_iter, "val": self.state.validated}
             kept = [p for p in read_points(self.metrics) if p["n_iter"] <= limit[p["split"]]]
             text = "".join(json.dumps(point) + "\n" for point in kept)
             write_atomically(self.metrics, lambda file: file.write(text.encode()))
-        # TensorBoard cannot forget points, but hides those that come after purge_step.
-        purge = n_iter + 1 if n_iter else None
-        self.writer = SummaryWriter(str(self.metrics.parent), purge_step=purge)
+        # TensorBoard cannot forget points, but hides those from purge_step on. A validation that is
+        # repeated has the number of a step that is not, whose point is added again.
+        again = self.state.validation_is_due()
+        number = f".{len(list(self.run.path.glob('events.*')))}"  # two may begin in one second
+        folder, purge = str(self.run.path), n_iter + (not again)
+        self.writer = SummaryWriter(folder, purge_step=purge, filename_suffix=number)
+        for point in kept if again else ():
+            if point["n_iter"] == n_iter:
+                self._add_scalars(point["split"], point["values"])
+        self.last_metrics = next((p["values"] for p in kept[::-1] if p["split"] == "val"), {})
+        config = config_text(self.state.opt, self.run.path / "config.txt")
+        self.writer.add_text("config.txt", "    " + config.replace("\n", "\n    "), n_iter + 1)
 
     def __exit__(self, *error: object) -> None:
         self.bar.close()
@@ -76,6 +94,8 @@ class Logger:
             self.profiler.stop()
         self._thread.shutdown()
         if self.working:
+            if error[0] is None and self.state.is_over() and not self.was_over:
+                self._add_hyperparameters()
             with suppress(OSError):  # a full disk
                 self.writer.close()
         threading.excepthook = self._excepthook
@@ -95,25 +115,32 @@ class Logger:
         shown = [f"{name} {value:.4f}" for name, value in values.items()]
         self.bar.set_postfix_str(", ".join([*shown, str(rates)]), refresh=False)
         self._add("train", {**values, "lr": lr, **asdict(rates)})
+        if self.working:
+            self._add_scalars("train", self.state.optimizers.norms())
 
-    def validation(self, metrics: dict[str, float], better: bool) -> None:
-        """Records and prints the metrics of a validation."""
+    def validation(self, metrics: Metrics, better: bool) -> None:
+        """Records and prints the metrics of a validation; TensorBoard shows its images."""
         text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.bar.clear()
         print(f"{self._epoch()}: val {text}{' (best)' * better}", flush=True)
         self._add("val", metrics)
+        self.last_metrics = metrics
+        self._in_background(self._draw_validation, metrics, self.state.n_iter)
 
     def image(self, name: str, grid: Tensor) -> None:
         """Records an image, uint8 of shape (3, H, W), in TensorBoard and in report/.
 
         A thread packs it, which can take as long as a hundred steps on a GPU.
         """
+        if self.working:
+            self._in_background(self._draw, name, grid.cpu(), self.state.n_iter)
+
+    def _in_background(self, draw: Callable[..., None], *what: Any) -> None:
         if not self.working:
             return
         if self._drawing is not None:
             self._drawing.result()
-        n_iter = self.state.n_iter
-        self._drawing = self._thread.submit(self._draw, name, grid.cpu(), n_iter)
+        self._drawing = self._thread.submit(draw, *what)
 
     def _draw(self, name: str, grid: Tensor, n_iter: int) -> None:
         try:
@@ -123,6 +150,31 @@ class Logger:
         except OSError as error:
             self._give_up(error)
         self.writer.add_image(name, grid.numpy(), n_iter)
+
+    def _draw_validation(self, metrics: Metrics, n_iter: int) -> None:
+        names = list(self.state.info.get("classes", ()))
+        for name, counts in metrics.counts.items():
+            rows = names if len(names) == len(counts) else list(map(str, range(len(counts))))
+            self.writer.add_image(f"val/{name}", draw_counts(counts, rows).numpy(), n_iter)
+        if metrics.grid is not None:
+            self.writer.add_image("val/images", metrics.grid.numpy(), n_iter)
+
+    def _add_hyperparameters(self) -> None:
+        """Adds the options and the last metrics to TensorBoard's table of runs.
+
+        `SummaryWriter.add_hparams` would write them into a folder of their own.
+        """
+        results = {**self.last_metrics, "best": self.state.best}
+        self.writer.add_scalar("val/best", self.state.best, self.state.n_iter)
+        options = {k: v for k, v in vars(self.state.opt).items() if k not in NOT_IN_CONFIG}
+        for summary in hparams(options, {f"val/{name}": None for name in results}):
+            self.writer.file_writer.add_summary(summary)
+
+    def _flush(self) -> None:
+        """Brings to the disk what was logged before a checkpoint."""
+        if self.working:
+            with suppress(OSError, ValueError):  # a full disk; the file was just closed
+                self.writer.flush()
 
     def _epoch(self) -> str:
         return f"epoch {self.state.epoch}/{self.state.opt.epochs}"
@@ -138,9 +190,12 @@ class Logger:
                 file.write(json.dumps(point) + "\n")
         except OSError as error:
             self._give_up(error)
+        self._add_scalars(split, values)
+
+    def _add_scalars(self, split: str, values: dict[str, float]) -> None:
         for name, value in values.items():
             if self.working:
-                self.writer.add_scalar(f"{split}/{name}", value, n_iter)
+                self.writer.add_scalar(f"{split}/{name}", value, self.state.n_iter)
 
     def _give_up(self, error: OSError) -> None:
         if self.working:

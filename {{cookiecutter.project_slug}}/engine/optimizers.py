@@ -66,6 +66,7 @@ class Optimizers:
         self.divided = opt.accumulate > 1 or world.size > 1
         self.gradients, self.means = Fold(opt.accumulate), Fold(opt.accumulate)
         self.n_iter = 0
+        self.gradient_norms: dict[str, Tensor] = {}  # of the last step, before clipping
         self._unchecked: list[tuple[int, Tensor]] = []  # a step, and scalars on the device
 
     def zero_grad(self, n_iter: int, lr: float, head_alone: bool = False) -> None:
@@ -115,8 +116,10 @@ class Optimizers:
             end_step: Any = getattr(network, "end_step", None)
             if end_step is not None:
                 end_step(self.world.join)
-        for optimizer in self.optimizers.values():
-            self._watch(clip_gradient(optimizer, self.scaler, self.clip_grad))
+        for name, optimizer in self.optimizers.items():
+            norm = clip_gradient(optimizer, self.scaler, self.clip_grad)
+            self.gradient_norms[name] = norm
+            self._watch(self._guarded(norm))
             self.scaler.step(optimizer)
         self.scaler.update()
         self.averages.update(self.n_iter)
@@ -178,6 +181,29 @@ class Optimizers:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict({"state": state[name]["state"], "param_groups": groups[name]})
             preset_momentum(optimizer)  # it has none if --momentum was 0 before
+
+    def _guarded(self, norm: Tensor) -> Tensor:
+        """A scalar that has to be finite: the norm of a gradient.
+
+        In fp16, where the scaler skips a step whose norm is not finite and halves its scale, it is
+        0 instead, or infinite once the scale has become tiny.
+        """
+        if not self.scaler.is_enabled():
+            return norm
+        scale = self.scaler.scale(torch.ones_like(norm))  # get_scale() would wait for the device
+        return torch.where(scale < LEAST_SCALE, math.inf, 0.0)
+
+    @torch.no_grad()
+    def norms(self) -> dict[str, float]:
+        """The norm of the last gradient, before clipping, and of the weights of each network.
+
+        Those of fp16 steps that were skipped are left out. Waits for the device.
+        """
+        found = {f"gradient_norm/{name}": norm for name, norm in self.gradient_norms.items()}
+        for name, weights in self.weights.items():
+            found[f"weight_norm/{name}"] = nn.utils.get_total_norm(weights)
+        values = torch.stack([norm.float() for norm in found.values()]).tolist()
+        return {name: v for name, v in zip(found, values, strict=True) if math.isfinite(v)}
 
     def _watch(self, value: Tensor) -> None:
         """Notes a scalar that has to be finite."""
@@ -254,16 +280,11 @@ def clip_gradient(optimizer: Optimizer, scaler: GradScaler, limit: float) -> Ten
     """Scales the gradient down to a norm of `limit`; 0 leaves it as it is.
 
     Returns:
-        A scalar on the device that has to be finite: the norm before. In fp16, where the scaler
-        skips a step whose norm is not finite and halves its scale, it is 0 instead, or infinite
-        once the scale has become tiny.
+        Its norm before, a scalar on the device.
     """
     scaler.unscale_(optimizer)
     gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     if limit:
         nn.utils.clip_grads_with_norm_(parameters_of(optimizer), limit, norm)
-    if not scaler.is_enabled():
-        return norm
-    scale = scaler.scale(torch.ones_like(norm))  # get_scale() would wait for the device
-    return torch.where(scale < LEAST_SCALE, math.inf, 0.0)
+    return norm

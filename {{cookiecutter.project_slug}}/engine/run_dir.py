@@ -7,26 +7,30 @@ import sys
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
 from filelock import FileLock, Timeout
 
 from engine.arguments import config_text
+from engine.cache import CachedImages
 from engine.checkpoint import Checkpoints, write_atomically
-from engine.devices import gpu_names
+from engine.devices import gpu_names, processor
 from engine.distributed import ALONE, World
 from engine.errors import DONE, STOPPED, BadInput, Diverged, StopSignal
 from engine.records import run_folder
 from engine.state import TrainState
 
+FILES = "files.jsonl"  # in a run folder: the training images, as cache.CachedImages.records
+
 
 class RunDir:
     """The folder of a run: runs/ and the time, unless it is named.
 
-    A context manager. Its beginning makes the folder, locks it and writes config.txt and
-    environment.txt; its end waits for the last checkpoint and releases the lock, which the system
-    does as well for a process that is killed.
+    A context manager. Its beginning makes the folder, locks it and writes config.txt,
+    environment.txt and files.jsonl; its end waits for the last checkpoint and releases the lock,
+    which the system does as well for a process that is killed.
 
     Args:
         opt: The options; `run_dir` is the folder, and `resume` allows it to hold a run already.
@@ -40,6 +44,7 @@ class RunDir:
     def __init__(self, opt: Namespace, world: World = ALONE) -> None:
         self.opt, self.world = opt, world
         self.writes = world.rank == 0
+        self.images: CachedImages | None = None
         self._use(opt.run_dir or _unused_name())
         if not self.writes:
             return
@@ -66,6 +71,11 @@ class RunDir:
         except NotImplementedError:  # a network file system without locks
             print(f"warning: {self.path}: cannot be locked on this file system", file=sys.stderr)
 
+    def note_files(self, train_set: Any) -> None:
+        """Lets files.jsonl tell later which training images have changed, if they are files."""
+        images = getattr(train_set, "images", None)
+        self.images = images if isinstance(images, CachedImages) else None
+
     def __enter__(self) -> "RunDir":
         if not self.writes:
             return self
@@ -84,6 +94,8 @@ class RunDir:
         facts = self.path / "environment.txt"  # a block for each start
         earlier = os.fsdecode(facts.read_bytes()) + "\n" if facts.exists() else ""
         _write(facts, earlier + self._environment())
+        if self.images is not None:
+            _write(self.path / FILES, "".join(self.images.records()))
         print(f"run: {self.path}", flush=True)
         return self
 
@@ -161,7 +173,7 @@ def environment() -> dict[str, str]:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "platform": platform.platform(),
-        "processor": torch.backends.cpu.get_cpu_capability(),
+        "processor": processor(),
         "threads": str(torch.get_num_threads()),
         "gpus": gpu_names() or "none",
         "git commit": commit,

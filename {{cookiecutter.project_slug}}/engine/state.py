@@ -73,6 +73,12 @@ class TrainState:
         at_validation = epoch % self.opt.val_every == 0 or epoch == self.opt.epochs
         return rest == 0 and at_validation and self.validated < self.n_iter
 
+    def drawing_is_due(self) -> bool:
+        """Whether to draw this validation: the first, the last, one in `--image-every` steps."""
+        every = self.opt.image_every
+        crossed = self.n_iter // every > self.validated // every
+        return crossed or self.validated == 0 or self.n_iter >= self.total
+
     @property
     def head_alone(self) -> bool:
         """Whether this step is one of the first `--head-epochs`."""
@@ -140,7 +146,7 @@ class TrainState:
                 )
         for name, network in self.networks.items():
             load_weights(network, state.get(name, {}), path, RESUME_REMEDY)
-        options = _changes(state["args"], vars(self.opt), WITHOUT_EFFECT, "--")
+        options = changes(state["args"], vars(self.opt), WITHOUT_EFFECT, "--")
         try:
             same = state["args"].get("optimizer") == self.opt.optimizer
             self.optimizers.load_state_dict(state["optim"] if same else {})
@@ -152,15 +158,15 @@ class TrainState:
         self.optimizers.averages.load_state_dict(state.get("ema", {}))
         if state.get("scaler"):
             self.optimizers.scaler.load_state_dict(state["scaler"])
-        environment = _changes(state.get("environment", {}), self.environment, (), "")
-        if changes := ", ".join(filter(None, (options, environment))):
-            print(f"warning: not an exact continuation: {changes}", file=sys.stderr)
+        environment = changes(state.get("environment", {}), self.environment, (), "")
+        if different := ", ".join(filter(None, (options, environment))):
+            print(f"warning: not an exact continuation: {different}", file=sys.stderr)
         self.n_iter, self.validated = state["n_iter"], state["validated"]
         self.best, self.waited = state["best"], state["waited"]
         print(f"resumed after step {self.n_iter} of {self.total}")
 
 
-def _changes(before: dict, now: dict, ignored: tuple[str, ...], prefix: str) -> str:
+def changes(before: dict, now: dict, ignored: tuple[str, ...], prefix: str) -> str:
     """The values that differ, as one line."""
     return ", ".join(
         f"{prefix}{key.replace('_', '-')} {before.get(key, 'none')} is now {now.get(key, 'none')}"

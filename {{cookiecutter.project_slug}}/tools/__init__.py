@@ -1,1 +1,1 @@
-"""Programs beside training: `python -m tools.compare`; each file starts with its purpose."""
+"""Programs beside training, such as `python -m tools.replay`; each file starts with its purpose."""

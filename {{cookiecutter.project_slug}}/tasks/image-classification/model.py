@@ -8,7 +8,7 @@ class here and name it there. Every model has
     networks()                  {"net": network, ...}: each is saved, trained if it has parameters
     forward(*batch)             {"net": {loss name: scalar}, ...}: the losses that train each
                                 network; no name twice, no graph shared by two networks' losses
-    compute_metrics(*batch)     {metric name: sum over the images of the batch}
+    compute_metrics(*batch)     {metric name: sum over the images of the batch, or a table (K, K)}
     monitor                     the metric, higher is better, that decides which checkpoint is best
     image_grid(*batch)          an image of a batch for TensorBoard: uint8 (3, H, W)
 
@@ -27,7 +27,7 @@ import networks
 import options
 from engine.augmentation import check_eval_size
 from engine.checkpoint import judged, load, load_weights
-from engine.classes import label_captions
+from engine.classes import count_confusion, label_captions
 from engine.errors import BadInput
 from engine.grids import captioned_grid, grid_columns
 from layers import Normalize
@@ -101,13 +101,15 @@ class Classifier(nn.Module):
         return {
             "loss": self.criterion(scores, labels) * len(labels),
             "accuracy": (scores.argmax(dim=1) == labels).sum(),
+            "confusion": count_confusion(scores, labels),
         }
 
     def image_grid(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Up to 64 images of a batch as augmented, with their classes: uint8 (3, H, W)."""
+        """Up to 64 images, with classes and in evaluation wrong predictions: uint8 (3, H, W)."""
         columns = grid_columns(images)
-        captions = label_captions(labels[: columns**2], self.classes)
-        return captioned_grid(images[: columns**2], captions, columns)
+        images, labels = images[: columns**2], labels[: columns**2]
+        predicted = None if self.training else self.scores(images).argmax(dim=1)
+        return captioned_grid(images, label_captions(labels, self.classes, predicted), columns)
 
     def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)

@@ -8,7 +8,7 @@ class here and name it there. Every model has
     networks()                  {"net": network, ...}: each is saved, trained if it has parameters
     forward(*batch)             {"net": {loss name: scalar}, ...}: the losses that train each
                                 network; no name twice, no graph shared by two networks' losses
-    compute_metrics(*batch)     {metric name: sum over the images of the batch}
+    compute_metrics(*batch)     {metric name: sum over the images of the batch, or a table (K, K)}
     monitor                     the metric, higher is better, that decides which checkpoint is best
     image_grid(*batch)          an image of a batch for TensorBoard: uint8 (3, H, W)
 

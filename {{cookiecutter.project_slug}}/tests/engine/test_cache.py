@@ -465,6 +465,7 @@ def test_a_cache_may_be_larger_than_the_memory() -> None:
         with open("large.u8", "wb") as file:
             file.truncate(side * side)
             file.seek(0, os.SEEK_END)
+            file.write(np.array([77], dtype=np.int64).tobytes())
             file.write(np.array([side, side], dtype=np.int32).tobytes())
     except OSError:
         pytest.skip("this file system has no files of a terabyte")
@@ -472,6 +473,7 @@ def test_a_cache_may_be_larger_than_the_memory() -> None:
     assert mapped.stacked is not None
     assert mapped.stacked.shape == (1, side, side, 1)
     assert mapped.pixels[-1] == 0
+    assert mapped.digests is not None and mapped.digests.tolist() == [77]
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there are no such names")

@@ -4,7 +4,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.grids import FONT_SIZE, GAP, LINE, captioned_grid, cut_to_fit, grid_columns, load_font
+from engine.grids import (
+    CELL,
+    FONT_SIZE,
+    GAP,
+    LINE,
+    WIDTH,
+    captioned_grid,
+    cut_to_fit,
+    draw_counts,
+    grid_columns,
+    load_font,
+)
 
 
 def batch(n: int, height: int, width: int) -> Tensor:
@@ -79,3 +90,23 @@ def test_long_lines_are_cut_and_no_name_is_refused() -> None:
     assert 80 < font.getlength(cut) <= 100
     names = ["", " ", "猫", "lat\udce9in", "x" * 1000, "\t", "\x00"]
     assert captioned_grid(batch(len(names), 8, 8), names, 3).shape[0] == 3
+
+
+def test_the_shade_of_a_count_is_its_share_of_the_row() -> None:
+    counts = torch.tensor([[9, 0, 1], [0, 0, 0], [2, 0, 2]])
+    table = draw_counts(counts, ["cat", "a name that is too long for its place", "\u4e2d"])
+    assert table.dtype == torch.uint8 and table.shape[2] <= WIDTH
+    cell, top = 2 * LINE, LINE + GAP
+
+    def shade(row: int, column: int) -> list[int]:
+        return table[:, top + row * cell + 1, CELL + column * cell + 1].tolist()
+
+    assert shade(0, 1) == shade(1, 1) == [255, 255, 255]
+    assert shade(2, 0) == shade(2, 2)
+    assert shade(0, 0)[0] < shade(2, 0)[0] < shade(0, 2)[0] < 255
+    assert not table.equal(draw_counts(counts, ["dog", "", ""]))
+
+
+def test_a_table_of_many_classes_is_not_larger() -> None:
+    counts = torch.eye(900, dtype=torch.int64)
+    assert draw_counts(counts, [str(i) for i in range(900)]).shape[2] <= WIDTH

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from engine.errors import BadInput, shorten
@@ -42,13 +43,30 @@ def check_divisible(root: Path, counts: dict[str, int]) -> None:
         )
 
 
-def label_captions(labels: Tensor, classes: list[str]) -> list[str]:
+def count_confusion(scores: Tensor, labels: Tensor) -> Tensor:
+    """Counts (K, K): row = label, column = class of the highest score.
+
+    Args:
+        scores: (N, K).
+        labels: int64 (N,).
+    """
+    k = scores.shape[1]
+    return torch.bincount(labels * k + scores.argmax(dim=1), minlength=k * k).view(k, k)
+
+
+def label_captions(
+    labels: Tensor, classes: list[str], predicted: Tensor | None = None
+) -> list[str]:
     """The name of each label; of mixed ones the two largest, as "70% cat" above "30% dog".
 
     Args:
         labels: int64 (N,), or the share of each class, float (N, K).
         classes: The K names.
+        predicted: int64 (N,); a wrong one is named below its label.
     """
+    if predicted is not None:
+        given, found = label_captions(labels, classes), label_captions(predicted, classes)
+        return [a if a == b else f"{a}\n→ {b}" for a, b in zip(given, found, strict=True)]
     names = [" ".join(name.split()) for name in classes]  # a caption's line break has a meaning
     if labels.dim() == 1:
         return [names[label] for label in labels.tolist()]

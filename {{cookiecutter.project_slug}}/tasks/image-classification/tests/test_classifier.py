@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import options
 from engine.devices import Amp
+from engine.evaluation import evaluate
 from engine.grids import GAP, captioned_grid
 
 Classifier = needs("model.Classifier")
@@ -138,6 +139,32 @@ def test_metrics_are_sums_over_the_images() -> None:
     assert metrics["accuracy"].item() == 3
     expected = nn.CrossEntropyLoss(reduction="sum", label_smoothing=0.1)(scores, labels)
     assert metrics["loss"].item() == pytest.approx(expected.item())
+    assert metrics["confusion"].tolist() == [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
+
+
+def test_a_validation_counts_every_image_and_draws_the_first_batch(build: Build) -> None:
+    parts = build("--batch-size=2")  # several batches
+    found = parts.validate()
+    assert "confusion" not in found and found.grid is None
+    counts = found.counts["confusion"]
+    assert int(counts.sum()) == len(parts.val_set)
+    assert counts.sum(dim=1).tolist() == torch.bincount(parts.val_set.labels).tolist()
+    assert int(counts.diag().sum()) / len(parts.val_set) == pytest.approx(found["accuracy"])
+    drawn = evaluate(parts.model, parts.val_loader, parts.amp, draw=True).grid
+    with parts.val_loader.batches() as batches:
+        assert drawn is not None
+        assert drawn.equal(parts.model.eval().image_grid(*next(batches)))
+
+
+def test_an_image_grid_names_wrong_predictions_in_evaluation() -> None:
+    model = classifier().eval()
+    model.scores = lambda images: torch.eye(3)[torch.tensor([0, 1, 1])]
+    images, labels = torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2])
+    cat, dog, last = INFO["classes"]
+    expected = captioned_grid(images, [cat, dog, f"{last}\n→ {dog}"], columns=3)
+    assert model.image_grid(images, labels).equal(expected)
+    plain = captioned_grid(images, [cat, dog, last], columns=3)
+    assert model.train().image_grid(images, labels).equal(plain)
 
 
 def test_an_image_grid_shows_the_images_as_they_come() -> None:

@@ -1,0 +1,161 @@
+"""What TensorBoard shows of a run: read from its event files, as TensorBoard reads them."""
+
+import shutil
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Build, Train
+from programs import last, points, resume, saved_steps, start, wait_for_step
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """The events of a file, each between a length with its checksum and a checksum."""
+    content, position = path.read_bytes(), 0
+    while position + 12 <= len(content):
+        (length,) = struct.unpack_from("<Q", content, position)
+        yield Event.FromString(content[position + 12 : position + 12 + length])
+        position += 12 + length + 4
+
+
+def shown(run: Path) -> list[Event]:
+    """The events that TensorBoard shows: a start hides those from its step on."""
+    events: list[Event] = []
+    for path in sorted(run.glob("events.*")):
+        for event in read_events(path):
+            if event.session_log.status == SessionLog.START:
+                events = [e for e in events if e.step < event.step]
+            events.append(event)
+    return events
+
+
+def scalars(run: Path) -> Counter[tuple[str, int, float]]:
+    """The points of all curves, and how often each is there."""
+    return Counter(
+        (value.tag, event.step, value.simple_value)
+        for event in shown(run)
+        for value in event.summary.value
+        if value.HasField("simple_value")
+    )
+
+
+def recorded(run: Path) -> Counter[tuple[str, int, float]]:
+    """The points of metrics.jsonl; an event holds a float32."""
+    return Counter(
+        (f"{p['split']}/{name}", p["n_iter"], struct.unpack("f", struct.pack("f", value))[0])
+        for p in points(run)
+        for name, value in p["values"].items()
+    )
+
+
+def with_norms(points: Counter) -> Counter:
+    """The points that metrics.jsonl has, too."""
+    ours = ("train/gradient_norm/", "train/weight_norm/", "val/best")
+    return Counter({p: n for p, n in points.items() if not p[0].startswith(ours)})
+
+
+def tags(run: Path, kind: str) -> set[str]:
+    return {v.tag for e in shown(run) for v in e.summary.value if v.HasField(kind)}
+
+
+def test_curves_are_those_of_metrics_jsonl(finished: Path) -> None:
+    assert recorded(finished)
+    assert with_norms(scalars(finished)) == recorded(finished)
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_resume_doubles_no_point(train: Train, validated: bool) -> None:
+    """The run goes on from the end of the first epoch, whose validation is repeated or not."""
+    run = Path("run")
+    assert train(run, "--keep=9", "--log-every=1", "--epochs=3") == 0
+    first, *later = saved_steps(run)
+    shutil.rmtree(run / "report")
+    for step in later:
+        (run / f"checkpoints/iter-{step:09d}.pt").unlink()
+    if not validated:
+        path = run / f"checkpoints/iter-{first:09d}.pt"
+        state = torch.load(path, weights_only=True)
+        torch.save({**state, "validated": 0, "best": float("-inf")}, path)
+    assert resume(run) == 0
+    assert len(list(run.glob("events.*"))) == 2  # also if they began in one second
+    found = scalars(run)
+    assert set(found.values()) == {1}
+    assert len({(tag, step) for tag, step, _ in found}) == len(found)
+    assert with_norms(found) == recorded(run)
+    assert resume(run) == 0  # it is over: nothing is added
+    assert scalars(run) == found
+
+
+def test_norms_of_gradient_and_weights(train: Train, build: Build) -> None:
+    run, networks = Path("run"), build().networks
+    assert train(run, "--log-every=1", "--epochs=1") == 0
+    state, found = last(run), scalars(run)
+    gradients = [v for tag, _, v in found if tag.startswith("train/gradient_norm/")]
+    assert len(gradients) == state["n_iter"] * len(state["optim"])
+    assert all(value > 0 for value in gradients)
+    for name in state["optim"]:
+        weights = [state[name][key] for key, _ in networks[name].named_parameters()]
+        norm = torch.cat([weight.flatten() for weight in weights]).norm().item()
+        at_end = {(tag, step): v for tag, step, v in found}
+        assert at_end[f"train/weight_norm/{name}", state["n_iter"]] == pytest.approx(norm, rel=1e-4)
+
+
+def test_options_and_results_are_in_the_table_of_runs(train: Train) -> None:
+    run = Path("run")
+    assert train(run, "--lr=0.003") == 0
+    assert not [path for path in run.rglob("events.*") if path.parent != run]
+    plugins = [
+        HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        for event in shown(run)
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "hparams"
+    ]
+    experiment, begin, end = plugins
+    values = begin.session_start_info.hparams
+    assert values["lr"].number_value == 0.003
+    assert values["flip"].bool_value is True
+    assert "run_dir" not in values
+    shown_metrics = {info.name.tag for info in experiment.experiment.metric_infos}
+    assert "val/best" in shown_metrics and shown_metrics <= {tag for tag, _, _ in scalars(run)}
+    assert end.HasField("session_end_info")
+    best = [value for tag, _, value in scalars(run) if tag == "val/best"]
+    assert best == [pytest.approx(last(run)["best"])]
+
+
+def test_a_stopped_run_has_no_results(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.errors import StopSignal
+
+    monkeypatch.setattr(StopSignal, "received", "SIGTERM", raising=False)
+    monkeypatch.setattr(StopSignal, "agreed", lambda self: True)
+    assert train("run") == 75
+    assert not [tag for tag, _, _ in scalars(Path("run")) if tag == "val/best"]
+
+
+def test_config_and_pictures_are_shown(finished: Path, build: Build) -> None:
+    texts = {
+        value.tag: value.tensor.string_val[0].decode()
+        for event in shown(finished)
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "text"
+    }
+    (text,) = texts.values()
+    lines = (finished / "config.txt").read_text().splitlines()
+    assert [line.strip() for line in text.splitlines() if line.strip()] == lines
+    tables = {f"val/{name}" for name in build().validate().counts}
+    assert tags(finished, "image") == {"batch", "val/images", *tables}
+
+
+@pytest.mark.slow
+def test_what_was_logged_before_a_checkpoint_outlives_a_kill(small: list[str]) -> None:
+    words = [*small, "--epochs=1000", "--log-every=1", "--save-every=5", "--run-dir=run"]
+    process = start("train.py", *words)
+    wait_for_step(process, Path("run"), 20)
+    process.kill()
+    process.communicate()
+    steps = {step for tag, step, _ in scalars(Path("run")) if tag == "train/lr"}
+    assert set(range(1, saved_steps(Path("run"))[-1] - 5)) <= steps

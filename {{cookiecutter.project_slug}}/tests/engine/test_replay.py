@@ -1,0 +1,190 @@
+"""tools/replay.py: a part of a run is trained again, and gives the same bits, or says why not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Build, Train
+from PIL import Image, ImageOps
+from programs import last, refusal, saved_steps, status
+from test_processes import needs_gloo
+
+from engine.run_dir import FILES
+from tools import replay
+
+STEPS = ["--save-every=4", "--threads=1"]
+
+
+def run_replay(*words: str) -> int:
+    return status(replay.main, "replay.py", *words)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    return refusal(capsys, replay.main, "replay.py", *words)
+
+
+def path(run: Path) -> Path:
+    """The newest checkpoint by step."""
+    return replay.checkpoint(run, saved_steps(run)[-1])
+
+
+@pytest.mark.slow
+def test_a_run_repeats_itself(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Path("run")
+    assert train(run, *STEPS, "--ema=0.9") == 0
+    before = path(run).read_bytes()
+    start, end = saved_steps(run)[-2:]
+    capsys.readouterr()
+    assert run_replay("run") == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"equal: step {end} of run, from step {start}: ")
+    assert "ema of net, net, optim of net" in out.replace("discriminator", "net")
+    assert out.count("\n") == 1
+    assert run_replay("run", "--from=0", f"--to={start}") == 0
+    assert f"step {start} of run, from step 0" in capsys.readouterr().out
+    assert path(run).read_bytes() == before
+
+
+@pytest.mark.slow
+@needs_gloo
+def test_two_processes_repeat_the_run_of_one(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("run", *STEPS, "--accumulate=2", "--batch-size=2") == 0
+    capsys.readouterr()
+    assert run_replay("run", "--processes=2") == 0
+    assert capsys.readouterr().out.startswith("equal: ")
+
+
+@pytest.mark.slow
+def test_a_changed_image_is_named(
+    train: Train, build: Build, spoiled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = f"--data={spoiled}"
+    train_set = build(data).train_set
+    if not hasattr(train_set, "images"):
+        pytest.skip("the samples are not files")
+    name = train_set.images.files[int(train_set.rows[0])]
+    assert train("run", *STEPS, data) == 0
+    with Image.open(spoiled / "train" / name) as image:
+        ImageOps.invert(image).save(spoiled / "train" / name)
+    capsys.readouterr()
+    assert run_replay("run", "--from=0") == 1  # every image is trained on
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title.startswith("different: ")
+    assert any(line.startswith("  net: ") for line in lines)
+    assert lines[-2:] == ["not as in the run:", f"  train/{name} has other pixels"]
+
+
+@pytest.mark.slow
+def test_a_changed_option_thread_count_and_version_are_named(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path("run")
+    assert train(run, *STEPS) == 0
+    state = torch.load(path(run), weights_only=True)
+    state["environment"].update(torch="2.0.0", processor="an abacus")
+    torch.save(state, path(run))
+    capsys.readouterr()
+    assert run_replay("run", "--", "--threads=2", "--seed=9") == 1
+    out = capsys.readouterr().out
+    assert out.startswith("different: ")
+    reasons = out.partition("not as in the run:\n")[2]
+    now = f"torch 2.0.0 is now {torch.__version__}"
+    for reason in ("--seed 0 is now 9", "threads 1 is now 2", now, "processor an abacus is now "):
+        assert reason in reasons
+    assert "train/" not in reasons
+
+
+@pytest.mark.slow
+def test_what_train_py_refuses_is_bad_input(
+    train: Train, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train("run", *STEPS) == 0
+    assert run_replay("run", "--", "--no-such-option") == 2
+    assert "train.py: error: unrecognized arguments: --no-such-option" in capfd.readouterr().err
+
+
+def test_steps_are_chosen(finished: Path, tmp_path: Path) -> None:
+    steps = saved_steps(finished)
+    assert replay.choose(finished, None, None) == (steps[-2], steps[-1])
+    assert replay.choose(finished, None, steps[0]) == (0, steps[0])
+    assert replay.choose(finished, 0, None) == (0, steps[-1])
+
+
+def test_bad_input_is_refused_in_one_line(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, steps = str(finished), saved_steps(finished)
+    assert "holds no checkpoint" in refused(capsys, "nowhere")
+    assert f"no checkpoint of step 999; there are {steps[0]}, " in refused(capsys, run, "--to=999")
+    assert "must be the smaller" in refused(capsys, run, f"--from={steps[-1]}")
+    assert "--processes 2" in refused(capsys, run, "--processes=2")
+
+
+def test_bits_are_compared_and_not_numbers() -> None:
+    def same(one: float, other: float) -> bool:
+        return replay.same(torch.tensor(one), torch.tensor(other))
+
+    assert same(1.0, 1.0) and same(float("nan"), float("nan"))
+    assert not same(0.0, -0.0)
+    assert not same(1.0, 1.0 + 2**-23)
+    assert not replay.same(torch.zeros(2), torch.zeros(2).double())
+    assert not replay.same(torch.zeros(2), torch.zeros(1, 2))
+    assert replay.same(0.1, 0.1) and not replay.same(0.1, 0.2) and not replay.same(None, 0.1)
+
+
+def test_every_network_optimizer_and_average_is_compared(train: Train) -> None:
+    assert train("run", "--epochs=1", "--ema=0.9") == 0
+    state, other = last(Path("run")), last(Path("run"))
+    assert list(replay.compare(state, other)) == []
+    for part, values in replay.parts(other).items():
+        tensor = next(v for v in values.values() if torch.is_tensor(v) and v.is_floating_point())
+        where = (0,) * tensor.dim()
+        before = tensor[where].item()
+        tensor[where] = before + 1
+        (line,) = replay.compare(state, other)
+        assert line.startswith(f"{part}: 1 of ") and "by up to 1.0e+00" in line
+        tensor[where] = before
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ((5, 7, 1), ""),
+        ((5, 8, 1), ""),  # copied, and as it was
+        ((5, 7, 2), "train/a.png has other pixels"),
+        ((6, 8, 2), "train/a.png has other pixels"),
+        (None, "train/a.png is gone"),
+    ],
+)
+def test_files_are_compared_by_their_pixels(record: replay.Record | None, reason: str) -> None:
+    before: dict[str, replay.Record] = {"train/a.png": (5, 7, 1), "train/b.png": (5, 7, 3)}
+    now = {"train/b.png": before["train/b.png"]}
+    if record is not None:
+        now["train/a.png"] = record
+    assert list(replay.changed_files(before, now)) == ([reason] if reason else [])
+    assert list(replay.changed_files({}, now)) == []  # no record, nothing to say
+
+
+def test_files_without_a_digest_are_compared_by_size_and_time() -> None:
+    for one, other in ((None, 1), (1, None), (None, None)):
+        before: dict[str, replay.Record] = {"train/a.png": (5, 7, one)}
+        assert list(replay.changed_files(before, {"train/a.png": (5, 7, other)})) == []
+        (line,) = replay.changed_files(before, {"train/a.png": (5, 8, other)})
+        assert line == "train/a.png has another size or time of change"
+
+
+@pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
+def test_a_run_records_its_images(train: Train, build: Build, cache: str) -> None:
+    if not hasattr(build().train_set, "images"):
+        pytest.skip("the samples are not files")
+    for run in ("one", "two"):  # the second finds the cache of the first
+        assert train(run, "--epochs=1", cache) == 0
+    records = replay.read_files(Path("one"))
+    images = build().train_set.images
+    assert list(records) == [f"train/{name}" for name in images.files]
+    digests = {digest for _, _, digest in records.values()}
+    assert digests == {None} if cache == "--no-cache" else len(digests) == len(images)
+    assert records == replay.read_files(Path("two"))
+    assert (Path("one") / FILES).read_text().count("\n") == len(images)
