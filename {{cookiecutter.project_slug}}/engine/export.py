@@ -17,8 +17,6 @@ those of the training. Before a file is written it is run beside the checkpoint.
 
 import io
 import json
-import logging
-import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +30,7 @@ from torchvision.transforms.functional import center_crop
 from engine.arguments import Parser, add_checkpoint_option
 from engine.checkpoint import write_atomically
 from engine.errors import DONE, BadInput, Fault
-from engine.exported import FORMAT_VERSION, INPUT, METADATA, READERS, optional
+from engine.exported import FORMAT_VERSION, INPUT, METADATA, READERS, optional, silence
 from engine.images import images_below
 from engine.state import WITHOUT_EFFECT
 
@@ -172,9 +170,7 @@ def convert(model: Any, form: str, side: int | None, metadata: str) -> bytes:
     if side is None:
         dims |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the inside of PyTorch
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        with torch.no_grad(), silence():
             program = torch.export.export(
                 Predict(model).eval(), (example,), dynamic_shapes=(dims,), strict=False
             )

@@ -7,8 +7,11 @@ pt2 among its extra files. They are run on the CPU, in float32.
 import importlib
 import io
 import json
+import logging
+import warnings
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +88,8 @@ def open_exported(path: Path) -> tuple[Exported, dict[str, Any]]:
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     try:
-        run, text = READERS[path.suffix](path.read_bytes())
+        with silence():
+            run, text = READERS[path.suffix](path.read_bytes())
         metadata = json.loads(text or "{}")
     except (BadInput, OSError):
         raise
@@ -119,6 +123,19 @@ def read_pt2(content: bytes) -> tuple[Run, str]:
 
 
 READERS = {".onnx": read_onnx, ".pt2": read_pt2}
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Hides what PyTorch warns about its inside; its errors are raised as well."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def optional(package: str) -> Any:
