@@ -166,9 +166,8 @@ def convert(model: Any, form: str, side: int | None, metadata: str) -> bytes:
         )
     height, width = (side, side) if side else (41, 59)  # odd ones: no layer finds them even
     example = torch.zeros(2, 3, height, width, dtype=torch.uint8)
-    dims: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
-    if side is None:
-        dims |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    # A named Dim would have to be free of what PyTorch 2.6 assumes of the batches of transformers.
+    dims = dict.fromkeys((0,) if side else (0, 2, 3), torch.export.Dim.AUTO)
     try:
         with torch.no_grad(), silence():
             program = torch.export.export(
@@ -185,8 +184,15 @@ def convert(model: Any, form: str, side: int | None, metadata: str) -> bytes:
 
 def onnx_content(program: torch.export.ExportedProgram, metadata: str) -> bytes:
     """An ONNX file, its varying sizes under names that can be read."""
+    # PyTorch 2.6 cannot convert it for batches of any size.
+    simpler = {torch.ops.aten.addcmul.default: lambda x, a, b, value=1: x + value * a * b}
     converted = torch.onnx.export(
-        program, (), dynamo=True, input_names=[INPUT], output_names=["outputs"], verbose=False
+        program.run_decompositions(simpler),
+        (),
+        dynamo=True,
+        input_names=[INPUT],
+        output_names=["outputs"],
+        verbose=False,
     )
     assert converted is not None
     model = converted.model_proto

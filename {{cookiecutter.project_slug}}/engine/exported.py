@@ -11,7 +11,7 @@ import logging
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +127,11 @@ READERS = {".onnx": read_onnx, ".pt2": read_pt2}
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Hides what PyTorch warns about its inside; its errors are raised as well."""
+    """Hides what PyTorch says about its inside; its errors are raised as well."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
