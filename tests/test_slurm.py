@@ -1,4 +1,4 @@
-"""slurm/train.sbatch, with stand-ins for Slurm's programs: it saves in time and is queued again."""
+"""tools/slurm/train.sbatch with stand-ins for Slurm's programs: it saves and is queued again."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def job(project: Project, tmp_path: Path) -> tuple[list[str], Path, dict[str, st
     slurm = {"JOB_ID": "7", "JOB_NODELIST": "here", "NNODES": "1", "GPUS_ON_NODE": "2"}
     env = {f"SLURM_{name}": value for name, value in slurm.items()}
     env |= {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHON": sys.executable}
-    return ["bash", "slurm/train.sbatch", *SMALL], folder, {**os.environ, **env}
+    return ["bash", "tools/slurm/train.sbatch", *SMALL], folder, {**os.environ, **env}
 
 
 def test_before_the_time_limit_it_saves_and_is_queued_again(
@@ -90,6 +90,6 @@ def test_a_run_that_fails_is_not_queued_again(
 def test_the_script_passes_shellcheck(project: Project) -> None:
     if not (program := shutil.which("shellcheck", path=os.path.dirname(sys.executable))):
         pytest.skip("shellcheck is not installed")
-    script = project.path / "slurm/train.sbatch"
+    script = project.path / "tools/slurm/train.sbatch"
     report = subprocess.run([program, script], capture_output=True, text=True)
     assert report.returncode == 0, report.stdout

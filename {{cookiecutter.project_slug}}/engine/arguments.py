@@ -129,7 +129,7 @@ def parse_run(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
 # fmt: off
 def add_test_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that every test.py has."""
-    _add_checkpoint(parser)
+    add_checkpoint_option(parser)
     add = parser.add_argument
     add("--data", metavar="DIR", help="folder with test/ (default: that of the training)")
     add("--split", choices=("test", "val", "train"), default="test", help="images to judge by")
@@ -146,13 +146,15 @@ def report_name(opt: argparse.Namespace, trained_on: str) -> str:
 
 def add_predict_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that every predict.py has."""
-    parser.add_argument("paths", nargs="+", metavar="FILE_OR_DIR", help="images, or their folders")
-    _add_checkpoint(parser)
+    parser.add_argument("paths", nargs="+", metavar="FILE_OR_DIR",
+        help="images, or their folders; - reads names of files from standard input, one a line")
+    add_checkpoint_option(parser, ", or an .onnx or .pt2 file of export.py")
 
 
-def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+def add_checkpoint_option(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Adds `--checkpoint`; `more` is what else it may name."""
     parser.add_argument("--checkpoint", metavar="PATH", required=True, type=find_checkpoint,
-        help="a checkpoint, or a run folder for its best.pt")
+        help=f"a checkpoint, or a run folder for its best.pt{more}")
 
 
 def add_run_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:

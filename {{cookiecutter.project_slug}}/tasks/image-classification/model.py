@@ -12,7 +12,7 @@ class here and name it there. Every model has
     monitor                     the metric, higher is better, that decides which checkpoint is best
     image_grid(*batch)          an image of a batch for TensorBoard: uint8 (3, H, W)
 
-and for test.py and predict.py: from_checkpoint(path), scores(images), classes.
+and for the other programs: from_checkpoint(path), scores(images), predict(images), classes.
 """
 
 from argparse import Namespace
@@ -93,6 +93,11 @@ class Classifier(nn.Module):
     def scores(self, images: Tensor) -> Tensor:
         """The score (logit) of each class: images (N, 3, H, W) -> (N, K) float32."""
         return self.net(self.normalize(images)).float()
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """The probability of each class, which exported files give too: as `scores`."""
+        return self.scores(images).softmax(dim=1)
 
     @torch.no_grad()
     def compute_metrics(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

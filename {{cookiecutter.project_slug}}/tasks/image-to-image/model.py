@@ -17,7 +17,7 @@ A network that keeps other things than weights, as an image pool does, has no pa
     end_step(join)              called after the forward passes of a step; `join` takes a tensor of
                                 this process and returns those of all, end to end
 
-and for test.py and predict.py: from_checkpoint(path), translate(inputs).
+and for the other programs: from_checkpoint(path), predict(inputs), translate(inputs).
 """
 
 from argparse import Namespace
@@ -119,10 +119,14 @@ class Translator(nn.Module):
         return named
 
     @torch.no_grad()
+    def predict(self, inputs: Tensor) -> Tensor:
+        """The outputs, which exported files give too: uint8 (N, 3, H, W) -> float32 in [0, 255]."""
+        outputs = self.net(self.normalize(inputs)).float()
+        return (outputs.clamp(-1, 1) + 1) * 127.5
+
     def translate(self, inputs: Tensor) -> Tensor:
         """The outputs of the network as images: uint8 (N, 3, H, W) -> the same."""
-        outputs = self.net(self.normalize(inputs)).float()
-        return ((outputs.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return self.predict(inputs).round().to(torch.uint8)
 
     @torch.no_grad()
     def compute_metrics(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -134,14 +134,21 @@ class Generator(nn.Module):
         height, width = images.shape[-2:]
         right, below = self._missing(width), self._missing(height)
         padded = functional.pad(images, (0, right, 0, below), mode="replicate")
-        outputs = self.join(self.layers(self.split(padded)))[..., :height, :width]
+        outputs = self.join(self.layers(self.split(padded)))
+        if torch.compiler.is_compiling() and not self.training:
+            # A copy: a view would tie an exported file to sizes that are padded like its example.
+            rows, columns = (torch.arange(n, device=images.device) for n in (height, width))
+            outputs = outputs.index_select(-2, rows).index_select(-1, columns)
+        else:
+            outputs = outputs[..., :height, :width]
         if self.residual:
             outputs = images + outputs
         return outputs if self.training else outputs.clamp(-1, 1)
 
     def _missing(self, size: int) -> int:
         """Pixels from `size` to the next size that can be divided and is enough for any padding."""
-        return max(-(-size // self.step), 4) * self.step - size
+        # Without the division of a negative number, which ONNX rounds towards 0.
+        return max((size + self.step - 1) // self.step, 4) * self.step - size
 
 
 class Discriminator(nn.Module):

@@ -2,12 +2,13 @@
 
     python predict.py --checkpoint runs/a photo.jpg folder_of_photos
     python predict.py --checkpoint runs/a --scale 4 small.jpg          after low-resolution
+    find photos -name "*.jpg" | python predict.py --checkpoint runs/a -
 
 Writes a PNG of the same name for each image. Images are not degraded: the inputs of a network that
-removes noise should be noisy.
+removes noise should be noisy. Those that cannot be read are named at the end, with status 1.
 """
 
-from engine.errors import DONE, BadInput, run_program  # first: Ctrl-C ends in one line
+from engine.errors import BadInput, run_program  # first: Ctrl-C ends in one line
 
 # isort: split
 from functools import partial
@@ -19,12 +20,12 @@ from tqdm import tqdm
 
 import dataset
 from degrade import enlarge
-from engine import modules
 from engine.arguments import Parser, add_machine_options, add_predict_options, number
 from engine.checkpoint import write_atomically
-from engine.devices import Amp, pick_device
+from engine.exported import load_model
 from engine.images import ImageFiles
 from engine.loader import Loader
+from engine.predictions import end
 from engine.sampler import EvalBatchSampler
 from engine.tiles import add_tile_options, apply_in_tiles, check_tiles
 from model import Model
@@ -44,21 +45,21 @@ def main() -> int:
     check_tiles(opt.tile, opt.overlap)
     images = ImageFiles(opt.paths, partial(load_enlarged, scale=opt.scale))
     outputs = name_outputs(images.files[:], Path(opt.out))
-    device = pick_device(opt.device)
-    amp = Amp(opt.precision, device)
-    model, _ = Model.from_checkpoint(opt.checkpoint)
-    modules.place(model, device).eval()
+    model, _, amp = load_model(opt, Model)
     sampler = EvalBatchSampler(len(images), 1)  # images of any size cannot share a batch
-    loader = Loader(images, sampler, device, opt.workers, opt.prefetch)
+    loader = Loader(images, sampler, amp.device, opt.workers, opt.prefetch)
 
+    could: list[bool] = []
     with loader, loader.batches() as batches, amp.autocast():
         paths = tqdm(outputs, desc="predict", disable=None)
-        for path, (batch,) in zip(paths, batches, strict=True):
+        for path, (batch, readable) in zip(paths, batches, strict=True):
+            could += readable.tolist()
+            if not could[-1]:
+                continue
             output = apply_in_tiles(model.translate, batch[0], opt.tile, opt.overlap)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, partial(to_pil_image(output.cpu()).save, format="PNG"))
-    print(f"wrote {opt.out}: {len(outputs)} image{'s' * (len(outputs) > 1)}")
-    return DONE
+    return end(images, could, opt.out)
 
 
 def load_enlarged(path: str, scale: float) -> Tensor:

@@ -1,20 +1,22 @@
 """predict.py: a line for each image, in the order in which they were given."""
 
 import csv
+import io
 import pickle
 import shutil
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from programs import status
+from programs import refusal, status
 from torch.utils.data import Dataset
 
 import dataset
 import predict
-from engine.images import ImageFiles
+from engine.images import ImageFiles, images_below
 from engine.loader import Loader
 from model import Model
 
@@ -87,3 +89,65 @@ def test_a_file_that_was_there_is_replaced_as_a_whole(checkpoint: str, images: P
     words = [f"--checkpoint={checkpoint}", "--device=cpu", "bad.png"]
     assert status(predict.main, "predict.py", *words) == 2
     assert len(Path("predictions.csv").read_text().splitlines()) == 2
+
+
+def test_the_best_classes_in_falling_order(checkpoint: str, images: Path) -> None:
+    usual = predicted(checkpoint, str(images / "test"))
+    rows = predicted(checkpoint, str(images / "test"), "--top=3")
+    names = ["file", "class", "probability", "class_2", "probability_2", "class_3", "probability_3"]
+    assert list(rows[0]) == names
+    classes = Model.from_checkpoint(checkpoint)[0].classes
+    for row, best in zip(rows, usual, strict=True):
+        assert {name: row[name] for name in best} == best
+        assert {row["class"], row["class_2"], row["class_3"]} == set(classes)
+        shares = [float(row[name]) for name in names[2::2]]
+        assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1, abs=1e-5)
+
+
+def test_more_classes_than_there_are(
+    checkpoint: str, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"--checkpoint={checkpoint}", "--device=cpu", str(images / "test"), "--top=4"]
+    assert "--top 4: the checkpoint has 3 classes" in refusal(
+        capsys, predict.main, "predict.py", *words
+    )
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_it_goes_on_past_images_that_cannot_be_read(
+    checkpoint: str, images: Path, capsys: pytest.CaptureFixture[str], workers: str
+) -> None:
+    shutil.copytree(images / "test", "test")
+    Path("test/disc/1.png").write_text("no image")
+    words = [f"--checkpoint={checkpoint}", "--device=cpu", f"--workers={workers}", "test"]
+    assert status(predict.main, "predict.py", *words, "--batch-size=3") == 1
+    warning, error = capsys.readouterr().err.splitlines()[-2:]
+    assert warning.startswith(f"warning: {Path('test/disc/1.png')}: not readable as an image")
+    assert error == "predict.py: error: 1 of 12 images could not be read"
+    with open("predictions.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    Path("test/disc/1.png").unlink()
+    assert len(rows) == 11
+    assert [row["file"] for row in rows] == images_below("test")
+    for row, alone in zip(rows, predicted(checkpoint, "test"), strict=True):
+        assert row["class"] == alone["class"]
+
+
+def test_names_of_files_from_standard_input(
+    checkpoint: str,
+    images: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With blanks, and one that is not there; other words may stand beside `-`."""
+    shutil.copy(images / "test/disc/1.png", "ä b.png")
+    single = str(images / "test" / "rows" / "0.png")
+    lines = f"ä b.png\r\n\n{single}\ngone.png\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    words = [f"--checkpoint={checkpoint}", "--device=cpu", single, "-"]
+    assert status(predict.main, "predict.py", *words) == 1
+    assert "gone.png" in capsys.readouterr().err
+    with open("predictions.csv", encoding="utf-8", newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == [single, "ä b.png", single]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    assert "standard input" in refusal(capsys, predict.main, "predict.py", *words)

@@ -1,6 +1,8 @@
 """predict.py and tiles: an image for each image, of any size, without seams."""
 
+import io
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,28 @@ def test_the_images_can_be_sent_to_workers(
     found = predicted(checkpoint, str(images / "test"), "--scale=2")
     assert {image.shape for image in found.values()} == {(40, 104, 3)}
     assert sent
+
+
+def test_it_goes_on_past_images_that_cannot_be_read(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their names come from standard input, one of which is not there."""
+    save(photograph(20, 31), "first.png")
+    save(photograph(33, 17), "last one.png")
+    Path("bad.png").write_text("no image")
+    lines = b"first.png\nbad.png\ngone.png\nlast one.png\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    words = [f"--checkpoint={checkpoint}", "--device=cpu", "--precision=fp32", "-"]
+    assert status(predict.main, "predict.py", *words) == 1
+    bad, gone, error = capsys.readouterr().err.splitlines()[-3:]
+    assert bad.startswith("warning: bad.png: not readable as an image")
+    assert gone.startswith("warning: gone.png: not readable as an image")
+    assert error == "predict.py: error: 2 of 4 images could not be read"
+    written = sorted(path.name for path in Path("predictions").iterdir())
+    assert written == ["first.png", "last one.png"]
+    alone = predicted(checkpoint, "last one.png", "--out=alone", out="alone")
+    with Image.open("predictions/last one.png") as found:
+        assert np.asarray(found).tolist() == alone["last one.png"].tolist()
 
 
 # Tiles.

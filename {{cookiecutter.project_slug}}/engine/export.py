@@ -1,0 +1,260 @@
+"""Writes a trained model into a file that needs nothing of this project (see export.py).
+
+    onnx         the computation and its weights, for onnxruntime and others
+    pt2          the same for PyTorch: torch.export.load(FILE).module()
+    safetensors  the weights alone, for train.py --weights; FILE.json beside it holds the metadata
+
+The input of the first two is `images`, uint8 (N, 3, H, W), RGB; N may vary, and H and W if the
+output is an image. Normalisation and softmax are inside: the output is float32, the probability
+of each class (N, K), or images (N, 3, H, W) in [0, 255]. If the checkpoint has averaged weights
+(`--ema`), these are exported.
+
+The metadata (`metadata.json` in metadata_props and in the extra files) has the keys
+format_version, model, classes (in the order of the outputs), image_size (null: any), resize
+(how images are brought to that size: squash or crop, see dataset.py), input, output, and options,
+those of the training. Before a file is written it is run beside the checkpoint.
+"""
+
+import io
+import json
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.functional import center_crop
+
+from engine.arguments import Parser, add_checkpoint_option
+from engine.checkpoint import write_atomically
+from engine.errors import DONE, BadInput, Fault
+from engine.exported import FORMAT_VERSION, INPUT, METADATA, READERS, optional, silence
+from engine.images import images_below
+from engine.state import WITHOUT_EFFECT
+
+FORMATS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "safetensors": ()}
+BATCHES = (1, 2, 17)  # sizes of the batches that are compared
+LIMIT = 1e-4  # of a probability, or of the range of an image: more is no rounding any more
+ONNX_LIMIT = 2**31 - 2**24  # bytes of weights in one file
+SIZES = ("batch", "channels", "height", "width")
+PATHS = ("data", "weights", "vgg_weights")  # options that only mean something on this machine
+Load = Callable[[str, Namespace], Tensor]
+
+
+class Predict(nn.Module):
+    """A model whose `forward` is its `predict`, for the exporters."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.predict(images)
+
+
+def export(model_class: Any, load: Load, data_dir: Callable[[str], Path]) -> int:
+    """The program export.py; returns its exit status.
+
+    Args:
+        model_class: The finished model.
+        load: Reads an image as predict.py does, given the options of the training.
+        data_dir: The folder for `--data`.
+
+    Raises:
+        BadInput: The checkpoint or an option cannot be used, or the network cannot be exported.
+        Fault: The file does not compute what the checkpoint does; none is written.
+    """
+    opt = parse()
+    for package in FORMATS[opt.format]:
+        optional(package)  # a missing one is named before anything takes time
+    out = output_path(opt)
+    model, trained_with = model_class.from_checkpoint(opt.checkpoint)
+    metadata = describe(model, trained_with)
+    if opt.format == "safetensors":
+        write_weights(model, metadata, out)
+        return DONE
+    side = metadata["image_size"]
+    content = convert(model, opt.format, side, json.dumps(metadata, indent=2))
+    images, source = check_images(trained_with, load, data_dir(trained_with.data) / "test")
+    difference = compare(model, content, out.suffix, images, vary=side is None)
+    what = f"largest difference {difference:.1e} on {source}, batches of 1, 2 and 17"
+    if not difference <= LIMIT:  # NaN neither
+        raise Fault(f"{out}: not written, since it differs from the checkpoint: {what}")
+    write_atomically(out, lambda file: file.write(content))
+    print(f"wrote {out}: {len(content) / 1e6:.1f} MB; {what}")
+    return DONE
+
+
+def parse() -> Namespace:
+    """The options of export.py."""
+    parser = Parser(description="Writes a trained model into a file that needs no project.")
+    add_checkpoint_option(parser)
+    add = parser.add_argument
+    add("--format", choices=FORMATS, required=True, help="safetensors has the weights alone")
+    add("--out", metavar="FILE", help="where to write (default: beside the checkpoint)")
+    return parser.parse_args()
+
+
+def output_path(opt: Namespace) -> Path:
+    """The file to write.
+
+    Raises:
+        BadInput: Its ending is that of another format, or it cannot be a file.
+    """
+    suffix = f".{opt.format}"
+    out = Path(opt.out or Path(opt.checkpoint).with_suffix(suffix))
+    if out.suffix != suffix:
+        raise BadInput(f"--out {out}: a file of this format has to end in {suffix}")
+    if not out.parent.is_dir() or (out.exists() and not out.is_file()):
+        raise BadInput(f"--out {out}: not a file in a folder that exists; name another")
+    return out
+
+
+def describe(model: Any, trained_with: Namespace) -> dict[str, Any]:
+    """The metadata of an exported model, as values that JSON has."""
+    classes = list(model.info.get("classes", []))
+    side = getattr(trained_with, "val_img_size", None) or trained_with.img_size
+    of_classes = f"float32 (N, {len(classes)}), the probability of each class"
+    of_images = "float32 (N, 3, H, W), RGB in [0, 255], not rounded"
+    shape = f"(N, 3, {side}, {side})" if classes else "(N, 3, H, W)"
+    left_out = {*WITHOUT_EFFECT, *PATHS}
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": type(model).__name__,
+        "classes": classes,
+        "image_size": side if classes else None,
+        "resize": getattr(trained_with, "resize", None),
+        "input": f"uint8 {shape}, RGB in [0, 255]",
+        "output": of_classes if classes else of_images,
+        "options": {k: v for k, v in vars(trained_with).items() if k not in left_out},
+    }
+
+
+def write_weights(model: Any, metadata: dict[str, Any], out: Path) -> None:
+    """Writes the weights of the network, and the metadata into a JSON file beside them."""
+    state = model.networks()["net"].state_dict()
+    weights = {
+        name: value.clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
+    content = safetensors.torch.save(weights, {"format": "pt"})
+    text, beside = json.dumps(metadata, indent=2) + "\n", out.with_suffix(".json")
+    write_atomically(beside, lambda file: file.write(text.encode()))
+    write_atomically(out, lambda file: file.write(content))
+    print(f"wrote {out}: {len(weights)} tensors, {len(content) / 1e6:.1f} MB; and {beside.name}")
+
+
+def convert(model: Any, form: str, side: int | None, metadata: str) -> bytes:
+    """A model as the content of a file.
+
+    Args:
+        model: In evaluation mode, on the CPU.
+        form: onnx or pt2.
+        side: Height and width of the images; None if they may vary.
+        metadata: To be put into the file, as JSON.
+
+    Raises:
+        BadInput: PyTorch cannot export the network, or it is too large for an ONNX file.
+    """
+    weights = sum(value.nbytes for value in model.state_dict().values())
+    if form == "onnx" and weights > ONNX_LIMIT:
+        raise BadInput(
+            f"--format onnx: {weights / 1e9:.1f} GB of weights, and one file holds 2; use pt2"
+        )
+    height, width = (side, side) if side else (41, 59)  # odd ones: no layer finds them even
+    example = torch.zeros(2, 3, height, width, dtype=torch.uint8)
+    # A named Dim would have to be free of what PyTorch 2.6 assumes of the batches of transformers.
+    dims = dict.fromkeys((0,) if side else (0, 2, 3), torch.export.Dim.AUTO)
+    try:
+        with torch.no_grad(), silence():
+            program = torch.export.export(
+                Predict(model).eval(), (example,), dynamic_shapes=(dims,), strict=False
+            )
+            return {"onnx": onnx_content, "pt2": pt2_content}[form](program, metadata)
+    except Exception as error:  # an operation that cannot be exported raises almost anything
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"--format {form}: PyTorch cannot export this network ({reason}); let its forward "
+            "decide nothing by the values of tensors"
+        ) from None
+
+
+def onnx_content(program: torch.export.ExportedProgram, metadata: str) -> bytes:
+    """An ONNX file, its varying sizes under names that can be read."""
+    # PyTorch 2.6 cannot convert it for batches of any size.
+    simpler = {torch.ops.aten.addcmul.default: lambda x, a, b, value=1: x + value * a * b}
+    converted = torch.onnx.export(
+        program.run_decompositions(simpler),
+        (),
+        dynamo=True,
+        input_names=[INPUT],
+        output_names=["outputs"],
+        verbose=False,
+    )
+    assert converted is not None
+    model = converted.model_proto
+    names: dict[str, str] = {}
+    for value in (*model.graph.input, *model.graph.output):
+        for size, name in zip(value.type.tensor_type.shape.dim, SIZES, strict=False):
+            if size.dim_param:
+                size.dim_param = names.setdefault(size.dim_param, name)
+    del model.graph.value_info[:]  # it has the former names
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA, metadata
+    return model.SerializeToString()
+
+
+def pt2_content(program: torch.export.ExportedProgram, metadata: str) -> bytes:
+    """A pt2 file."""
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files={METADATA: metadata})
+    return file.getvalue()
+
+
+def check_images(opt: Namespace, load: Load, folder: Path) -> tuple[list[Tensor], str]:
+    """Up to 17 images to compare on, uint8 (3, H, W), and what they are.
+
+    Random ones are no worse a test of the arithmetic, but real ones are what the file is for.
+    """
+    images: list[Tensor] = []
+    for path in images_below(folder):
+        try:
+            images.append(load(path, opt))
+        except BadInput:  # a damaged image is the business of predict.py
+            continue
+        if len(images) == max(BATCHES):
+            break
+    if images:
+        return images, f"{len(images)} image{'s' * (len(images) > 1)} of {folder}"
+    side = getattr(opt, "val_img_size", None) or opt.img_size
+    random = torch.Generator().manual_seed(0)
+    shape = (max(BATCHES), 3, side, side)
+    made = torch.randint(256, shape, generator=random, dtype=torch.uint8)
+    return list(made), f"random images, as there are none in {folder}"
+
+
+def compare(model: Any, content: bytes, suffix: str, images: list[Tensor], vary: bool) -> float:
+    """The largest difference between a model and the content of a file that it was exported to.
+
+    Args:
+        model: In evaluation mode.
+        content: That of the file.
+        suffix: .onnx or .pt2.
+        images: uint8 (3, H, W); repeated if there are less than a batch needs.
+        vary: Whether the size of the images may vary: then each batch has another one.
+
+    Returns:
+        Of probabilities; of images as a share of their range.
+    """
+    run, _ = READERS[suffix](content)
+    differences = []
+    for n in BATCHES:
+        size = [64 + n, 96 - n] if vary else list(images[0].shape[1:])
+        batch = torch.stack([center_crop(images[i % len(images)], size) for i in range(n)])
+        with torch.no_grad():
+            wanted = model.predict(batch)
+        differences.append((run(batch) - wanted).abs().max() / (255 if vary else 1))
+    return float(torch.stack(differences).max())  # NaN if there is one

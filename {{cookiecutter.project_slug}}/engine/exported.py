@@ -1,0 +1,153 @@
+"""Files written by export.py, and run in the place of a checkpoint: ONNX and PyTorch's pt2.
+
+All of them hold `metadata.json` (engine/export.py lists its keys): ONNX among its metadata_props,
+pt2 among its extra files. They are run on the CPU, in float32.
+"""
+
+import importlib
+import io
+import json
+import logging
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine import modules
+from engine.devices import Amp, pick_device
+from engine.errors import BadInput
+
+METADATA = "metadata.json"
+FORMAT_VERSION = 1
+INPUT = "images"  # the name of the input
+Run = Callable[[Tensor], Tensor]
+
+
+class Exported:
+    """An exported model, with the methods and attributes of the model that predict.py uses.
+
+    Args:
+        run: Computes the outputs of a batch, uint8 (N, 3, H, W), on the CPU.
+        metadata: That of the file.
+    """
+
+    def __init__(self, run: Run, metadata: dict[str, Any]) -> None:
+        self.run, self.classes = run, metadata["classes"]
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The outputs as the file gives them, float32: probabilities, or images in [0, 255]."""
+        return self.run(images.contiguous())
+
+    def translate(self, images: Tensor) -> Tensor:
+        """The outputs as images: uint8 (N, 3, H, W) -> the same."""
+        return self.predict(images).round().to(torch.uint8)
+
+
+def load_model(opt: Namespace, model_class: Any) -> tuple[Any, Namespace, Amp]:
+    """The model of `--checkpoint`, ready to predict.
+
+    Args:
+        opt: The options of a program: checkpoint, device, precision.
+        model_class: The finished model.
+
+    Returns:
+        The model, or an `Exported`; the options that it was trained with; where and how to compute.
+
+    Raises:
+        BadInput: The file cannot be used, or not with the device or the precision.
+    """
+    path = Path(opt.checkpoint)
+    if path.suffix not in READERS:
+        device = pick_device(opt.device)
+        amp = Amp(opt.precision, device)
+        model, trained_with = model_class.from_checkpoint(opt.checkpoint)
+        return modules.place(model, device).eval(), trained_with, amp
+    if opt.device not in ("auto", "cpu"):
+        raise BadInput(f"--device {opt.device}: {path} is run on the CPU; use the checkpoint")
+    if opt.precision not in ("auto", "fp32"):
+        raise BadInput(f"--precision {opt.precision}: {path} is float32; use the checkpoint")
+    exported, metadata = open_exported(path)
+    if metadata["model"] != model_class.__name__:
+        raise BadInput(
+            f"{path}: exported from another model ({metadata['model']}); use the project it is of"
+        )
+    return exported, Namespace(**metadata["options"]), Amp("fp32", torch.device("cpu"))
+
+
+def open_exported(path: Path) -> tuple[Exported, dict[str, Any]]:
+    """Opens an ONNX or a pt2 file, by its ending; returns its metadata too.
+
+    Raises:
+        BadInput: It is missing, damaged or not written by export.py; or a package is missing.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    try:
+        with silence():
+            run, text = READERS[path.suffix](path.read_bytes())
+        metadata = json.loads(text or "{}")
+    except (BadInput, OSError):
+        raise
+    except Exception as error:  # a damaged file makes these libraries raise almost anything
+        reason = " ".join(str(error).split())[:100]
+        raise BadInput(f"{path}: damaged or not a {path.suffix} file ({reason})") from None
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise BadInput(f"{path}: not written by the export.py of this version; export it again")
+    return Exported(run, metadata), metadata
+
+
+def read_onnx(content: bytes) -> tuple[Run, str]:
+    """A function that runs an ONNX file by onnxruntime, and its metadata as JSON."""
+    onnxruntime = optional("onnxruntime")
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    settings.log_severity_level = 4  # errors are raised as well
+    session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
+
+    return run, session.get_modelmeta().custom_metadata_map.get(METADATA, "")
+
+
+def read_pt2(content: bytes) -> tuple[Run, str]:
+    """A function that runs a pt2 file, and its metadata as JSON."""
+    files = {METADATA: ""}
+    program = torch.export.load(io.BytesIO(content), extra_files=files)
+    return torch.no_grad()(program.module()), files[METADATA]
+
+
+READERS = {".onnx": read_onnx, ".pt2": read_pt2}
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Hides what PyTorch says about its inside; its errors are raised as well."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def optional(package: str) -> Any:
+    """Imports a package that training does not need.
+
+    Raises:
+        BadInput: It is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise BadInput(
+            f"{package} is not installed; install what ONNX needs: python -m pip install onnx "
+            "onnxscript onnxruntime"
+        ) from None
