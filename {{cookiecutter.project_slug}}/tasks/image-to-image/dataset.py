@@ -23,8 +23,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 import engine.images
-from degrade import degrade
 from engine.cache import CachedImages
+from engine.degradations import DEGRADATIONS, to_uint8
 from engine.errors import BadInput
 from engine.images import SerializedList, flip, read_image, split_by_hash
 from engine.pairs import find_images, find_layout, match_names, pair_size
@@ -49,6 +49,20 @@ def load(path: str | Path) -> Tensor:
 def load_to_judge(path: str | Path, opt: Namespace) -> Tensor:
     """Reads an image as test.py and predict.py see it, which depends on no option: as `load`."""
     return load(path)
+
+
+def degrade(image: Tensor, name: str, opt: Namespace) -> Tensor:
+    """Degrades an image. Random numbers come from torch's generator, which is seeded per sample.
+
+    Args:
+        image: uint8 (3, H, W).
+        name: One of DEGRADATIONS.
+        opt: The options, for the degree.
+
+    Returns:
+        uint8 (3, H, W).
+    """
+    return to_uint8(DEGRADATIONS[name](image.float(), opt))
 
 
 def augment(

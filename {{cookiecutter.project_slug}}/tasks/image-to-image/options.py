@@ -3,7 +3,6 @@
 from argparse import BooleanOptionalAction, Namespace
 
 import dataset
-from degrade import DEGRADATIONS
 from engine.arguments import (
     Parser,
     add_fine_tuning_options,
@@ -43,7 +42,7 @@ def make_parser() -> Parser:
     add_split_options(data)
     add("--side-by-side", action=BooleanOptionalAction,
         help="each image holds two: input left, target right (default: as dataset.json says)")
-    add("--degrade", choices=sorted(DEGRADATIONS),
+    add("--degrade", choices=sorted(dataset.DEGRADATIONS),
         help="makes the inputs from photographs, if the images are no pairs (default: noise)")
     add("--noise", type=number(float, 0, 255), default=25.0, metavar="SIGMA",
         help="standard deviation of noise, in grey levels of 0 to 255")

@@ -19,9 +19,9 @@ from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
 
 import dataset
-from degrade import enlarge
 from engine.arguments import Parser, add_machine_options, add_predict_options, number
 from engine.checkpoint import write_atomically
+from engine.degradations import enlarge
 from engine.exported import load_model
 from engine.images import ImageFiles
 from engine.loader import Loader

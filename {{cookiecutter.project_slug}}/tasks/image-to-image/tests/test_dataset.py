@@ -22,13 +22,13 @@ from torchvision.transforms import v2
 import dataset
 import engine.images
 import options
-from degrade import DEGRADATIONS, degrade
 from engine.cache import use_cache
 from engine.errors import BadInput
 from engine.images import image_size, read_image
 from engine.sampler import SeededDataset, seed_sample
 
 Pairs = needs("dataset.Pairs")
+degrade = needs("dataset.degrade")
 LAYOUTS = ("photographs", "folders", "side-by-side")
 
 
@@ -446,7 +446,7 @@ def test_the_photographs_that_come_with_the_project() -> None:
 # Degradations of photographs.
 
 
-@pytest.mark.parametrize("name", DEGRADATIONS)
+@pytest.mark.parametrize("name", dataset.DEGRADATIONS)
 def test_degradations_keep_shape_and_type(name: str) -> None:
     settings = opt("", "--noise=80")
     for height, width in ((16, 16), (21, 33)):
@@ -456,7 +456,7 @@ def test_degradations_keep_shape_and_type(name: str) -> None:
         assert not changed.equal(image)
 
 
-@pytest.mark.parametrize("name", DEGRADATIONS)
+@pytest.mark.parametrize("name", dataset.DEGRADATIONS)
 def test_the_option_chooses_the_degradation(name: str, images: Path) -> None:
     settings = opt(images, f"--degrade={name}")
     ((inputs, target),) = samples_by_key(whole(images, f"--degrade={name}"), [(2, 7)])
@@ -465,7 +465,7 @@ def test_the_option_chooses_the_degradation(name: str, images: Path) -> None:
 
 
 def test_noise_has_its_standard_deviation_and_is_cut_off() -> None:
-    needs("degrade.noise")
+    needs("engine.degradations.noise")
     image = torch.full((3, 100, 100), 128, dtype=torch.uint8)
     noisy = degrade(image, "noise", opt("", "--noise=10")).float()
     assert noisy.std().item() == pytest.approx(10, rel=0.05)
@@ -476,7 +476,7 @@ def test_noise_has_its_standard_deviation_and_is_cut_off() -> None:
 
 
 def test_grey_has_three_equal_channels() -> None:
-    needs("degrade.grey")
+    needs("engine.degradations.grey")
     colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [200, 200, 200]])
     image = colours.T[:, None].to(torch.uint8)
     grey = degrade(image, "grey", opt(""))
@@ -484,7 +484,7 @@ def test_grey_has_three_equal_channels() -> None:
 
 
 def test_low_resolution_keeps_smooth_images_and_loses_details() -> None:
-    needs("degrade.low_resolution")
+    needs("engine.degradations.low_resolution")
     smooth = torch.arange(64).mul(3).expand(3, 64, 64).to(torch.uint8)
     fine = torch.tensor([0, 255]).repeat(32).expand(3, 64, 64).to(torch.uint8)
     settings = opt("", "--scale=4")
@@ -495,12 +495,12 @@ def test_low_resolution_keeps_smooth_images_and_loses_details() -> None:
 
 
 def test_an_image_is_enlarged_as_low_resolution_does() -> None:
-    enlarge = needs("degrade.enlarge")
+    enlarge = needs("engine.degradations.enlarge")
     small = torch.randint(256, (3, 16, 11), dtype=torch.uint8)
     large = enlarge(small, 4)
     assert (large.dtype, large.shape) == (torch.uint8, (3, 64, 44))
     assert enlarge(small, 1.5).shape == (3, 24, 16)
-    needs("degrade.low_resolution")
+    needs("engine.degradations.low_resolution")
     again = degrade(large, "low-resolution", opt("", "--scale=4")).float()
     difference = (again - large.float()).abs()
     assert difference.mean() < large.float().std() / 4, "it has no details to lose"
@@ -510,7 +510,7 @@ def test_an_image_is_enlarged_as_low_resolution_does() -> None:
 
 
 def test_edges_are_dark_where_the_brightness_changes() -> None:
-    needs("degrade.edges")
+    needs("engine.degradations.edges")
     image = torch.zeros(3, 16, 16, dtype=torch.uint8)
     image[:, :, 8:] = 200
     found = degrade(image, "edges", opt(""))
@@ -520,7 +520,7 @@ def test_edges_are_dark_where_the_brightness_changes() -> None:
 
 def test_an_image_becomes_bytes_rounded_and_limited() -> None:
     values = torch.tensor([-3.0, -0.4, 0.6, 100.49, 254.6, 300.0])
-    found = needs("degrade.to_uint8")(values)
+    found = needs("engine.degradations.to_uint8")(values)
     assert (found.dtype, found.tolist()) == (torch.uint8, [0, 0, 1, 100, 255, 255])
 
 
@@ -552,7 +552,7 @@ def test_pairs_that_do_not_fit(pairs: Path, refuse: Callable[..., None]) -> None
 def test_options_that_do_not_go_with_the_layout(
     pairs: Path, side_by_side: Path, refuse: Callable[..., None]
 ) -> None:
-    name = next(iter(DEGRADATIONS))
+    name = next(iter(dataset.DEGRADATIONS))
     for folder in (pairs, side_by_side):
         refuse(rf"--degrade {name}: .*has pairs already", folder, f"--degrade={name}")
     refuse("choose one", pairs, "--side-by-side")

@@ -1,6 +1,6 @@
 """Degradations, which turn any photographs into pairs: the network learns to undo them.
 
-A new one is a function here, and its name in DEGRADATIONS.
+dataset.py may add others to DEGRADATIONS.
 """
 
 from argparse import Namespace
@@ -12,20 +12,6 @@ from torch.nn import functional
 
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in the brightness (ITU-R BT.601)
 SOBEL = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
-
-
-def degrade(image: Tensor, name: str, opt: Namespace) -> Tensor:
-    """Degrades an image. Random numbers come from torch's generator, which is seeded per sample.
-
-    Args:
-        image: uint8 (3, H, W).
-        name: One of DEGRADATIONS.
-        opt: The options, for the degree.
-
-    Returns:
-        uint8 (3, H, W).
-    """
-    return to_uint8(DEGRADATIONS[name](image.float(), opt))
 
 
 def enlarge(image: Tensor, scale: float) -> Tensor:
