@@ -8,7 +8,7 @@ import dataset
 import options
 from engine import devices, modules
 from engine.cache import use_cache
-from engine.evaluation import Losses, evaluate, forward
+from engine.evaluation import Losses, Metrics, evaluate, forward
 from engine.loader import Batch, Loader
 from engine.optimizers import Optimizers
 from engine.sampler import EvalBatchSampler, TrainBatchSampler, generator, seed_all
@@ -64,7 +64,7 @@ class Parts:
         random = generator(self.device, self.opt.seed, "augment", n_iter, 0)
         return dataset.augment(self.opt, self.model.info, random, *batch)
 
-    def validate(self) -> dict[str, float]:
+    def validate(self) -> Metrics:
         """The metrics of the validation images."""
         return evaluate(self.model, self.val_loader, self.amp)
 
