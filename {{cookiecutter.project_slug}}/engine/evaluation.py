@@ -37,13 +37,9 @@ def forward(model: nn.Module, batch: Batch, amp: Amp) -> Losses:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
-    loader: Loader,
-    amp: Amp,
-    world: World = ALONE,
-    until: object = False,
+    model: nn.Module, loader: Loader, amp: Amp, world: World = ALONE, until: object = False,
     draw: bool = False,
-) -> Metrics:
+) -> Metrics:  # fmt: skip
     """The metrics of a model in evaluation mode, as means over all images of `loader`.
 
     As soon as `until` is true the pass ends with the images seen by then. The model is in training
@@ -77,6 +73,15 @@ def evaluate(
             if until:
                 break
     model.train()
+    means = _joined(world, images, sums, counts)
+    means.grid = grid
+    return means
+
+
+def _joined(
+    world: World, images: int, sums: dict[str, list[Tensor]], counts: dict[str, Tensor]
+) -> Metrics:
+    """The means and the tables of all processes, from what each of them has evaluated."""
     own = {name: torch.stack(parts).tolist() for name, parts in sums.items()}
     found = world.gather((images, own, {name: value.cpu() for name, value in counts.items()}))
     total = sum(images for images, _, _ in found)
@@ -85,8 +90,7 @@ def evaluate(
         values = chain.from_iterable(metrics.get(name, ()) for _, metrics, _ in found)
         means[name] = math.fsum(values) / total  # rounds once, whoever has evaluated which batch
     tables = [tables for _, _, tables in found if tables]  # none of a process without a batch
-    means.counts = {n: reduce(add, (own[n] for own in tables)) for n in (tables or [{}])[0]}
-    means.grid = grid
+    means.counts = {n: reduce(add, (each[n] for each in tables)) for n in (tables or [{}])[0]}
     return means
 
 

@@ -110,12 +110,31 @@ def checkpoint(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"iter-{step:09d}.pt"
 
 
+def command_line(again: Path, end: int, expected: dict[str, Any], processes: int) -> list[str]:
+    """The command that trains in the folder `again` and saves step `end`.
+
+    Raises:
+        BadInput: A step cannot be divided among so many processes.
+    """
+    environment = expected.get("environment", {})
+    if expected["args"]["accumulate"] % processes:
+        raise BadInput(
+            f"--processes {processes}: a step of this run has {expected['args']['accumulate']} "
+            "micro-batches, which the processes divide; name a number that divides it"
+        )
+    command = [str(TRAIN), f"--run-dir={again}", "--resume", "--profile=0"]
+    # The one multiple of `end` among the steps to come is `end`; a validation may save before it.
+    command += [f"--save-every={end}", f"--keep={end + 2}"]
+    if "threads" in environment:  # else each process would take its share of the cores
+        command += [f"--threads={environment['threads']}"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [sys.executable, *(launcher if processes > 1 else []), *command]
+
+
 def train_again(
     again: Path, end: int, expected: dict[str, Any], processes: int | None, options: list[str]
 ) -> int:
     """Runs train.py in the folder `again` until it has saved step `end`.
-
-    A step is the same whoever computes it, so the processes may be others than those of the run.
 
     Args:
         again: Holds the checkpoint to start from, or none.
@@ -133,20 +152,8 @@ def train_again(
     again.mkdir(exist_ok=True)
     config = again / "config.txt"
     config.write_text(config_text(Namespace(**expected["args"]), config), encoding="utf-8")
-    environment = expected.get("environment", {})
-    processes = processes or environment.get("processes", 1)
-    if expected["args"]["accumulate"] % processes:
-        raise BadInput(
-            f"--processes {processes}: a step of this run has {expected['args']['accumulate']} "
-            "micro-batches, which the processes divide; name a number that divides it"
-        )
-    command = [str(TRAIN), f"--run-dir={again}", "--resume", "--profile=0"]
-    # The one multiple of `end` among the steps to come is `end`; a validation may save before it.
-    command += [f"--save-every={end}", f"--keep={end + 2}"]
-    if "threads" in environment:  # else each process would take its share of the cores
-        command += [f"--threads={environment['threads']}"]
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    words = [sys.executable, *(launcher if processes > 1 else []), *command, *options]
+    processes = processes or expected.get("environment", {}).get("processes", 1)
+    words = [*command_line(again, end, expected, processes), *options]
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         # torchrun reports at length that it was ended, so its words are kept back.
         stderr = errors if processes > 1 else None
