@@ -184,15 +184,8 @@ def convert(model: Any, form: str, side: int | None, metadata: str) -> bytes:
 
 def onnx_content(program: torch.export.ExportedProgram, metadata: str) -> bytes:
     """An ONNX file, its varying sizes under names that can be read."""
-    # PyTorch 2.6 cannot convert it for batches of any size.
-    simpler = {torch.ops.aten.addcmul.default: lambda x, a, b, value=1: x + value * a * b}
     converted = torch.onnx.export(
-        program.run_decompositions(simpler),
-        (),
-        dynamo=True,
-        input_names=[INPUT],
-        output_names=["outputs"],
-        verbose=False,
+        program, (), dynamo=True, input_names=[INPUT], output_names=["outputs"], verbose=False
     )
     assert converted is not None
     model = converted.model_proto
