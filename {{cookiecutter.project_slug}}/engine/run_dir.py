@@ -95,7 +95,7 @@ class RunDir:
         earlier = os.fsdecode(facts.read_bytes()) + "\n" if facts.exists() else ""
         _write(facts, earlier + self._environment())
         if self.images is not None:
-            _write(self.path / FILES, "".join(self.images.records()))
+            _write_if_new(self.path / FILES, "".join(self.images.records()))
         print(f"run: {self.path}", flush=True)
         return self
 
@@ -151,6 +151,12 @@ def _path_to(program: str) -> str:
 
 def _write(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(os.fsencode(text)))
+
+
+def _write_if_new(path: Path, text: str) -> None:
+    """Writes a file that is large, and the same at most starts."""
+    if not path.exists() or path.read_bytes() != os.fsencode(text):
+        _write(path, text)
 
 
 def _unused_name() -> str:

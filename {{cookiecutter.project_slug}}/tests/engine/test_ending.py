@@ -215,10 +215,16 @@ def test_a_disk_that_is_full_after_a_while_ends_the_records_and_not_the_run(
 def test_a_signal_saves_like_sigterm(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    run = Path("run")
-    with monkeypatch.context() as patch:
-        at_step(patch, 7, lambda losses: signal.raise_signal(getattr(signal, name)))
-        assert train(run) == 75
+    run, number = Path("run"), getattr(signal, name)
+    before = signal.getsignal(number)
+    if before is signal.SIG_IGN:  # these tests run under nohup
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        with monkeypatch.context() as patch:
+            at_step(patch, 7, lambda losses: signal.raise_signal(number))
+            assert train(run) == 75
+    finally:
+        signal.signal(number, before)
     streams = capsys.readouterr()
     assert streams.err == ""
     assert streams.out.splitlines()[-1].startswith(f"{name}: saved step 8 ")
