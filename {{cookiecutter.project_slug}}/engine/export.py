@@ -178,7 +178,7 @@ def convert(model: Any, form: str, side: int | None, metadata: str) -> bytes:
         reason = " ".join(str(error).split())[:200]
         raise BadInput(
             f"--format {form}: PyTorch cannot export this network ({reason}); let its forward "
-            "decide nothing by the values of tensors"
+            "decide nothing by the values of tensors, or try a newer PyTorch"
         ) from None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from needs import FORMATS
 from programs import files, refusal, status
 from safetensors.torch import load_file
 from torch import Tensor
@@ -17,8 +18,6 @@ import predict
 from engine.export import LIMIT
 from engine.exported import FORMAT_VERSION, open_exported
 from model import Model
-
-FORMATS = ("onnx", "pt2")
 
 
 def best(finished: Path) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from needs import needs
+from needs import FORMATS, needs
 from programs import status
 from torch import nn
 from torchvision.models import VisionTransformer
@@ -31,7 +31,7 @@ def make_network(name: str) -> nn.Module:
     return needs("networks.torchvision_network")(name, 3, pretrained=False, frozen=False).network
 
 
-@pytest.mark.parametrize("form", ["onnx", "pt2"])
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("name", ["resnet18", "vit"])
 def test_networks_of_torchvision(name: str, form: str) -> None:
     torch.manual_seed(0)
@@ -46,7 +46,7 @@ def test_networks_of_torchvision(name: str, form: str) -> None:
     assert compare(model, content, f".{form}", random_images(64), vary=False) <= LIMIT
 
 
-@pytest.mark.parametrize("form", ["onnx", "pt2"])
+@pytest.mark.parametrize("form", FORMATS)
 def test_predictions_are_those_of_the_checkpoint(finished: Path, images: Path, form: str) -> None:
     best = finished / "checkpoints" / "best.pt"
     words = [f"--checkpoint={best}", f"--format={form}", f"--out=model.{form}"]

@@ -7,7 +7,7 @@ import example
 import numpy as np
 import pytest
 import torch
-from needs import needs
+from needs import FORMATS, needs
 from ours import convolutions
 from PIL import Image
 from programs import status
@@ -20,7 +20,7 @@ from engine.export import LIMIT, compare, convert
 from model import Model
 
 
-@pytest.mark.parametrize("form", ["onnx", "pt2"])
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(
     "given",
     [{"padding": "reflect"}, {"n_downsampling": 2, "norm": "instance"}, {"unshuffle": 2}],
@@ -40,7 +40,7 @@ def test_generators_take_images_of_any_size(given: dict[str, Any], form: str) ->
     assert compare(model, content, f".{form}", images, vary=True) <= LIMIT
 
 
-@pytest.mark.parametrize("form", ["onnx", "pt2"])
+@pytest.mark.parametrize("form", FORMATS)
 def test_predictions_are_those_of_the_checkpoint(finished: Path, images: Path, form: str) -> None:
     """Whole and in tiles; a value halfway between two grey levels may be rounded either way."""
     best = finished / "checkpoints" / "best.pt"
