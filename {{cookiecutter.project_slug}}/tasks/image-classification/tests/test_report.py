@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import example
 import pytest
 import torch
 from pages import check_whole
@@ -125,7 +126,7 @@ class Black:
 def write_page(run: Path, results: Results) -> str:
     """The page of made-up results, as if they were those of the network of `run`."""
     classes = dict.fromkeys(results.classes, 1)
-    model = Model(options.parse(["--flip", "--network=simple"]), {"classes": classes})
+    model = Model(options.parse(example.SMALL), {"classes": classes})
     words = argparse.Namespace(
         checkpoint=str(run / "checkpoints/best.pt"),
         report="made-up",
