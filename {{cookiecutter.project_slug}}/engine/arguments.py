@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from engine.checkpoint import find_checkpoint
 from engine.devices import PRECISIONS
-from engine.errors import LAUNCHED
+from engine.errors import LAUNCHED, BadInput
 from engine.modules import PARALLEL
 from engine.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -149,6 +149,18 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="FILE_OR_DIR",
         help="images, or their folders; - reads names of files from standard input, one a line")
     add_checkpoint_option(parser, ", or an .onnx or .pt2 file of export.py")
+
+
+def output_file(name: str) -> Path:
+    """The absolute path of the file that `--out` names.
+
+    Raises:
+        BadInput: It cannot be a file.
+    """
+    path = Path(name).resolve()
+    if not path.parent.is_dir() or (path.exists() and not path.is_file()):
+        raise BadInput(f"--out {name}: not a file in a folder that exists; name another")
+    return path
 
 
 def add_checkpoint_option(parser: argparse.ArgumentParser, more: str = "") -> None:

@@ -295,10 +295,10 @@ def _write(images: CachedImages, path: Path) -> None:
     try:
         sizes, digests = [], []
         with open(partial, "wb") as file:
-            for pixels, *some in _decode(images):
+            for pixels, some_sizes, some_digests in _decode(images):
                 file.write(pixels.numpy().data)
-                sizes.append(some[0])
-                digests.append(some[1])
+                sizes.append(some_sizes)
+                digests.append(some_digests)
             file.write(torch.cat(digests).numpy().data)
             file.write(torch.cat(sizes).numpy().data)
             file.flush()

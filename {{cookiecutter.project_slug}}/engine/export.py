@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import center_crop
 
-from engine.arguments import Parser, add_checkpoint_option
+from engine.arguments import Parser, add_checkpoint_option, output_file
 from engine.checkpoint import write_atomically
 from engine.errors import DONE, BadInput, Fault
 from engine.exported import FORMAT_VERSION, INPUT, METADATA, READERS, optional, silence
-from engine.images import images_below
+from engine.images import eval_side, images_below
 from engine.state import WITHOUT_EFFECT
 
 FORMATS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "safetensors": ()}
@@ -107,15 +107,14 @@ def output_path(opt: Namespace) -> Path:
     out = Path(opt.out or Path(opt.checkpoint).with_suffix(suffix))
     if out.suffix != suffix:
         raise BadInput(f"--out {out}: a file of this format has to end in {suffix}")
-    if not out.parent.is_dir() or (out.exists() and not out.is_file()):
-        raise BadInput(f"--out {out}: not a file in a folder that exists; name another")
+    output_file(str(out))
     return out
 
 
 def describe(model: Any, trained_with: Namespace) -> dict[str, Any]:
     """The metadata of an exported model, as values that JSON has."""
     classes = list(model.info.get("classes", []))
-    side = getattr(trained_with, "val_img_size", None) or trained_with.img_size
+    side = eval_side(trained_with)
     of_classes = f"float32 (N, {len(classes)}), the probability of each class"
     of_images = "float32 (N, 3, H, W), RGB in [0, 255], not rounded"
     shape = f"(N, 3, {side}, {side})" if classes else "(N, 3, H, W)"
@@ -222,7 +221,7 @@ def check_images(opt: Namespace, load: Load, folder: Path) -> tuple[list[Tensor]
             break
     if images:
         return images, f"{len(images)} image{'s' * (len(images) > 1)} of {folder}"
-    side = getattr(opt, "val_img_size", None) or opt.img_size
+    side = eval_side(opt)
     random = torch.Generator().manual_seed(0)
     shape = (max(BATCHES), 3, side, side)
     made = torch.randint(256, shape, generator=random, dtype=torch.uint8)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import overload
@@ -131,6 +132,11 @@ def _named_images(name: str) -> list[str]:
     if not (found := [str(path)] if path.is_file() else images_below(path)):
         raise BadInput(f"{path}: no image in this folder")
     return found
+
+
+def eval_side(opt: Namespace) -> int:
+    """Height and width of the images to judge by, in pixels, if all have one size."""
+    return getattr(opt, "val_img_size", None) or opt.img_size
 
 
 def read_dataset_json(folder: Path) -> dict:

@@ -113,8 +113,9 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], class_: str 
 
 
 def _cell(value: object) -> Html:
-    is_cell = isinstance(value, Html) and value.startswith(("<td", "<th"))
-    return value if is_cell and isinstance(value, Html) else element("td", value)
+    if isinstance(value, Html) and value.startswith(("<td", "<th")):
+        return value
+    return element("td", value)
 
 
 def tiles(facts: Mapping[str, object]) -> Html:

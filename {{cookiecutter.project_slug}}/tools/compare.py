@@ -7,12 +7,12 @@ Prints a table, and writes a page with the same table and the curves of all runs
 The result of the test images is shown if test.py has written it.
 """
 
-from engine.errors import DONE, BadInput, run_program  # first: Ctrl-C ends in one line
+from engine.errors import DONE, run_program  # first: Ctrl-C ends in one line
 
 # isort: split
 from pathlib import Path
 
-from engine.arguments import Parser
+from engine.arguments import Parser, output_file
 from engine.checkpoint import write_atomically
 from engine.page import document, element, table
 from engine.records import Records, read_metrics, read_options, read_records
@@ -28,9 +28,7 @@ def main() -> int:
     parser.add_argument("--out", metavar="FILE", default="compare.html", help="where to write")
     opt = parser.parse_args()
 
-    out = Path(opt.out)
-    if not out.absolute().parent.is_dir() or (out.exists() and not out.is_file()):
-        raise BadInput(f"--out {opt.out}: not a file in a folder that exists; name another")
+    out = output_file(opt.out)
     folders = list(dict.fromkeys(map(Path, opt.runs)))
     options = [read_options(folder) for folder in folders]
     runs = [read_records(folder) for folder in folders]

@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 import dataset
 from engine.arguments import Parser, add_machine_options, add_predict_options, number
-from engine.augmentation import eval_side
 from engine.exported import load_model
-from engine.images import ImageFiles
+from engine.images import ImageFiles, eval_side
 from engine.loader import Loader
 from engine.predictions import end
 from engine.sampler import EvalBatchSampler

@@ -82,11 +82,6 @@ def eval_crop(opt: Namespace) -> list[v2.Transform]:
     return [v2.Resize(round(size * MARGIN), antialias=True), v2.CenterCrop(size)]
 
 
-def eval_side(opt: Namespace) -> int:
-    """Height and width V of the images to judge by, in pixels."""
-    return opt.val_img_size or opt.img_size
-
-
 def check_eval_size(opt: Namespace, network: nn.Module) -> None:
     """Raises BadInput if a network cannot take images of `--val-img-size`."""
     if opt.resize != "crop" or opt.val_img_size == opt.img_size:

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.checkpoint import write_atomically
+from engine.classes import count_confusion
 from engine.figures import draw_calibration, new_figure, save_sheet, shorten_text
 from engine.page import Html, element, image, section, table, tiles
 from engine.records import read_metrics
 from engine.report import Report, compare_images, interval, percent
+from engine.tables import write_csv
 
 BINS = 15  # of the confidence, as in Guo et al. 2017
 MOST_CLASSES = 20  # of a confusion matrix on the page
@@ -61,8 +62,7 @@ class Results:
     @cached_property
     def matrix(self) -> Tensor:
         """The confusion matrix: counts (K, K), row = true class, column = predicted class."""
-        k = len(self.classes)
-        return torch.bincount(self.labels * k + self.predicted, minlength=k * k).reshape(k, k)
+        return count_confusion(self.scores, self.labels)
 
     def by_class(self) -> dict[str, Tensor]:
         """Precision, recall and F1 of each class: (K,) each; 0 where there is nothing to divide."""
@@ -148,15 +148,13 @@ def write_report(
 
 def save_predictions(results: Results, path: Path) -> None:
     """Writes a line for each image: its file, its class, the predicted class, its probability."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("file", "class", "predicted", "probability"))
+    rows = [("file", "class", "predicted", "probability")]
     labels, predicted = results.labels.tolist(), results.predicted.tolist()
     confidence = results.confidence.tolist()
     for row in zip(results.files, labels, predicted, confidence, strict=True):
         file, label, guess, sure = row
-        writer.writerow((file, results.classes[label], results.classes[guess], f"{sure:.6f}"))
-    write_atomically(path, lambda file: file.write(os.fsencode(text.getvalue())))
+        rows.append((file, results.classes[label], results.classes[guess], f"{sure:.6f}"))
+    write_csv(path, rows)
 
 
 def read_right(path: Path) -> dict[str, float]:

@@ -3,15 +3,23 @@
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
+from engine.arguments import output_file
 from engine.checkpoint import write_atomically
 from engine.errors import BadInput
 
 SHOWN = 10  # predictions that are printed
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Writes a table whose names of files may be any bytes."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomically(path, lambda file: file.write(os.fsencode(text.getvalue())))
 
 
 class Predictions:
@@ -27,9 +35,7 @@ class Predictions:
     """
 
     def __init__(self, out: str, classes: list[str], top: int) -> None:
-        self.path, self.classes, self.top = Path(out).resolve(), classes, top
-        if not self.path.parent.is_dir() or (self.path.exists() and not self.path.is_file()):
-            raise BadInput(f"--out {out}: not a file in a folder that exists; name another")
+        self.path, self.classes, self.top = output_file(out), classes, top
         if top > len(classes):
             raise BadInput(f"--top {top}: the checkpoint has {len(classes)} classes; lower it")
         self.rows: list[list[str]] = []
@@ -58,9 +64,7 @@ class Predictions:
         header = ["file", "class", "probability"]
         for k in range(2, self.top + 1):
             header += [f"class_{k}", f"probability_{k}"]
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows([header, *self.rows])
-        write_atomically(self.path, lambda file: file.write(os.fsencode(text.getvalue())))
+        write_csv(self.path, [header, *self.rows])
         for file, *cells in self.rows[:SHOWN]:
             pairs = zip(cells[::2], cells[1::2], strict=True)
             print(f"{file}: {', '.join(f'{name} ({float(p):.0%})' for name, p in pairs)}")
