@@ -33,7 +33,7 @@ def load(*names: str) -> list[ModuleType]:
     return modules
 
 
-images_py, dataset = load("engine.images", "dataset")
+images_py, dataset = load("engine.data.images", "dataset")
 SerializedList = images_py.SerializedList
 ANY_TEXT = st.text(st.characters(codec=None) | st.characters(categories=["Cs"]), max_size=8)
 LISTS = st.lists(
