@@ -1,8 +1,8 @@
 """Many processes: torchrun divides a step among them, and nothing else changes."""
 
 import os
-import re
 import random
+import re
 import signal
 import subprocess
 import sys
