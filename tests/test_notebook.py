@@ -1,6 +1,7 @@
-"""The notebook of each task: it runs within a minute, shows what it says, and holds no outputs."""
+"""The notebook of each task: it runs within a minute, shows what it says, and is kept bare."""
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ def execute(project: Project, more: str = "") -> Any:
     notebook = nbformat.read(project.path / NOTEBOOK, as_version=4)
     notebook.cells += [nbformat.v4.new_code_cell(more)] if more else []
     where = {"metadata": {"path": str(project.path / "docs")}}
-    NotebookClient(notebook, timeout=60, resources=where).execute()
+    NotebookClient(notebook, timeout=240, resources=where).execute()
     return notebook
 
 
@@ -39,17 +40,20 @@ def outputs(notebook: Any) -> list[tuple[str, Any]]:
     return [(cell.id, output) for cell in code for output in cell.outputs]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)  # a machine that is busy with other things takes longer
 @pytest.mark.parametrize("task", TASKS)
 def test_the_notebook_runs_within_a_minute(
     bake: Callable[..., Project], task: str, tell: Tell
 ) -> None:
-    """With no run to look at, so that it trains one; a batch is learned with both losses."""
+    """A minute of one core. There is no run to look at, so it trains one; both losses learn."""
     project = bake(task=task, accelerator="cpu")
-    start = time.monotonic()
+    start, before = time.monotonic(), os.times()
     first = "assert all(abs(c[-1] - c[0]) > 2 for c in curves.values()) and len(curves) == 2"
     notebook = execute(project, first)
-    tell(f"{task}, {time.monotonic() - start:.0f} s")
+    used = os.times()
+    cpu = sum(used[2:4]) - sum(before[2:4])  # of the kernel and train.py
+    tell(f"{time.monotonic() - start:.0f} s, {cpu:.0f} s of them computing")
+    assert cpu < 60
     found = outputs(notebook)
     pictures = {cell for cell, output in found if "image/png" in output.get("data", {})}
     assert pictures == set(PICTURES[task])

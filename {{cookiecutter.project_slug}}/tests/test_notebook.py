@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 from programs import ROOT
 
-import dataset
-
 NOTEBOOK = "docs/explore.ipynb"
 if not (ROOT / NOTEBOOK).is_file():
     pytest.skip(f"{NOTEBOOK} is no longer there", allow_module_level=True)
@@ -18,12 +16,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of this project, into which the notebook may write, with the built-in images alone."""
-    built_in = dataset.data_dir(dataset.BUILT_IN)
+    """A copy of this project without data and runs, into which the notebook may write."""
     ignore = shutil.ignore_patterns(".*", "__pycache__", "data", "runs")
-    copy = Path(shutil.copytree(ROOT, tmp_path / "project", ignore=ignore))
-    shutil.copytree(built_in, copy / dataset.BUILT_IN, ignore=ignore)
-    return copy
+    return Path(shutil.copytree(ROOT, tmp_path / "project", ignore=ignore))
 
 
 def execute(project: Path, start: Path, cells: int | None = None) -> None:
