@@ -17,8 +17,12 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of this project without data and runs, into which the notebook may write."""
-    ignore = shutil.ignore_patterns(".*", "__pycache__", "data", "runs")
-    return Path(shutil.copytree(ROOT, tmp_path / "project", ignore=ignore))
+
+    def left_out(folder: str, names: list[str]) -> list[str]:
+        made = ("__pycache__", *(("data", "runs") if Path(folder) == ROOT else ()))
+        return [name for name in names if name in made or name.startswith(".")]
+
+    return Path(shutil.copytree(ROOT, tmp_path / "project", ignore=left_out))
 
 
 def execute(project: Path, start: Path, cells: int | None = None) -> None:
