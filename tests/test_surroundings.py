@@ -56,16 +56,26 @@ def test_the_editor_finds_tests_and_tools(project: Project) -> None:
     assert {"ms-python.python", "ms-python.debugpy", "charliermarsh.ruff"} < set(wanted)
 
 
-@pytest.mark.parametrize("license", ["MIT", "none"])
-def test_the_citation_names_the_author(bake: Callable[..., Project], license: str) -> None:
-    answers = {"project_name": "Cats: 1", "description": " ", "author_name": 'A "B" {c} 🚀'}
+@pytest.mark.parametrize(
+    ("author", "license", "cited"),
+    [
+        ('A "B" {c} 🚀', "MIT", 'A "B" {c} 🚀'),
+        ("null", "none", "null"),
+        ("", "MIT", "The authors of Cats: 1"),
+        (" ", "MIT", "The authors of Cats: 1"),
+    ],
+)
+def test_the_citation_names_the_author(
+    bake: Callable[..., Project], author: str, license: str, cited: str
+) -> None:
+    answers = {"project_name": "Cats: 1", "description": " ", "author_name": author}
     project = bake(**answers, license=license, accept_hooks=False)
     assert yaml.safe_load(project.read("docs/CITATION.cff")) == {
         "cff-version": "1.2.0",
         "message": "If you use this software, please cite it.",
         "type": "software",
         "title": "Cats: 1",
-        "authors": [{"name": answers["author_name"]}],
+        "authors": [{"name": cited}],
         **({"license": "MIT"} if license == "MIT" else {}),
     }
 
