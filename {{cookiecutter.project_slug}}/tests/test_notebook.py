@@ -11,7 +11,7 @@ if not (ROOT / NOTEBOOK).is_file():
     pytest.skip(f"{NOTEBOOK} is no longer there", allow_module_level=True)
 nbclient, nbformat = (pytest.importorskip(name) for name in ("nbclient", "nbformat"))
 pytest.importorskip("ipykernel")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
