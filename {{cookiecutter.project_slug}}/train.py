@@ -16,7 +16,7 @@ from engine.errors import StopSignal, run_program  # first: Ctrl-C ends in one l
 # isort: split
 import dataset
 import options
-from engine import devices, distributed, modules
+from engine import devices, distributed, modules, terminal
 from engine.cache import use_cache
 from engine.evaluation import evaluate, forward
 from engine.loader import Loader
@@ -26,6 +26,7 @@ from engine.optimizers import Optimizers, learning_rate
 from engine.run_dir import RunDir
 from engine.sampler import EvalBatchSampler, TrainBatchSampler, generator, seed_all
 from engine.state import TrainState
+from engine.summary import summarize
 from model import Model
 
 
@@ -40,6 +41,7 @@ def main() -> int:
 
     # 2. Data: the samples, and which of them make up which step. test/ is left to test.py.
     train_set, val_set = world.once(lambda: dataset.train_and_val(opt))
+    terminal.say(dataset.describe(train_set, val_set, opt))
     share = world.share(opt.accumulate)
     sampler = TrainBatchSampler(
         len(train_set), opt.batch_size, opt.accumulate, opt.epochs, opt.seed, share,
@@ -51,7 +53,7 @@ def main() -> int:
     with world.first_here():  # what has to be downloaded is downloaded once
         model = modules.place(Model(opt, train_set.info), device)
     networks = model.networks()
-    print(modules.summarize(model, networks, train_set[0]))
+    terminal.say(summarize(model, networks, train_set[0]))
     if opt.compile:
         modules.compile_networks(networks)
     parallel_model = modules.parallelize(model, networks, opt.parallel, amp)

@@ -1,7 +1,6 @@
 """What is shown and recorded of a run: the progress bar, metrics.jsonl, TensorBoard's files."""
 
 import json
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,8 +12,8 @@ from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
-from tqdm import tqdm
 
+from engine import terminal
 from engine.arguments import NOT_IN_CONFIG, config_text
 from engine.checkpoint import write_atomically
 from engine.distributed import ALONE, World
@@ -25,7 +24,7 @@ from engine.records import read_points
 from engine.run_dir import RunDir
 from engine.state import TrainState
 
-LAYOUT = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt} {remaining}{postfix}"
+BAR = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt} {remaining}{postfix}"
 
 
 class Logger:
@@ -57,13 +56,9 @@ class Logger:
         self.profiler = make_profiler(self.state.opt.profile, self.metrics.with_name("profile"))
         # tensorboardX writes in a thread; if that ended unnoticed, the run would wait for ever.
         self._excepthook, threading.excepthook = threading.excepthook, self._thread_failed
-        self.bar = tqdm(  # none if the output is not a terminal
-            total=self.state.total,
-            initial=n_iter,
-            bar_format=LAYOUT,
-            leave=False,
-            disable=None if self.first else True,
-        )
+        terminal.say(self.run.describe(self.state))
+        how = {"total": self.state.total, "initial": n_iter, "bar_format": BAR, "leave": False}
+        self.bar = terminal.bar(disable=not self.first, **how)
         return self
 
     def _open_records(self, n_iter: int) -> None:
@@ -112,7 +107,7 @@ class Logger:
         """Records the losses of a step; reading them makes the program wait for the device."""
         values = mean_losses(micro_batches, self.world)
         shown = [f"{name} {value:.4f}" for name, value in values.items()]
-        self.bar.set_postfix_str(", ".join([*shown, str(rates)]), refresh=False)
+        terminal.set_postfix(self.bar, [*shown, *str(rates).split(", ")])
         self._add("train", {**values, "lr": lr, **asdict(rates)})
         if self.working:
             self._add_scalars("train", self.state.optimizers.norms())
@@ -120,8 +115,7 @@ class Logger:
     def validation(self, metrics: Metrics, better: bool) -> None:
         """Records and prints the metrics of a validation; TensorBoard shows its images."""
         text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        self.bar.clear()
-        print(f"{self._epoch()}: val {text}{' (best)' * better}", flush=True)
+        terminal.say(f"{self._epoch()}: val {text}{' (best)' * better}")
         self._add("val", metrics)
         self.last_metrics = metrics
         self._in_background(self._draw_validation, metrics, self.state.n_iter)
@@ -198,7 +192,7 @@ class Logger:
 
     def _give_up(self, error: OSError) -> None:
         if self.working:
-            print(f"warning: {error}; the run goes on without a record", file=sys.stderr)
+            terminal.warn(f"{error}; the run goes on without a record")
         self.working = False
 
     def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
