@@ -241,7 +241,7 @@ def _use_cache(images: CachedImages, wanted: bool | None, uses: int) -> None:
     if images.mapped is None:
         print(f"warning: no cache for {what}, decoded each time: {problem}", file=sys.stderr)
         return
-    place = f"in {images.mapped.path.parent}" if images.mapped.path else f"in memory ({problem})"
+    place = f"in {images.mapped.path.parent.name}" if images.mapped.path else f"in memory ({problem})"
     terminal.say(f"cache: {what}, {decoded}{len(images.mapped.pixels) / 1e6:,.1f} MB {place}")
 
 
@@ -327,7 +327,7 @@ def _decode(images: CachedImages) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     sampler = EvalBatchSampler(len(images), 64)
     workers = min(cores(), sampler.count() // 8)
     loader = Loader(_Decoding(images), sampler, torch.device("cpu"), workers, prefetch=0)
-    bar = terminal.bar(desc=f"cache {images.root.name}", total=len(images), unit="image")
+    bar = terminal.bar(desc=f"cache {images.root.name}", total=len(images), leave=False)
     with loader, loader.batches() as batches, bar:
         for pixels, sizes, digests in batches:
             yield pixels, sizes, digests

@@ -24,7 +24,7 @@ from engine.records import read_points
 from engine.run_dir import RunDir
 from engine.state import TrainState
 
-BAR = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt} {remaining}{postfix}"
+BAR = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt:>{digits}}/{total_fmt} {remaining}{postfix}"
 
 
 class Logger:
@@ -57,7 +57,9 @@ class Logger:
         # tensorboardX writes in a thread; if that ended unnoticed, the run would wait for ever.
         self._excepthook, threading.excepthook = threading.excepthook, self._thread_failed
         terminal.say(self.run.describe(self.state))
-        how = {"total": self.state.total, "initial": n_iter, "bar_format": BAR, "leave": False}
+        total = self.state.total
+        layout = BAR.replace("{digits}", str(len(str(total))))
+        how = {"total": total, "initial": n_iter, "bar_format": layout, "leave": False}
         self.bar = terminal.bar(disable=not self.first, **how)
         return self
 
@@ -83,7 +85,7 @@ class Logger:
         self.writer.add_text("config.txt", "    " + config.replace("\n", "\n    "), n_iter + 1)
 
     def __exit__(self, *error: object) -> None:
-        self.bar.close()
+        terminal.close(self.bar)
         if self.profiler is not None:
             self.profiler.stop()
         self._thread.shutdown()

@@ -35,7 +35,7 @@ def warn(text: str) -> None:
     tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
-def bar(iterable: Iterable | None = None, **how: Any) -> tqdm:
+def bar(iterable: Iterable | None = None, disable: bool = False, **how: Any) -> tqdm:
     """A progress bar of tqdm on stderr, no wider than the terminal.
 
     Where stderr is no terminal, as in a log file, it is a line now and then: the first after a
@@ -43,9 +43,10 @@ def bar(iterable: Iterable | None = None, **how: Any) -> tqdm:
 
     Args:
         iterable: What is to be watched, if it is not counted by `update`.
+        disable: Whether there is to be none, as with `--quiet`.
         how: As of tqdm.
     """
-    disable = _quiet or how.pop("disable", False)
+    disable = disable or _quiet
     if not sys.stderr.isatty():
         how |= {"file": _Lines(sys.stderr), "bar_format": LINES, "miniters": 1}
         how |= {"mininterval": LINE_EVERY, "maxinterval": LINE_EVERY, "delay": LINE_EVERY}
@@ -59,7 +60,7 @@ def set_postfix(bar: tqdm, parts: list[str]) -> None:
         return
     bar.set_postfix_str("", refresh=False)
     width = bar.format_dict["ncols"]  # None: these are lines; 0: a terminal that does not know it
-    room = {None: 1000, 0: 80}.get(width, width) - len(str(bar)) - 4  # its numbers may grow
+    room = {None: 1000, 0: 80}.get(width, width) - len(str(bar)) - 2  # the time may grow
     shown: list[str] = []
     for part in parts:
         room -= len(part) + 2
@@ -67,6 +68,14 @@ def set_postfix(bar: tqdm, parts: list[str]) -> None:
             break
         shown.append(part)
     bar.set_postfix_str(", ".join(shown), refresh=False)
+
+
+def close(bar: tqdm) -> None:
+    """Closes a bar and wipes its line, on which Ctrl-C may have left its ^C."""
+    width = 0 if bar.disable else bar.format_dict["ncols"]
+    bar.close()
+    if width:
+        sys.stderr.write(" " * (width - 1) + "\r")
 
 
 class _Lines:

@@ -262,7 +262,8 @@ def describe(train_set: Dataset, val_set: Dataset, opt: Namespace) -> str:
     if not isinstance(train_set, ClassFolders):
         return text
     width, height = image_size(train_set.root / train_set.images.files[int(train_set.rows[0])])
-    how = "cropped" if opt.resize == "crop" else "resized"
+    how = "enlarged" if max(width, height) < opt.img_size else "resized"
+    how = "cropped" if opt.resize == "crop" else how
     text += f"\nimages: {width}x{height} pixels (the first), {how} to {opt.img_size}x{opt.img_size}"
     larger = min(width, height, 224)  # more is rarely worth its time
     if larger >= 2 * opt.img_size:

@@ -144,7 +144,7 @@ def describe(train_set: Dataset, val_set: Dataset, opt: Namespace) -> str:
     if not isinstance(train_set, Pairs) or not isinstance(val_set, Pairs):
         return f"data: {opt.data}, {len(train_set):,} to train on, {len(val_set):,} to validate on"
     kinds = {"folders": "pairs", "side-by-side": "pairs side by side"}
-    kind = kinds.get(train_set.layout, f"photographs with {opt.degrade or 'noise'}")
+    kind = kinds.get(train_set.layout, f"photographs ({opt.degrade or 'noise'})")
     of_train, of_val = (len(part.rows.unique()) for part in (train_set, val_set))
     height, width = train_set.sizes[int(train_set.rows[0])].tolist()
     return (
