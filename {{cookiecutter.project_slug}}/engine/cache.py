@@ -241,7 +241,8 @@ def _use_cache(images: CachedImages, wanted: bool | None, uses: int) -> None:
     if images.mapped is None:
         print(f"warning: no cache for {what}, decoded each time: {problem}", file=sys.stderr)
         return
-    place = f"in {images.mapped.path.parent.name}" if images.mapped.path else f"in memory ({problem})"
+    path = images.mapped.path
+    place = f"in {path.parent.name}" if path else f"in memory ({problem})"
     terminal.say(f"cache: {what}, {decoded}{len(images.mapped.pixels) / 1e6:,.1f} MB {place}")
 
 

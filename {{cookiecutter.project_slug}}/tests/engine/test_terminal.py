@@ -10,15 +10,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import predict
 import pytest
-import test
 import torch
 import torchvision
 from conftest import Train
 from programs import ROOT, resume, status
 from torch import Tensor, nn
 
+import predict
+import test
 from engine import terminal
 from engine.errors import StopSignal
 from engine.summary import summarize
@@ -127,7 +127,7 @@ def test_the_longer_it_takes_the_fewer_lines(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now)
     stream = io.StringIO()
     lines = terminal._Lines(stream)
-    for now in range(60, 24 * 3600, 60):  # noqa: B007  `monotonic` returns it
+    for now in range(60, 24 * 3600, 60):  # what `monotonic` returns
         lines.write(f"\r{now} s   ")
     assert 100 < stream.getvalue().count("\n") < 300
     assert stream.getvalue().startswith("60 s\n120 s\n180 s\n")

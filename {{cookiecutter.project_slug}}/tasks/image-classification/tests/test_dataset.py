@@ -194,7 +194,7 @@ def test_every_split_can_be_evaluated(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "words", "told"),
     [
-        ((150, 90), [], "150x90 pixels (the first), resized to 32x32;\n  most of their detail is lost"),
+        ((150, 90), [], "150x90 pixels (the first), resized to 32x32;\n  most of their detail"),
         ((64, 64), [], "--img-size 64 keeps more"),
         ((500, 375), [], "--img-size 224 keeps more"),
         ((500, 375), ["--resize=crop"], "500x375 pixels (the first), cropped to 32x32;"),
