@@ -241,8 +241,8 @@ def _use_cache(images: CachedImages, wanted: bool | None, uses: int) -> None:
     if images.mapped is None:
         print(f"warning: no cache for {what}, decoded each time: {problem}", file=sys.stderr)
         return
-    path = images.mapped.path
-    place = f"in {path.parent.name}" if path else f"in memory ({problem})"
+    kept_in = images.mapped.path
+    place = f"in {kept_in.parent.name}" if kept_in else f"in memory ({problem})"
     terminal.say(f"cache: {what}, {decoded}{len(images.mapped.pixels) / 1e6:,.1f} MB {place}")
 
 

@@ -255,7 +255,7 @@ def check_transforms(train_set: ClassFolders, opt: Namespace) -> None:
         )
 
 
-def describe(train_set: Dataset, val_set: Dataset, opt: Namespace) -> str:
+def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
     """What train.py prints about the data: counts, and the size of the images on the disk."""
     counts = f"{len(train_set):,} images to train on, {len(val_set):,} to validate on"
     text = f"data: {opt.data}, {len(train_set.info['classes'])} classes, {counts}"

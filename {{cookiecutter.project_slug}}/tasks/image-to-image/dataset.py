@@ -139,7 +139,7 @@ def _whole_train_and_val(opt: Namespace) -> tuple["Pairs", "Pairs"]:
     return train_set.split(opt.val_share)
 
 
-def describe(train_set: Dataset, val_set: Dataset, opt: Namespace) -> str:
+def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
     """What train.py prints about the data: counts, and the size of the images on the disk."""
     if not isinstance(train_set, Pairs) or not isinstance(val_set, Pairs):
         return f"data: {opt.data}, {len(train_set):,} to train on, {len(val_set):,} to validate on"
