@@ -134,7 +134,7 @@ def main() -> int:
                 run.checkpoints.save(state)
         if not state.is_over():
             run.checkpoints.save(state)
-    return run.finish(state, stop, model.monitor)
+    return run.finish(state, stop)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from engine import terminal
-from engine.arguments import NOT_IN_CONFIG, config_text
+from engine.arguments import config_text
 from engine.checkpoint import write_atomically
 from engine.distributed import ALONE, World
 from engine.evaluation import Losses, Metrics, mean_losses
@@ -22,7 +22,7 @@ from engine.grids import draw_counts
 from engine.meter import Rates, make_profiler
 from engine.records import read_points
 from engine.run_dir import RunDir
-from engine.state import TrainState
+from engine.state import WITHOUT_EFFECT, TrainState
 
 BAR = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt:>{digits}}/{total_fmt} {remaining}{postfix}"
 
@@ -43,7 +43,6 @@ class Logger:
     def __init__(self, run: RunDir, state: TrainState, world: World = ALONE) -> None:
         self.metrics, self.report = run.path / "metrics.jsonl", run.path / "report"
         self.run, self.state, self.world = run, state, world
-        self.last_metrics: dict[str, float] = {}
         self.working = self.first = world.rank == 0
         self._thread = ThreadPoolExecutor(1, "image")
         self._drawing: Future[None] | None = None
@@ -80,7 +79,6 @@ class Logger:
         for point in kept if again else ():
             if point["n_iter"] == n_iter:
                 self._add_scalars(point["split"], point["values"])
-        self.last_metrics = next((p["values"] for p in kept[::-1] if p["split"] == "val"), {})
         config = config_text(self.state.opt, self.run.path / "config.txt")
         self.writer.add_text("config.txt", "    " + config.replace("\n", "\n    "), n_iter + 1)
 
@@ -119,7 +117,6 @@ class Logger:
         text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         terminal.say(f"{self._epoch()}: val {text}{' (best)' * better}")
         self._add("val", metrics)
-        self.last_metrics = metrics
         self._in_background(self._draw_validation, metrics, self.state.n_iter)
 
     def image(self, name: str, grid: Tensor) -> None:
@@ -155,14 +152,16 @@ class Logger:
             self.writer.add_image("val/images", metrics.grid.numpy(), n_iter)
 
     def _add_hyperparameters(self) -> None:
-        """Adds the options and the last metrics to TensorBoard's table of runs.
+        """Adds the options and the best result to TensorBoard's table of runs.
 
-        `SummaryWriter.add_hparams` would write them into a folder of their own.
+        `SummaryWriter.add_hparams` would write them into a folder of their own, with a list of the
+        columns. Without that list TensorBoard shows first the options that differ between runs, and
+        of the metrics, which are all scalars, the first by their names: hence best/.
         """
-        results = {**self.last_metrics, "best": self.state.best}
-        self.writer.add_scalar("val/best", self.state.best, self.state.n_iter)
-        options = {k: v for k, v in vars(self.state.opt).items() if k not in NOT_IN_CONFIG}
-        for summary in hparams(options, {f"val/{name}": None for name in results}):
+        self.writer.add_scalar(f"best/{self.state.monitor}", self.state.best, self.state.n_iter)
+        options = {k: v for k, v in vars(self.state.opt).items() if k not in WITHOUT_EFFECT}
+        _, begin, end = hparams(options, {})
+        for summary in (begin, end):
             self.writer.file_writer.add_summary(summary)
 
     def _flush(self) -> None:

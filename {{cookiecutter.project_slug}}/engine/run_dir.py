@@ -149,14 +149,14 @@ class RunDir:
         folder = shlex.quote(self.path.as_posix())
         return f"{start} {_path_to('train.py')} --run-dir {folder} --resume"
 
-    def finish(self, state: TrainState, stop: StopSignal, monitor: str) -> int:
+    def finish(self, state: TrainState, stop: StopSignal) -> int:
         """Reports how the run ended; returns its exit status."""
         if not state.is_over():
             saved = f"saved step {state.n_iter} as {self.checkpoints.last}"
             terminal.conclude(f"{stop.received}: {saved}", self.resume_command())
             return STOPPED
         early = " early (--patience)" if state.n_iter < state.total else ""
-        found = f"best {monitor} {state.best:.4f} on the validation images"
+        found = f"best {state.monitor} {state.best:.4f} on the validation images"
         best = shlex.quote(self.checkpoints.best.as_posix())
         test = f"python {_path_to('test.py')} --checkpoint {best}"
         terminal.conclude(f"done{early}: {found}", test)

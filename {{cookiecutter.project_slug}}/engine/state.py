@@ -34,7 +34,8 @@ class TrainState:
 
     Args:
         opt: The options.
-        model: The finished model; `info`, which it knows about the training data, is saved too.
+        model: The finished model; `info`, which it knows about the training data, is saved too,
+            and `monitor` names the metric that decides which checkpoint is best.
         optimizers: The optimizers of its networks.
         steps_per_epoch: Optimizer steps in an epoch.
         environment: What the exact result depends on besides the options.
@@ -53,7 +54,7 @@ class TrainState:
     ) -> None:
         self.opt, self.optimizers, self.steps_per_epoch = opt, optimizers, steps_per_epoch
         self.networks, self.info, self.environment = optimizers.networks, model.info, environment
-        self.model_name = type(model).__name__
+        self.model_name, self.monitor = type(model).__name__, model.monitor
         reserved = {*RESERVED, *self.info} & self.networks.keys()
         if reserved:
             raise ValueError(f"no network can be called {reserved.pop()}: checkpoints use it")
