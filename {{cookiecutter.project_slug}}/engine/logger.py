@@ -117,6 +117,7 @@ class Logger:
         text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         terminal.say(f"{self._epoch()}: val {text}{' (best)' * better}")
         self._add("val", metrics)
+        self._add_scalars("best", {self.state.monitor: self.state.best})
         self._in_background(self._draw_validation, metrics, self.state.n_iter)
 
     def image(self, name: str, grid: Tensor) -> None:
@@ -152,13 +153,12 @@ class Logger:
             self.writer.add_image("val/images", metrics.grid.numpy(), n_iter)
 
     def _add_hyperparameters(self) -> None:
-        """Adds the options and the best result to TensorBoard's table of runs.
+        """Adds the options to TensorBoard's table of runs.
 
         `SummaryWriter.add_hparams` would write them into a folder of their own, with a list of the
         columns. Without that list TensorBoard shows first the options that differ between runs, and
         of the metrics, which are all scalars, the first by their names: hence best/.
         """
-        self.writer.add_scalar(f"best/{self.state.monitor}", self.state.best, self.state.n_iter)
         options = {k: v for k, v in vars(self.state.opt).items() if k not in WITHOUT_EFFECT}
         _, begin, end = hparams(options, {})
         for summary in (begin, end):

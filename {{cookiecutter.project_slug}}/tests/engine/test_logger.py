@@ -63,6 +63,16 @@ def tags(run: Path, kind: str) -> set[str]:
     return {v.tag for e in shown(run) for v in e.summary.value if v.HasField(kind)}
 
 
+def hyperparameters(run: Path) -> list[HParamsPluginData]:
+    """What the table of runs gets."""
+    return [
+        HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        for event in shown(run)
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "hparams"
+    ]
+
+
 def test_curves_are_those_of_metrics_jsonl(finished: Path) -> None:
     assert recorded(finished)
     assert with_norms(scalars(finished)) == recorded(finished)
@@ -109,13 +119,7 @@ def test_options_and_results_are_in_the_table_of_runs(train: Train, build: Build
     run = Path("run")
     assert train(run, "--lr=0.003") == 0
     assert not [path for path in run.rglob("events.*") if path.parent != run]
-    plugins = [
-        HParamsPluginData.FromString(value.metadata.plugin_data.content)
-        for event in shown(run)
-        for value in event.summary.value
-        if value.metadata.plugin_data.plugin_name == "hparams"
-    ]
-    begin, end = plugins  # a list of columns would hide which options differ
+    begin, end = hyperparameters(run)  # a list of columns would hide which options differ
     values = begin.session_start_info.hparams
     assert values["lr"].number_value == 0.003
     assert values["flip"].bool_value is True
@@ -123,8 +127,9 @@ def test_options_and_results_are_in_the_table_of_runs(train: Train, build: Build
     assert end.HasField("session_end_info")
     tag = f"best/{build().model.monitor}"
     assert min(tag for tag, _, _ in scalars(run)) == tag  # TensorBoard shows the first ones
-    best = [value for name, _, value in scalars(run) if name == tag]
-    assert best == [pytest.approx(last(run)["best"])]
+    best = [value for name, _, value in sorted(scalars(run)) if name == tag]
+    assert best == sorted(best)  # the best so far, after each validation
+    assert best[-1] == pytest.approx(last(run)["best"])
 
 
 def test_a_stopped_run_has_no_results(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +138,7 @@ def test_a_stopped_run_has_no_results(train: Train, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(StopSignal, "received", "SIGTERM", raising=False)
     monkeypatch.setattr(StopSignal, "agreed", lambda self: True)
     assert train("run") == 75
-    assert not [tag for tag, _, _ in scalars(Path("run")) if tag.startswith("best/")]
+    assert not hyperparameters(Path("run"))
 
 
 def test_config_and_pictures_are_shown(finished: Path, build: Build) -> None:
