@@ -21,7 +21,7 @@ import predict
 import test
 from engine import terminal
 from engine.errors import StopSignal
-from engine.summary import summarize
+from engine.report.summary import summarize
 
 WIDE = 80  # columns of a terminal
 

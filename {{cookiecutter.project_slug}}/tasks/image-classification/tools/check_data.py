@@ -19,8 +19,9 @@ from pathlib import Path
 from statistics import median
 
 import dataset
-from engine import images, terminal
+from engine import terminal
 from engine.arguments import Parser
+from engine.data import images
 from engine.devices import cores
 from engine.errors import BAD_INPUT, DONE, BadInput, run_program
 
