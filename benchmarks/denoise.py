@@ -55,7 +55,7 @@ def measure(spec: Spec) -> Result:
 
     import dataset  # type: ignore[import-not-found]
     import options  # type: ignore[import-not-found]
-    from engine.sampler import (  # type: ignore[import-not-found]
+    from engine.data.sampler import (  # type: ignore[import-not-found]
         EvalBatchSampler,
         SeededDataset,
     )

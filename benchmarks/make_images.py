@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.machine import ROOT
 
-PHOTOS = "*/tasks/image-to-image/data/photos/*/*.jpg"
+PHOTOS = "*/tasks/image-to-image/tools/photos/*/*.jpg"
 KINDS = {
     "png": "PNGs of 32x32 pixels",
     "jpeg": "JPEGs of 500x375 pixels",  # of quality 90

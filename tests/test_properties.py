@@ -21,10 +21,8 @@ def load(*names: str) -> list[ModuleType]:
             patch.delitem(sys.modules, name)
         before = set(sys.modules)
         for source in (TEMPLATE, TEMPLATE / "tasks/image-classification"):
-            for path in [*source.glob("*.py"), *source.glob("*/*.py")]:
-                copy = Path(folder, path.relative_to(source))
-                copy.parent.mkdir(exist_ok=True)
-                shutil.copy(path, copy)
+            leave = shutil.ignore_patterns("tasks", "tests", "__pycache__")
+            shutil.copytree(source, folder, ignore=leave, dirs_exist_ok=True)
         patch.syspath_prepend(folder)
         modules = [importlib.import_module(name) for name in names]
         for name in sys.modules.keys() - before:
@@ -33,7 +31,7 @@ def load(*names: str) -> list[ModuleType]:
     return modules
 
 
-images_py, dataset = load("engine.images", "dataset")
+images_py, dataset = load("engine.data.images", "dataset")
 SerializedList = images_py.SerializedList
 ANY_TEXT = st.text(st.characters(codec=None) | st.characters(categories=["Cs"]), max_size=8)
 LISTS = st.lists(

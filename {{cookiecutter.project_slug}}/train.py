@@ -17,14 +17,14 @@ from engine.errors import StopSignal, run_program  # first: Ctrl-C ends in one l
 import dataset
 import options
 from engine import devices, distributed, modules
-from engine.cache import use_cache
+from engine.data.cache import use_cache
+from engine.data.loader import Loader
+from engine.data.sampler import EvalBatchSampler, TrainBatchSampler, generator, seed_all
 from engine.evaluation import evaluate, forward
-from engine.loader import Loader
 from engine.logger import Logger
 from engine.meter import Meter
 from engine.optimizers import Optimizers, learning_rate
 from engine.run_dir import RunDir
-from engine.sampler import EvalBatchSampler, TrainBatchSampler, generator, seed_all
 from engine.state import TrainState
 from model import Model
 

@@ -9,9 +9,9 @@ from operator import add
 import torch
 from torch import Tensor, nn
 
+from engine.data.loader import Batch, Loader, arrange
 from engine.devices import Amp
 from engine.distributed import ALONE, World
-from engine.loader import Batch, Loader, arrange
 
 Losses = dict[str, dict[str, Tensor]]  # scalars by name, by the name of the network they train
 

@@ -19,9 +19,9 @@ from engine.arguments import NOT_IN_CONFIG, config_text
 from engine.checkpoint import write_atomically
 from engine.distributed import ALONE, World
 from engine.evaluation import Losses, Metrics, mean_losses
-from engine.grids import draw_counts
 from engine.meter import Rates, make_profiler
-from engine.records import read_points
+from engine.report.grids import draw_counts
+from engine.report.records import read_points
 from engine.run_dir import RunDir
 from engine.state import TrainState
 

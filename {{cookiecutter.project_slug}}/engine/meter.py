@@ -10,7 +10,7 @@ from statistics import median
 import torch
 from torch.profiler import profile, schedule, tensorboard_trace_handler
 
-from engine.loader import UNDISTURBED_STEPS
+from engine.data.loader import UNDISTURBED_STEPS
 
 
 @dataclass

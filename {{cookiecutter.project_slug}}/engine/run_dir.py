@@ -14,12 +14,12 @@ import torchvision
 from filelock import FileLock, Timeout
 
 from engine.arguments import config_text
-from engine.cache import CachedImages
 from engine.checkpoint import Checkpoints, write_atomically
+from engine.data.cache import CachedImages
 from engine.devices import gpu_names, processor
 from engine.distributed import ALONE, World
 from engine.errors import DONE, STOPPED, BadInput, Diverged, StopSignal
-from engine.records import run_folder
+from engine.report.records import run_folder
 from engine.state import TrainState
 
 FILES = "files.jsonl"  # in a run folder: the training images, as cache.CachedImages.records

@@ -7,11 +7,11 @@ import torch
 import dataset
 import options
 from engine import devices, modules
-from engine.cache import use_cache
+from engine.data.cache import use_cache
+from engine.data.loader import Batch, Loader
+from engine.data.sampler import EvalBatchSampler, TrainBatchSampler, generator, seed_all
 from engine.evaluation import Losses, Metrics, evaluate, forward
-from engine.loader import Batch, Loader
 from engine.optimizers import Optimizers
-from engine.sampler import EvalBatchSampler, TrainBatchSampler, generator, seed_all
 from model import Model
 
 

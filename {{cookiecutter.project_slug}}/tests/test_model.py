@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import dataset
 import train as program
+from engine.data.loader import Batch
 from engine.evaluation import Losses, forward, mean_losses
-from engine.loader import Batch
 from engine.modules import with_weights
 from engine.optimizers import Optimizers, parameters_of
 

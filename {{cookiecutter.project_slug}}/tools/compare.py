@@ -14,9 +14,9 @@ from pathlib import Path
 
 from engine.arguments import Parser, output_file
 from engine.checkpoint import write_atomically
-from engine.page import document, element, table
-from engine.records import Records, read_metrics, read_options, read_records
-from engine.report import curves_section
+from engine.report.common import curves_section
+from engine.report.page import document, element, table
+from engine.report.records import Records, read_metrics, read_options, read_records
 from model import Model
 
 Rows = list[list[str]]

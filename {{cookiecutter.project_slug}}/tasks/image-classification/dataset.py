@@ -22,12 +22,11 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
-import engine.images
-from engine.augmentation import chosen_transforms, eval_crop, mix, stored_side, train_crop
-from engine.cache import CachedImages
-from engine.classes import check_classes, check_divisible, find_classes
-from engine.errors import BadInput, shorten
-from engine.images import (
+import engine.data.images
+from engine.data.augmentation import chosen_transforms, eval_crop, mix, stored_side, train_crop
+from engine.data.cache import CachedImages
+from engine.data.classes import check_classes, check_divisible, find_classes
+from engine.data.images import (
     SerializedList,
     flip,
     image_size,
@@ -35,6 +34,7 @@ from engine.images import (
     read_image,
     split_by_hash,
 )
+from engine.errors import BadInput, shorten
 from tools.digits import unpack_digits
 
 BUILT_IN = "data/digits"  # the images that come with the project
@@ -187,7 +187,7 @@ class ClassFolders(Dataset):
             SerializedList(paths),
             decode=partial(load, opt=opt),
             recipe=f"crop{stored_side(opt)}px" if opt.resize == "crop" else f"{opt.img_size}px",
-            code=[__file__, engine.images.__file__],
+            code=[__file__, engine.data.images.__file__],
         )
         self.rows = torch.arange(len(paths))  # of `images`
         self.labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
@@ -270,7 +270,7 @@ def data_dir(name: str) -> Path:
     """The folder for `--data`. The images that come with the project are unpacked if necessary."""
     if Path(name) != Path(BUILT_IN) or Path(name).exists():
         return Path(name)
-    built_in = Path(__file__).with_name("data") / "digits"
+    built_in = Path(__file__).parent / BUILT_IN
     if not built_in.exists():
         unpack_digits(built_in)
     return built_in.relative_to(Path.cwd()) if built_in.is_relative_to(Path.cwd()) else built_in

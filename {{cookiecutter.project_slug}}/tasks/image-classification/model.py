@@ -25,11 +25,11 @@ from torch import Tensor, nn
 import losses
 import networks
 import options
-from engine.augmentation import check_eval_size
 from engine.checkpoint import judged, load, load_weights
-from engine.classes import count_confusion, label_captions
+from engine.data.augmentation import check_eval_size
+from engine.data.classes import count_confusion, label_captions
 from engine.errors import BadInput
-from engine.grids import captioned_grid, grid_columns
+from engine.report.grids import captioned_grid, grid_columns
 from layers import Normalize
 
 

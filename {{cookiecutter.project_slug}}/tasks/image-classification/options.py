@@ -13,8 +13,8 @@ from engine.arguments import (
     number,
     parse_run,
 )
-from engine.augmentation import add_augmentation_options, complete_augmentation
-from engine.images import read_dataset_json
+from engine.data.augmentation import add_augmentation_options, complete_augmentation
+from engine.data.images import read_dataset_json
 from layers import NORMS, PADDINGS
 from losses import LOSSES
 from networks import usual_size

@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 import dataset
 from engine.arguments import Parser, add_machine_options, add_predict_options, number
+from engine.data.images import eval_side
+from engine.data.loader import Loader
+from engine.data.sampler import EvalBatchSampler
 from engine.exported import load_model
-from engine.images import ImageFiles, eval_side
-from engine.loader import Loader
-from engine.predictions import end
-from engine.sampler import EvalBatchSampler
+from engine.predictions import ImageFiles, end
 from engine.tables import Predictions
 from model import Model
 

@@ -22,12 +22,13 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-import engine.images
-from engine.cache import CachedImages
-from engine.degradations import DEGRADATIONS, to_uint8
+import engine.data.images
+from engine.data.cache import CachedImages
+from engine.data.degradations import DEGRADATIONS, to_uint8
+from engine.data.images import SerializedList, flip, read_image, split_by_hash
+from engine.data.pairs import find_images, find_layout, match_names, pair_size
 from engine.errors import BadInput
-from engine.images import SerializedList, flip, read_image, split_by_hash
-from engine.pairs import find_images, find_layout, match_names, pair_size
+from tools.photos import copy_photos
 
 BUILT_IN = "data/photos"  # the images that come with the project
 SAMPLES = 1000  # about how many an epoch has if --crops is not given
@@ -140,10 +141,13 @@ def _whole_train_and_val(opt: Namespace) -> tuple["Pairs", "Pairs"]:
 
 
 def data_dir(name: str) -> Path:
-    """The folder for `--data`. The images that come with the project are found from any folder."""
+    """The folder for `--data`. The images that come with the project are copied if necessary."""
     if Path(name) != Path(BUILT_IN) or Path(name).exists():
         return Path(name)
-    return Path(__file__).parent / BUILT_IN
+    built_in = Path(__file__).parent / BUILT_IN
+    if not built_in.exists():
+        copy_photos(built_in)
+    return built_in.relative_to(Path.cwd()) if built_in.is_relative_to(Path.cwd()) else built_in
 
 
 class Pairs(Dataset):
@@ -174,7 +178,7 @@ class Pairs(Dataset):
         else:
             files = self.pairs = SerializedList(find_images(root))
         self.images = CachedImages(
-            root, files, decode=load, recipe="full", code=[__file__, engine.images.__file__]
+            root, files, decode=load, recipe="full", code=[__file__, engine.data.images.__file__]
         )
         count = len(self.pairs)
         paths = [f"{root}/{file}" for file in files]

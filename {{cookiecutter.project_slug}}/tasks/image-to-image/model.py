@@ -32,7 +32,7 @@ import networks
 import options
 from engine.checkpoint import judged, load, load_weights
 from engine.errors import BadInput
-from engine.grids import captioned_grid
+from engine.report.grids import captioned_grid
 from layers import CENTRED, Normalize
 
 

@@ -14,7 +14,7 @@ from engine.arguments import (
     number,
     parse_run,
 )
-from engine.images import read_dataset_json
+from engine.data.images import read_dataset_json
 from layers import NORMS, PADDINGS
 from losses import ADVERSARIAL, LOSSES
 

@@ -21,12 +21,11 @@ from tqdm import tqdm
 import dataset
 from engine.arguments import Parser, add_machine_options, add_predict_options, number
 from engine.checkpoint import write_atomically
-from engine.degradations import enlarge
+from engine.data.degradations import enlarge
+from engine.data.loader import Loader
+from engine.data.sampler import EvalBatchSampler
 from engine.exported import load_model
-from engine.images import ImageFiles
-from engine.loader import Loader
-from engine.predictions import end
-from engine.sampler import EvalBatchSampler
+from engine.predictions import ImageFiles, end
 from engine.tiles import add_tile_options, apply_in_tiles, check_tiles
 from model import Model
 

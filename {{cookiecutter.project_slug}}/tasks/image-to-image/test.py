@@ -23,11 +23,11 @@ import dataset
 import options
 from engine import modules
 from engine.arguments import Parser, add_machine_options, add_test_options, number
+from engine.data.loader import Loader
+from engine.data.sampler import EvalBatchSampler
 from engine.devices import Amp, pick_device
-from engine.loader import Loader
-from engine.report import Report
-from engine.results import Example, Row, add_intervals, write_report
-from engine.sampler import EvalBatchSampler
+from engine.report.common import Report
+from engine.report.results import Example, Row, add_intervals, write_report
 from engine.tiles import add_tile_options, apply_in_tiles, check_tiles
 from losses import BEST_PSNR
 from model import Model

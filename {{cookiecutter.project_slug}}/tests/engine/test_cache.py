@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
-from engine import cache
-from engine.cache import CachedImages, MappedImages, use_cache
+from engine.data import cache
+from engine.data.cache import CachedImages, MappedImages, use_cache
+from engine.data.images import SerializedList, images_below, read_image
 from engine.errors import BadInput
-from engine.images import SerializedList, images_below, read_image
 
 CPU = torch.device("cpu")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -32,15 +32,16 @@ from torch.utils.data import Dataset
 
 import dataset
 import train as program
-from engine import cache, devices, errors, loader, modules, optimizers
-from engine.cache import MappedImages
+from engine import devices, errors, modules, optimizers
+from engine.data import cache, loader
+from engine.data.cache import MappedImages
+from engine.data.loader import Loader
+from engine.data.sampler import EvalBatchSampler, TrainBatchSampler
 from engine.devices import PRECISIONS, Amp
 from engine.evaluation import forward, mean_losses
-from engine.loader import Loader
 from engine.meter import Meter
 from engine.modules import parallelize
 from engine.optimizers import OPTIMIZERS, Optimizers, parameters_of
-from engine.sampler import EvalBatchSampler, TrainBatchSampler
 from model import Model
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # PyTorch looks once in a process

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from engine.images import flip
+from engine.data.images import flip
 
 SHAPES = [(1, 3, 4, 4), (7, 1, 5, 3), (64, 3, 8, 6), (2, 6, 1, 1), (3, 3, 2, 9)]
 TYPES = [torch.uint8, torch.float32, torch.bfloat16, torch.int64]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.grids import (
+from engine.report.grids import (
     CELL,
     FONT_SIZE,
     GAP,

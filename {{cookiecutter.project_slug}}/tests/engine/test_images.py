@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.errors import BadInput
-from engine.images import (
+from engine.data.images import (
     SerializedList,
     image_size,
     images_below,
@@ -17,6 +16,7 @@ from engine.images import (
     read_image,
     split_by_hash,
 )
+from engine.errors import BadInput
 
 LISTS = [
     [],

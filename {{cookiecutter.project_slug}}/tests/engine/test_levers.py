@@ -16,8 +16,7 @@ from torchvision.models import resnet18, vit_b_16
 
 import options
 from engine.averages import Averages
-from engine.groups import layers_of, parameter_groups
-from engine.optimizers import Optimizers, make_optimizer, parameters_of
+from engine.optimizers import Optimizers, layers_of, make_optimizer, parameter_groups, parameters_of
 from model import Model
 
 LEVERS = {

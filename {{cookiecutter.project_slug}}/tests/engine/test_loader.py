@@ -17,10 +17,10 @@ from programs import status
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from engine import loader as module
+from engine.data import loader as module
+from engine.data.loader import Loader, choose_workers
+from engine.data.sampler import EvalBatchSampler, Keys, TrainBatchSampler
 from engine.errors import BadInput
-from engine.loader import Loader, choose_workers
-from engine.sampler import EvalBatchSampler, Keys, TrainBatchSampler
 
 CPU = torch.device("cpu")
 HOW = [(0, 0), (0, 2), (1, 0), (1, 2), (2, 3)]  # workers, prefetch

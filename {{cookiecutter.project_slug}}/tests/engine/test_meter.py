@@ -11,8 +11,8 @@ import torch
 from conftest import Train
 
 import train as program
+from engine.data.loader import Batch, Loader
 from engine.evaluation import Losses, forward
-from engine.loader import Batch, Loader
 from engine.meter import Meter, Rates
 from engine.optimizers import Optimizers
 

@@ -11,10 +11,10 @@ from pages import check_whole
 from programs import resume, status
 
 import test
-from engine.figures import draw_calibration, draw_chart
-from engine.page import document, element, escape, image, keys, table
-from engine.records import Records, read_metrics, read_options, read_points, read_records
-from engine.report import compare_images, find_report, interval, percent
+from engine.report.common import compare_images, find_report, interval, percent
+from engine.report.figures import draw_calibration, draw_chart
+from engine.report.page import document, element, escape, image, keys, table
+from engine.report.records import Records, read_metrics, read_options, read_points, read_records
 from tools import compare
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=y>', "a&b", "\udcff\x00\u202e", "'"]

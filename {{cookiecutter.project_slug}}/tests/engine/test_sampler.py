@@ -2,8 +2,8 @@
 
 import pytest
 
+from engine.data.sampler import EvalBatchSampler, Keys, TrainBatchSampler, mix
 from engine.errors import BadInput
-from engine.sampler import EvalBatchSampler, Keys, TrainBatchSampler, mix
 
 SIZES = [(1, 1, 1), (7, 3, 1), (12, 4, 1), (25, 4, 3), (64, 64, 1), (100, 7, 2)]
 EPOCHS = 6

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import options
 from engine.devices import Amp
 from engine.evaluation import evaluate
-from engine.grids import GAP, captioned_grid
+from engine.report.grids import GAP, captioned_grid
 
 Classifier = needs("model.Classifier")
 INFO = {"classes": {"cat": 3, "dog": 5, "eel": 2}}

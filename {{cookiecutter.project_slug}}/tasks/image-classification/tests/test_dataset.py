@@ -21,12 +21,13 @@ from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
 import dataset
-import engine.images
+import engine.data.images
 import options
-from engine.cache import use_cache
+from engine.data.cache import use_cache
+from engine.data.images import read_dataset_json
+from engine.data.sampler import SeededDataset
 from engine.errors import BadInput
-from engine.images import ImageFiles, read_dataset_json
-from engine.sampler import SeededDataset
+from engine.predictions import ImageFiles
 
 ClassFolders = needs("dataset.ClassFolders")
 CLASSES = list(example.CLASSES)
@@ -313,7 +314,7 @@ def test_the_cache_follows_the_size_and_the_code(
     names = {load(images).images.cache_file().name}
     names.add(load(images, "--img-size=17").images.cache_file().name)
     names.add(load(images, "--no-flip").images.cache_file().name)  # flips come later
-    for module in (dataset, engine.images):
+    for module in (dataset, engine.data.images):
         edited = Path(f"{module.__name__}.py")
         edited.write_text(Path(str(module.__file__)).read_text() + "# edited\n")
         with monkeypatch.context() as patch:
@@ -413,8 +414,6 @@ def test_no_digit_is_in_two_splits(digits: Path) -> None:
 
 def test_unpacked_digits_are_left_as_they_are() -> None:
     unpack_digits = needs("tools.digits.unpack_digits")
-    Path("data").mkdir()
-    shutil.copy(Path(dataset.__file__).parent / "data" / "digits.png", "data")
     unpack_digits(Path("data/digits"))
     assert len(list(Path("data/digits").rglob("*.png"))) == 1797
     (Path("data/digits") / "train" / "0" / "mine.png").write_bytes(b"")

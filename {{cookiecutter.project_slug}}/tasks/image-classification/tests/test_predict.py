@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 
 import dataset
 import predict
-from engine.images import ImageFiles, images_below
-from engine.loader import Loader
+from engine.data.images import images_below
+from engine.data.loader import Loader
+from engine.predictions import ImageFiles
 from model import Model
 
 

@@ -15,9 +15,15 @@ from torch import Tensor
 
 import options
 import test
-from engine.figures import save_sheet
-from engine.report import Report
-from engine.results import Results, read_right, save_confusion, save_predictions, write_report
+from engine.report.common import Report
+from engine.report.figures import save_sheet
+from engine.report.results import (
+    Results,
+    read_right,
+    save_confusion,
+    save_predictions,
+    write_report,
+)
 from model import Model
 
 CLASSES = ["cat", "dog", "eel"]

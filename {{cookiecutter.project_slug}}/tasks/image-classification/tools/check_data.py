@@ -21,8 +21,8 @@ from statistics import median
 from tqdm import tqdm
 
 import dataset
-from engine import images
 from engine.arguments import Parser
+from engine.data import images
 from engine.devices import cores
 from engine.errors import BAD_INPUT, DONE, BadInput, run_program
 

@@ -9,13 +9,14 @@ from PIL import Image
 
 
 def unpack_digits(target: Path) -> None:
-    """Cuts digits.png beside `target` into images: row c holds the digits c, each 8x8 pixels.
+    """Cuts digits.png beside this file into images: row c holds the digits c, each 8x8 pixels.
 
     Every fifth image of a class is for testing. The sheet is made of the test part of "Optical
-    Recognition of Handwritten Digits" (data/README.md states source and licence).
+    Recognition of Handwritten Digits" (digits.md states source and licence).
     """
     work = target.with_name(f".{target.name}.{os.getpid()}")
-    with Image.open(target.with_name("digits.png")) as sheet:
+    target.parent.mkdir(exist_ok=True)
+    with Image.open(Path(__file__).with_name("digits.png")) as sheet:
         for label in range(sheet.height // 8):
             for split in ("train", "test"):
                 (work / split / str(label)).mkdir(parents=True)

@@ -20,9 +20,9 @@ from torchvision.transforms.functional import center_crop
 import dataset
 import options
 import test
-from engine.figures import save_sheet
-from engine.report import Report
-from engine.results import add_intervals, save_examples, write_report
+from engine.report.common import Report
+from engine.report.figures import save_sheet
+from engine.report.results import add_intervals, save_examples, write_report
 from losses import BEST_PSNR
 from model import Model
 

@@ -27,9 +27,9 @@ import options
 from engine import modules
 from engine.devices import Amp
 from engine.evaluation import Losses
-from engine.grids import GAP, captioned_grid
 from engine.modules import SuperNetwork, parallelize
 from engine.optimizers import parameters_of
+from engine.report.grids import GAP, captioned_grid
 from engine.state import TrainState
 from losses import loss_weights
 

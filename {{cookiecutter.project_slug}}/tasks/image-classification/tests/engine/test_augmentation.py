@@ -24,9 +24,9 @@ import options
 import predict
 import test
 from engine.arguments import config_text
-from engine.augmentation import check_eval_size, chosen_transforms, mix
-from engine.cache import use_cache
-from engine.classes import label_captions
+from engine.data.augmentation import check_eval_size, chosen_transforms, mix
+from engine.data.cache import use_cache
+from engine.data.classes import label_captions
 from engine.errors import BadInput
 from model import Model
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from engine.data.images import check_split, image_size, list_images, read_dataset_json
 from engine.errors import BadInput, shorten
-from engine.images import check_split, image_size, list_images, read_dataset_json
 
 
 def find_layout(root: Path, opt: Namespace) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.classes import count_confusion
-from engine.figures import draw_calibration, new_figure, save_sheet, shorten_text
-from engine.page import Html, element, image, section, table, tiles
-from engine.records import read_metrics
-from engine.report import Report, compare_images, interval, percent
+from engine.data.classes import count_confusion
+from engine.report.common import Report, compare_images, interval, percent
+from engine.report.figures import draw_calibration, new_figure, save_sheet, shorten_text
+from engine.report.page import Html, element, image, section, table, tiles
+from engine.report.records import read_metrics
 from engine.tables import write_csv
 
 BINS = 15  # of the confidence, as in Guo et al. 2017

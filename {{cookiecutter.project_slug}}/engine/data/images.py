@@ -3,9 +3,8 @@
 import hashlib
 import json
 import os
-import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Generator, Tensor
-from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from engine.errors import BadInput
@@ -64,74 +62,6 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 def _unreadable(path: str | Path, error: Exception) -> BadInput:
     return BadInput(f"{path}: not readable as an image ({error}); replace or remove it")
-
-
-class ImageFiles(Dataset):
-    """Images without labels, for predictions.
-
-    One that cannot be read does not end the program, which may have a million of them to go.
-
-    Args:
-        paths: Files, and folders whose images are all taken, those of subfolders included; `-` for
-            the files that standard input names, one a line.
-        load: From a path to an image, uint8 (3, H, W); worker processes must be able to import it.
-        side: Height and width of the black image that stands for one that cannot be read; all
-            images of a batch need one size.
-
-    Returns:
-        For an index: the image, and whether it could be read, bool; `files` has its path.
-
-    Raises:
-        BadInput: A path does not exist, a folder holds no image, standard input is empty.
-    """
-
-    def __init__(self, paths: list[str], load: Callable[[str], Tensor], side: int = 1) -> None:
-        self.load, self.side = load, side
-        self.files = SerializedList(file for path in paths for file in _named_images(path))
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        try:
-            return self.load(self.files[index]), torch.tensor(True)
-        except BadInput:
-            return torch.zeros(3, self.side, self.side, dtype=torch.uint8), torch.tensor(False)
-
-    def problems(self, readable: list[bool]) -> list[str]:
-        """A line for each image that could not be read; they are read once more for that.
-
-        Args:
-            readable: For each image whether it could be read.
-
-        Raises:
-            BadInput: None could be read.
-        """
-        lines = []
-        for index in [i for i, could in enumerate(readable) if not could]:
-            try:
-                self.load(self.files[index])
-                lines.append(f"{self.files[index]}: could not be read at first; predict it again")
-            except BadInput as error:
-                lines.append(str(error))
-        if not any(readable):
-            raise BadInput(lines[0] + f" (none of {len(lines)} images is)" * (len(lines) > 1))
-        return lines
-
-
-def _named_images(name: str) -> list[str]:
-    """The images that a word on the command line of predict.py names; see ImageFiles."""
-    if name == "-":
-        lines = os.fsdecode(sys.stdin.buffer.read()).replace("\r\n", "\n").split("\n")
-        if not (found := [line for line in lines if line]):
-            raise BadInput("-: standard input names no file; give it one a line")
-        return found
-    path = Path(name)
-    if not path.exists():
-        raise BadInput(f"{path}: no such file or folder")
-    if not (found := [str(path)] if path.is_file() else images_below(path)):
-        raise BadInput(f"{path}: no image in this folder")
-    return found
 
 
 def eval_side(opt: Namespace) -> int:

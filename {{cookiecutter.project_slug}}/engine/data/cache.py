@@ -27,11 +27,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from engine.data.images import SerializedList
+from engine.data.loader import Loader
+from engine.data.sampler import EvalBatchSampler, whole_batch
 from engine.devices import cores, memory
 from engine.distributed import ALONE, World
-from engine.images import SerializedList
-from engine.loader import Loader
-from engine.sampler import EvalBatchSampler, whole_batch
 
 PARTIAL = ".tmp"  # the end of the name of an unfinished file
 IN_MEMORY = 2**30  # bytes that may be kept in memory where there is no room on the disk

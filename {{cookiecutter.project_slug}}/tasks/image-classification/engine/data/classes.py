@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from engine.data.images import check_split, is_hidden
 from engine.errors import BadInput, shorten
-from engine.images import check_split, is_hidden
 
 
 def find_classes(root: Path) -> list[str]:

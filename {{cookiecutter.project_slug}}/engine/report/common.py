@@ -11,9 +11,9 @@ from PIL import Image
 from engine.arguments import NOT_IN_CONFIG, report_name
 from engine.checkpoint import write_atomically
 from engine.errors import BadInput
-from engine.figures import draw_chart
-from engine.page import Html, document, element, image, keys, section, table, tiles
-from engine.records import Records, read_metrics, read_records, run_folder
+from engine.report.figures import draw_chart
+from engine.report.page import Html, document, element, image, keys, section, table, tiles
+from engine.report.records import Records, read_metrics, read_records, run_folder
 from engine.run_dir import environment, report_dir
 
 RESAMPLES = 1000  # of a bootstrap

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from engine.figures import save_sheet
-from engine.page import Html, element, image, section, table, tiles
-from engine.records import read_metrics
-from engine.report import Report, compare_images, interval
+from engine.report.common import Report, compare_images, interval
+from engine.report.figures import save_sheet
+from engine.report.page import Html, element, image, section, table, tiles
+from engine.report.records import read_metrics
 
 TILES = {"ssim": ("SSIM", 4), "l1": ("L1, grey levels", 2)}  # names and digits below the verdict
 MOST_ROWS = 200  # of the table of images

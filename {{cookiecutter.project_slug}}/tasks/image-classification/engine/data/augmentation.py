@@ -1,7 +1,7 @@
 """Augmentation by torchvision.transforms.v2: its options, crops, changes of images, mixed batches.
 
 The transforms draw from torch's global generator on the CPU. It is seeded for each sample (see
-engine/sampler.py) and in `mix`, so runs stay exact.
+engine/data/sampler.py) and in `mix`, so runs stay exact.
 """
 
 from argparse import BooleanOptionalAction, Namespace
@@ -12,9 +12,9 @@ from torch import Generator, Tensor, nn
 from torchvision.transforms import v2
 
 from engine.arguments import number
+from engine.data.sampler import seed_all
 from engine.errors import BadInput
 from engine.modules import refuses
-from engine.sampler import seed_all
 
 MARGIN = 8 / 7  # of the short side of an image over that of its centre, as 256 / 224
 CROP_MIN = 0.35  # a smaller share suits runs of hundreds of epochs

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from engine.page import COLOURS, Html, escape
+from engine.report.page import COLOURS, Html, escape
 
 MOST_POINTS = 400  # of a curve that are drawn
 _INK = "#123456"  # a colour that stands for that of the page's text; #123450 and on: the series

@@ -22,9 +22,15 @@ from prefetch_generator import BackgroundGenerator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from engine.data.sampler import (
+    EvalBatchSampler,
+    Keys,
+    SeededDataset,
+    TrainBatchSampler,
+    whole_batch,
+)
 from engine.devices import cores, memory_format
 from engine.errors import STOP_SIGNALS, kill_workers
-from engine.sampler import EvalBatchSampler, Keys, SeededDataset, TrainBatchSampler, whole_batch
 
 Batch = tuple[Tensor, ...]
 GRACE = 1.0  # seconds in which a thread or a worker may finish its batch before workers are killed
