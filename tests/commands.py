@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,10 @@ ELSEWHERE = {
     "sed -i.bak": "test_generation.py: without hooks",
     "rm requirements.txt.bak": "test_generation.py: without hooks",
     "cruft": "test_update.py: all three, with a clone on this machine",
+    "ssh": "another machine",
+    "scp": "another machine",
+    "tmux": "a terminal",
+    "jupyter": "a server, of a package that is not among the requirements",
     "tensorboard": "a server, of a package that is not among the requirements",
     "python -m tensorboard.main": "a server, of a package that is not among the requirements",
 }
@@ -124,6 +129,17 @@ class Follower:
         self.cwd = self.cwd / words[1]
         assert self.cwd.is_dir(), words
 
+    def do_docker(self, words: list[str], source: list[str]) -> None:
+        """Needs an engine, or root: its file is there, and the program in it takes its options."""
+        if words[1] == "build":
+            assert Path(words[words.index("-f") + 1]).is_file()
+            return
+        program = words[words.index("python") + 1 :]
+        self.check(program[0].removesuffix(".py"), program[1:])
+
+    def do_mkdir(self, words: list[str], source: list[str]) -> None:
+        subprocess.run(words, check=True)
+
     def do_git(self, words: list[str], source: list[str]) -> None:
         subprocess.run(words, check=True, capture_output=True)
 
@@ -139,7 +155,8 @@ class Follower:
         make = ["make", "-n", *words[1:]]
         dry = subprocess.run(make, capture_output=True, text=True, check=True, env=rest)
         for each, _ in simple_commands(dry.stdout):
-            self.one(dry.stdout, each, [])
+            if each[0].endswith("python"):  # the rest is the business of the Makefile
+                self.one(dry.stdout, each, [])
 
     def do_cookiecutter(self, words: list[str], source: list[str]) -> None:
         """Makes a project, with the answers given and the defaults, without questions."""
@@ -184,12 +201,20 @@ class Follower:
 
     def do_python(self, words: list[str], source: list[str]) -> None:
         if words[1] == "-c":
-            exec(words[2], {})
+            self.snippet(words[2])
         else:
             self.program(words[1].removesuffix(".py"), words[2:], source)
 
     def do_python__m(self, words: list[str], source: list[str]) -> None:
         self.program(words[2], words[3:], source)
+
+    def snippet(self, code: str) -> None:
+        """Runs lines of Python in the project."""
+        with folder(self.cwd):
+            name = f"snippet_{len(list(Path().glob('snippet_*.py')))}"
+            body = textwrap.indent(code, "    ")
+            Path(f"{name}.py").write_text(f"def main():\n{body}\n    return 0\n")
+            self.end(name, [], lambda: None)
 
     def program(self, name: str, words: list[str], source: list[str]) -> None:
         """Runs a program of the project."""
@@ -202,7 +227,7 @@ class Follower:
         more = self.short(words) if name == "train" else []
         given = subprocess.run(source, capture_output=True, check=True).stdout if source else b""
         Path("input.txt").write_bytes(given)
-        self.end(name, [*words, *more], lambda: os.dup2(os.open("input.txt", os.O_RDONLY), 0))
+        self.end(name, [*words, *more], read_input)
 
     def expand(self, word: str) -> list[str]:
         """What a shell makes of a word."""
@@ -213,8 +238,8 @@ class Follower:
         options = [*SHORT[self.task], "--device=cpu", "--workers=0", "--val-every=1"]
         if self.task == "image-classification":
             side = 32 if {"resnet18", "@presets/long.txt"} & {*words} else 8
-            options += [f"--img-size={side}", f"--val-img-size={side}"]
-            options += ["--no-pretrained"]  # the weights are a download
+            options += [f"--img-size={side}", "--no-pretrained"]  # the weights are a download
+            options += ["--val-img-size=32"] if "@presets/long.txt" in words else []
         elif "runs/first" not in words:
             options += ["--crops=2"]
         if "--data" in words:
@@ -236,10 +261,15 @@ class Follower:
 
     def check(self, name: str, words: list[str]) -> None:
         """Has a program read its options, and nothing more."""
-        self.end(name, words, lambda: parse_only(name))
+        self.end(name, words, parse_only)
 
 
-def parse_only(name: str) -> None:
+def read_input() -> None:
+    """Lets a program read from standard input what a pipe has brought."""
+    sys.stdin = open("input.txt", encoding="utf-8")
+
+
+def parse_only() -> None:
     """Lets a program of the project in the current folder end after it has read its options."""
     arguments = importlib.import_module("engine.arguments")
     parse_args = arguments.Parser.parse_args
