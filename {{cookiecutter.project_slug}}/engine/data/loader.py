@@ -110,8 +110,8 @@ class Loader:
         keys = self.sampler.batches(n_iter, self.device if self.on_device else "cpu")
         yield from map(self._source.__getitems__, islice(keys, in_main))
         source: Iterator[Batch]
-        if self.on_device:
-            source = map(self._source.__getitems__, keys)
+        if not (self.workers or self._loader.pin_memory):
+            source = map(self._source.__getitems__, keys)  # DataLoader would only take time
         else:
             self._keys.rest = keys
             with _signals_blocked():

@@ -105,9 +105,10 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: CPU)
     monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: nullcontext())
-    for place, name in (  # the first is that of PyTorch up to 2.7
+    for place, name in (  # the first three are those of PyTorch up to 2.7
         (torch.cuda, "device"),
         (torch.cuda, "stream"),
+        (torch.cuda, "current_stream"),
         (torch.accelerator, "device_index"),
     ):
         monkeypatch.setattr(place, name, lambda device: nullcontext(), raising=False)
@@ -336,7 +337,7 @@ class Transfers(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         given = {t.device.type for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         made = {t.device.type for t in tree_leaves(result) if isinstance(t, Tensor)}
-        self.count += not str(function).startswith("profiler")
+        self.count += not str(function).startswith(("profiler", "aten.detach"))  # no kernels
         if "cpu" in given and "meta" in given | made:
             self.noted.append(str(function))
         return result
@@ -403,9 +404,9 @@ def test_the_guard_against_values_that_are_not_finite_costs_few_calls(
         stepping.backward(forward(model, batch, amp))
         with Transfers() as step:
             stepping.step()
-    # The norm of all gradients (3), a scalar to keep (1), the optimizer (2 for each group).
+    # The norm of all gradients (3), the optimizer (2 for each group).
     groups = sum(len(optimizer.param_groups) for optimizer in stepping.optimizers.values())
-    assert step.count <= 4 * len(stepping.optimizers) + 2 * groups
+    assert step.count <= 3 * len(stepping.optimizers) + 2 * groups
 
 
 class OnDevice(Dataset):

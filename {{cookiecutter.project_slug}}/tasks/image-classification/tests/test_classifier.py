@@ -1,6 +1,8 @@
 """The finished model: networks by name, their last layer, frozen features, its metrics."""
 
+import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import URLError
 
@@ -230,6 +232,8 @@ def test_weights_that_cannot_be_downloaded_are_bad_input(
         raise URLError("no network")
 
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    says = SimpleNamespace(stdout=io.StringIO(), stderr=io.StringIO())
+    monkeypatch.setattr("torch.hub.sys", says)  # what it says itself, up to 2.6 on stderr
     monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
     words = [*small, "--network=squeezenet1_1", "--pretrained", "--run-dir=run"]
     assert "squeezenet1_1" in train_refuses(capsys, *words)

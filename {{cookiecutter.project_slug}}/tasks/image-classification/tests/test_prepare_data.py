@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from needs import needs
 from PIL import Image
 from programs import files, status
+from torchvision.datasets import DTD
 
 import options
 import train
@@ -68,6 +70,8 @@ def test_a_data_set_that_a_mirror_changes_says_so(fashion: np.ndarray) -> None:
 
 
 def test_files_are_copied_unchanged() -> None:
+    if "loader" not in inspect.signature(DTD).parameters:
+        pytest.skip("this torchvision gives no names of files: images are written as PNG")
     root = Path("published/dtd/dtd")
     (root / "labels").mkdir(parents=True)
     for split, names in (("train", ["0", "1"]), ("test", ["2"])):
