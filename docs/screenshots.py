@@ -35,7 +35,8 @@ COLUMNS = 104
 MOMENT = r"epoch 9/10 +8\d%.*images/s"
 TERMINAL = """<!DOCTYPE html><meta charset="utf-8"><style>
 body { margin: 0; background: #1e2127; color: #d7dae0; }
-pre { margin: 0; padding: 16px 18px; font: 14px/1.35 "DejaVu Sans Mono", monospace; }
+pre { margin: 0; padding: 16px 18px; font: 14px/1.35 "DejaVu Sans Mono", monospace;
+  white-space: pre-wrap; word-break: break-all; }
 b { color: #98c379; font-weight: normal; }
 </style><pre><b>$</b> {}</pre>"""
 
@@ -47,8 +48,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         project = make_project(Path(folder))
         shown = watch(project, "train.py", "--run-dir=runs/first")
-        page, lines = project / "run.html", shown.count("\n") + 2
-        page.write_text(TERMINAL.format(html.escape(shown)), encoding="utf-8")
+        page, lines = project / "terminal.html", shown.count("\n") + 2
+        page.write_text(TERMINAL.replace("{}", html.escape(shown)), encoding="utf-8")
         photograph(browser, page, "run", 920, 32 + 19 * lines)
         if sys.argv[1:] == ["run"]:
             return

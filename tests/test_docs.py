@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -145,3 +146,56 @@ def test_a_command_that_nobody_knows_is_an_error(tmp_path: Path) -> None:
     for command in ("no_such_program --help", "python -m no_such_module", "python no_such.py"):
         with pytest.raises(AssertionError):
             follower.follow(command)
+
+
+@cache
+def definitions(project: Project) -> dict[str, set[str]]:
+    """The names that each file of Python defines: functions, classes, arguments, variables."""
+    found = {}
+    for path in project.path.rglob("*.py"):
+        names = {path.stem}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names.add(node.name)
+            elif isinstance(node, ast.arg):
+                names.add(node.arg)
+            elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+                names.add(node.id if isinstance(node, ast.Name) else node.attr)
+            elif isinstance(node, ast.Constant) and re.match(r"--|\w+\.pt$", str(node.value)):
+                names.add(str(node.value))
+        found[path.relative_to(project.path).as_posix()] = names
+    return found
+
+
+def missing(place: str, project: Project) -> list[str]:
+    """What a cell of docs/guide.md names, and the project does not have."""
+    files = re.findall(r"[\w./]+\.(?:py|toml|json|ipynb|md)\b", place)
+    lost = [name for name in files if not (project.path / name).is_file()]
+    defined = definitions(project)
+    texts = "".join(project.read(name) for name in files if name not in (*defined, *lost))
+    anywhere = set[str]().union(*defined.values())
+    for code, file in re.findall(r"`([^`]+)`(?: \((?:image-to-image: )?([\w/]+\.py)\))?", place):
+        name = "".join(re.findall(r"^(?:--[\w-]+|[A-Za-z_][\w.-]*)", code))
+        if code in files or not name or name.startswith(("torch", "nn.")):
+            continue
+        known = defined.get(file, set()) if file else anywhere
+        *owners, last = [name] if name in known else name.split(".")
+        if not (last in known and {*owners} <= anywhere) and name not in texts:
+            lost.append(code)
+    return lost
+
+
+def test_the_guide_names_places_that_exist(bake: Callable[..., Project]) -> None:
+    """In image classification, or in image-to-image if the row says so."""
+    lines = (ROOT / "docs/guide.md").read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("|").split("|") for line in lines if line.startswith("| ")]
+    assert len(rows) > 70
+    first, second = (bake(task=task, accelerator="cpu") for task in TASKS)
+    lost = []
+    for rule, *places in rows:
+        for place in places:
+            absent = missing(place, first)
+            if absent and "image-to-image" in place:
+                absent = [name for name in absent if name in missing(place, second)]
+            lost += [f"{rule.strip()}: {name}" for name in absent]
+    assert not lost, "\n".join(lost)
