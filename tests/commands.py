@@ -5,6 +5,7 @@ of its own that checks it as far as that goes. A command that is neither is an e
 """
 
 import importlib
+import io
 import os
 import re
 import shlex
@@ -266,7 +267,7 @@ class Follower:
 
 def read_input() -> None:
     """Lets a program read from standard input what a pipe has brought."""
-    sys.stdin = open("input.txt", encoding="utf-8")
+    sys.stdin = io.StringIO(Path("input.txt").read_text(encoding="utf-8"))
 
 
 def parse_only() -> None:

@@ -9,7 +9,7 @@ from conftest import Project
 
 @dataclass(frozen=True)
 class Edit:
-    """A block of code of docs/edits.md, the file that it goes to, and the function if it is in one."""
+    """A block of docs/edits.md, the file that it goes to, and the function if it is in one."""
 
     file: str
     function: str

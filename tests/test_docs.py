@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -32,7 +33,7 @@ def documents(project: Project) -> list[Path]:
 def anchors(path: Path) -> set[str]:
     """The names that GitHub gives to the headings of a Markdown file."""
     tokens = MARKDOWN.parse(path.read_text(encoding="utf-8"))
-    pairs = zip(tokens, tokens[1:], strict=False)
+    pairs = pairwise(tokens)
     titles = [title.content for head, title in pairs if head.type == "heading_open"]
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -74,8 +75,8 @@ def test_links_of_the_template_lead_somewhere(bake: Callable[..., Project]) -> N
     for task in TASKS:
         for path in documents(bake(task=task, accelerator="cpu")):
             for link in links(path):
-                if found := re.fullmatch(r"https://github.com/org/pt-template/blob/main/(.*)", link):
-                    assert (ROOT / found[1]).is_file(), (path.name, link)
+                name = link.partition("github.com/org/pt-template/blob/main/")[2]
+                assert (ROOT / name).exists(), (path.name, link)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -12,7 +12,7 @@ from conftest import ANSWERS, SMALL, Project
 from edits import Edit, apply, printed_edits
 from pt_template_answers import markdown
 
-# Where a project's docs say that the template is; git is told to find a clone on this machine there.
+# Where a project's docs say that the template is; git is told to find a clone of this machine.
 URL = "https://github.com/org/pt-template"
 
 
