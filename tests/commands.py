@@ -267,7 +267,7 @@ class Follower:
 
 def read_input() -> None:
     """Lets a program read from standard input what a pipe has brought."""
-    sys.stdin = io.StringIO(Path("input.txt").read_text(encoding="utf-8"))
+    sys.stdin = io.TextIOWrapper(io.BytesIO(Path("input.txt").read_bytes()))
 
 
 def parse_only() -> None:
