@@ -195,6 +195,9 @@ def test_ordinary_text_is_used_unharmed(bake: Bake, text: str) -> None:
     assert about["authors"][0]["name"] == text
     assert about["name"] == project.path.name
     assert f"{text}\n" in project.read("LICENSE")
+    citation = yaml.safe_load(project.read("docs/CITATION.cff"))
+    assert (citation["title"], citation["abstract"]) == (text, text)
+    assert citation["authors"] == [{"name": text}]
     assert readme_head(project) == [
         ("h1", one_line(text)),
         ("p", one_line(text)),

@@ -154,7 +154,7 @@ def test_a_signal_to_the_group_saves_the_step(
         assert status == 75, output
         assert left_over(pid, patience=0.5) == []
         state = torch.load(run / "checkpoints/last.pt", weights_only=True)
-        said = output.splitlines()[-1]
+        said = output.splitlines()[-2]
         assert said.startswith(f"{number.name}: saved step {state['n_iter']} as {run}"), output
         assert "Traceback" not in output
         run_to_the_end([f"--run-dir={run}", "--resume"])
@@ -600,7 +600,7 @@ def children(pid: int) -> list[int]:
 
 def check_stopped(run: Path, name: str, stdout: str, stderr: str) -> None:
     state = torch.load(run / "checkpoints/last.pt", weights_only=True)
-    assert stdout.splitlines()[-1].startswith(f"{name}: saved step {state['n_iter']} as {run}")
+    assert stdout.splitlines()[-2].startswith(f"{name}: saved step {state['n_iter']} as {run}")
     assert stderr == ""
 
 

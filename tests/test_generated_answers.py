@@ -19,6 +19,7 @@ import click
 import cookiecutter.prompt
 import pt_template_answers
 import pytest
+import yaml
 from conftest import Project
 from cookiecutter.main import cookiecutter as generate
 from hypothesis import HealthCheck, given, settings
@@ -39,7 +40,7 @@ from test_render import parse, tomllib
 DEFAULTS = json.loads((Path(__file__).parents[1] / "cookiecutter.json").read_text("utf-8"))
 CHOICES = {name: DEFAULTS[name] for name in ("license", "accelerator")}
 # The files that show answers; all others must be the same in every project.
-SHOWING = {"README.md", "LICENSE", "pyproject.toml"}
+SHOWING = {"README.md", "LICENSE", "CITATION.cff", "pyproject.toml"}
 CANARY = "pt_canary"
 
 WORDS = r"""
@@ -205,6 +206,7 @@ class World:
         self.check_pyproject(project.read("pyproject.toml"), answers, hooks)
         self.check_readme(project.read("README.md"), answers)
         self.check_license(project.path / "LICENSE", answers)
+        self.check_citation(yaml.safe_load(project.read("docs/CITATION.cff")), answers)
 
     def check_pyproject(self, text: str, answers: dict[str, str], hooks: bool) -> None:
         about = tomllib.loads(text)["project"]
@@ -244,6 +246,16 @@ class World:
             lines = path.read_text(encoding="utf-8").split("\n")
             (line,) = [line for line in lines if re.match(r" *Copyright (\(c\) )?20\d\d ", line)]
             assert re.sub(r"^ *Copyright (\(c\) )?20\d\d ", "", line) == holder
+
+    def check_citation(self, shown: dict[str, Any], answers: dict[str, str]) -> None:
+        assert shown.pop("title") == answers["project_name"]
+        description, license = answers["description"], answers["license"]
+        assert shown.pop("abstract", "") == (description if description.strip() else "")
+        assert shown.pop("license", "none") == license
+        ((label, holder),) = shown.pop("authors")[0].items()
+        name, others = answers["author_name"], f"The authors of {answers['project_name']}"
+        assert label == "name" and holder == (name if name.strip() else others)
+        assert set(shown) == {"cff-version", "message", "type"}
 
     def clean(self) -> None:
         """Removes the project; nothing else may have come or gone, and nothing may have run."""

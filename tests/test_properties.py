@@ -4,7 +4,6 @@ import importlib
 import shutil
 import sys
 import tempfile
-from pathlib import Path
 from types import ModuleType
 
 import pytest

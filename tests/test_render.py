@@ -42,7 +42,7 @@ def parse(path: Path) -> None:
             compile(text, path, "exec")
         case ".toml":
             tomllib.loads(text)
-        case ".yml" | ".yaml":
+        case ".yml" | ".yaml" | ".cff":
             yaml.safe_load(text)
         case ".json" | ".ipynb":
             json.loads(text)

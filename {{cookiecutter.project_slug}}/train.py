@@ -16,7 +16,7 @@ from engine.errors import StopSignal, run_program  # first: Ctrl-C ends in one l
 # isort: split
 import dataset
 import options
-from engine import devices, distributed, modules
+from engine import devices, distributed, modules, terminal
 from engine.data.cache import use_cache
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler, TrainBatchSampler, generator, seed_all
@@ -24,6 +24,7 @@ from engine.evaluation import evaluate, forward
 from engine.logger import Logger
 from engine.meter import Meter
 from engine.optimizers import Optimizers, learning_rate
+from engine.report.summary import summarize
 from engine.run_dir import RunDir
 from engine.state import TrainState
 from model import Model
@@ -40,6 +41,7 @@ def main() -> int:
 
     # 2. Data: the samples, and which of them make up which step. test/ is left to test.py.
     train_set, val_set = world.once(lambda: dataset.train_and_val(opt))
+    terminal.say(dataset.describe(train_set, val_set, opt))
     share = world.share(opt.accumulate)
     sampler = TrainBatchSampler(
         len(train_set), opt.batch_size, opt.accumulate, opt.epochs, opt.seed, share,
@@ -51,7 +53,7 @@ def main() -> int:
     with world.first_here():  # what has to be downloaded is downloaded once
         model = modules.place(Model(opt, train_set.info), device)
     networks = model.networks()
-    print(modules.summarize(model, networks, train_set[0]))
+    terminal.say(summarize(model, networks, train_set[0]))
     if opt.compile:
         modules.compile_networks(networks)
     parallel_model = modules.parallelize(model, networks, opt.parallel, amp)
@@ -132,7 +134,7 @@ def main() -> int:
                 run.checkpoints.save(state)
         if not state.is_over():
             run.checkpoints.save(state)
-    return run.finish(state, stop, model.monitor)
+    return run.finish(state, stop)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from engine import terminal
 from engine.checkpoint import find_checkpoint
 from engine.devices import PRECISIONS
 from engine.errors import LAUNCHED, BadInput
@@ -17,7 +18,7 @@ from engine.modules import PARALLEL
 from engine.optimizers import OPTIMIZERS, SCHEDULES
 
 HUGE = 1e38  # as large as a float32 can be
-NOT_IN_CONFIG = ("run_dir", "resume")  # a repeated run gets a folder of its own
+NOT_IN_CONFIG = ("run_dir", "resume", "quiet")  # a repeated run gets a folder of its own
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -121,9 +122,15 @@ def parse_run(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
         opt = parser.parse_args([f"@{config}", *given])
     if opt.nesterov and (opt.optimizer != "sgd" or not opt.momentum):
         parser.error("--nesterov: needs --optimizer sgd and a --momentum above 0")
+    terminal.be_quiet(opt.quiet)
     processes = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1
     opt.accumulate = opt.accumulate or processes
     return opt
+
+
+def _add_quiet(parser: Any) -> None:
+    quiet = "print only warnings, errors and the last line, and show no bar"
+    parser.add_argument("--quiet", action="store_true", help=quiet)
 
 
 # fmt: off
@@ -135,6 +142,7 @@ def add_test_options(parser: argparse.ArgumentParser) -> None:
     add("--split", choices=("test", "val", "train"), default="test", help="images to judge by")
     add("--report", metavar="DIR", help="where to write (default: report/ in the run folder)")
     add("--against", metavar="RUN", help="a tested run, or its report, to compare image by image")
+    _add_quiet(parser)
 
 
 def report_name(opt: argparse.Namespace, trained_on: str) -> str:
@@ -149,6 +157,7 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="FILE_OR_DIR",
         help="images, or their folders; - reads names of files from standard input, one a line")
     add_checkpoint_option(parser, ", or an .onnx or .pt2 file of export.py")
+    _add_quiet(parser)
 
 
 def output_file(name: str) -> Path:
@@ -171,7 +180,8 @@ def add_checkpoint_option(parser: argparse.ArgumentParser, more: str = "") -> No
 
 def add_run_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     """Adds the options for the course of a run; `defaults` are those of the task."""
-    add = parser.add_argument_group("the run").add_argument
+    group = parser.add_argument_group("the run")
+    add = group.add_argument
     add("--run-dir", metavar="DIR", help="folder of all outputs (default: runs/<date-time>)")
     add("--resume", action="store_true", help="go on from the newest good checkpoint of --run-dir")
     add("--epochs", type=number(int, 1), help="passes over the training images")
@@ -188,6 +198,7 @@ def add_run_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
         "to almost nothing")
     add("--profile", type=number(int, 0), default=0, metavar="N",
         help="write a trace of N steps to profile/ in the run folder, for Perfetto and TensorBoard")
+    _add_quiet(group)
     parser.set_defaults(**defaults)
 
 

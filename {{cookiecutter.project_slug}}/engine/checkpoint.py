@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Protocol
 import torch
 from torch import Tensor, nn
 
+from engine import terminal
 from engine.distributed import ALONE, World
 from engine.errors import BadInput, Fault, shorten
 
@@ -106,7 +107,7 @@ class Checkpoints:
         """
         found = self.world.once(self.newest)
         if found is None:
-            print(f"nothing to resume in {self.folder}: starting from the beginning")
+            terminal.say(f"nothing to resume in {self.folder}: starting from the beginning")
         else:
             state.load_state_dict(found, self.folder)
             self.resumed_after = found["n_iter"]

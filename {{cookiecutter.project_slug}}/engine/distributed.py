@@ -272,10 +272,6 @@ def start(opt: Namespace, device: torch.device) -> World:
             f"--accumulate {opt.accumulate}: cannot be divided among {size} processes; start "
             f"{', '.join(fitting[:-1])} or {fitting[-1]}"
         )
-    one = "1 micro-batch" if opt.accumulate == 1 else f"{opt.accumulate} micro-batches"
-    on = f", on {size} processes" * (size > 1)
-    images = opt.accumulate * opt.batch_size
-    print(f"a step: {one} of {opt.batch_size} = {images} images{on}")
     return world
 
 

@@ -100,7 +100,8 @@ def run_program(main: Callable[[], int]) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # printing a file name must not fail
-            stream.reconfigure(errors="backslashreplace")
+            # Lines of both streams come into a log file in their order.
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         status = main()
     except BadInput as error:

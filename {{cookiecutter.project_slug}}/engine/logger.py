@@ -1,7 +1,6 @@
 """What is shown and recorded of a run: the progress bar, metrics.jsonl, TensorBoard's files."""
 
 import json
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,9 +12,9 @@ from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
-from tqdm import tqdm
 
-from engine.arguments import NOT_IN_CONFIG, config_text
+from engine import terminal
+from engine.arguments import config_text
 from engine.checkpoint import write_atomically
 from engine.distributed import ALONE, World
 from engine.evaluation import Losses, Metrics, mean_losses
@@ -23,9 +22,9 @@ from engine.meter import Rates, make_profiler
 from engine.report.grids import draw_counts
 from engine.report.records import read_points
 from engine.run_dir import RunDir
-from engine.state import TrainState
+from engine.state import WITHOUT_EFFECT, TrainState
 
-LAYOUT = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt} {remaining}{postfix}"
+BAR = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt:>{digits}}/{total_fmt} {remaining}{postfix}"
 
 
 class Logger:
@@ -44,7 +43,6 @@ class Logger:
     def __init__(self, run: RunDir, state: TrainState, world: World = ALONE) -> None:
         self.metrics, self.report = run.path / "metrics.jsonl", run.path / "report"
         self.run, self.state, self.world = run, state, world
-        self.last_metrics: dict[str, float] = {}
         self.working = self.first = world.rank == 0
         self._thread = ThreadPoolExecutor(1, "image")
         self._drawing: Future[None] | None = None
@@ -57,13 +55,11 @@ class Logger:
         self.profiler = make_profiler(self.state.opt.profile, self.metrics.with_name("profile"))
         # tensorboardX writes in a thread; if that ended unnoticed, the run would wait for ever.
         self._excepthook, threading.excepthook = threading.excepthook, self._thread_failed
-        self.bar = tqdm(  # none if the output is not a terminal
-            total=self.state.total,
-            initial=n_iter,
-            bar_format=LAYOUT,
-            leave=False,
-            disable=None if self.first else True,
-        )
+        terminal.say(self.run.describe(self.state))
+        total = self.state.total
+        layout = BAR.replace("{digits}", str(len(str(total))))
+        how = {"total": total, "initial": n_iter, "bar_format": layout, "leave": False}
+        self.bar = terminal.bar(disable=not self.first, **how)
         return self
 
     def _open_records(self, n_iter: int) -> None:
@@ -83,12 +79,11 @@ class Logger:
         for point in kept if again else ():
             if point["n_iter"] == n_iter:
                 self._add_scalars(point["split"], point["values"])
-        self.last_metrics = next((p["values"] for p in kept[::-1] if p["split"] == "val"), {})
         config = config_text(self.state.opt, self.run.path / "config.txt")
         self.writer.add_text("config.txt", "    " + config.replace("\n", "\n    "), n_iter + 1)
 
     def __exit__(self, *error: object) -> None:
-        self.bar.close()
+        terminal.close(self.bar)
         if self.profiler is not None:
             self.profiler.stop()
         self._thread.shutdown()
@@ -112,7 +107,7 @@ class Logger:
         """Records the losses of a step; reading them makes the program wait for the device."""
         values = mean_losses(micro_batches, self.world)
         shown = [f"{name} {value:.4f}" for name, value in values.items()]
-        self.bar.set_postfix_str(", ".join([*shown, str(rates)]), refresh=False)
+        terminal.set_postfix(self.bar, [*shown, *str(rates).split(", ")])
         self._add("train", {**values, "lr": lr, **asdict(rates)})
         if self.working:
             self._add_scalars("train", self.state.optimizers.norms())
@@ -120,10 +115,9 @@ class Logger:
     def validation(self, metrics: Metrics, better: bool) -> None:
         """Records and prints the metrics of a validation; TensorBoard shows its images."""
         text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        self.bar.clear()
-        print(f"{self._epoch()}: val {text}{' (best)' * better}", flush=True)
+        terminal.say(f"{self._epoch()}: val {text}{' (best)' * better}")
         self._add("val", metrics)
-        self.last_metrics = metrics
+        self._add_scalars("best", {self.state.monitor: self.state.best})
         self._in_background(self._draw_validation, metrics, self.state.n_iter)
 
     def image(self, name: str, grid: Tensor) -> None:
@@ -159,14 +153,15 @@ class Logger:
             self.writer.add_image("val/images", metrics.grid.numpy(), n_iter)
 
     def _add_hyperparameters(self) -> None:
-        """Adds the options and the last metrics to TensorBoard's table of runs.
+        """Adds the options to TensorBoard's table of runs.
 
-        `SummaryWriter.add_hparams` would write them into a folder of their own.
+        `SummaryWriter.add_hparams` would write them into a folder of their own, with a list of the
+        columns. Without that list TensorBoard shows first the options that differ between runs, and
+        of the metrics, which are all scalars, the first by their names: hence best/.
         """
-        results = {**self.last_metrics, "best": self.state.best}
-        self.writer.add_scalar("val/best", self.state.best, self.state.n_iter)
-        options = {k: v for k, v in vars(self.state.opt).items() if k not in NOT_IN_CONFIG}
-        for summary in hparams(options, {f"val/{name}": None for name in results}):
+        options = {k: v for k, v in vars(self.state.opt).items() if k not in WITHOUT_EFFECT}
+        _, begin, end = hparams(options, {})
+        for summary in (begin, end):
             self.writer.file_writer.add_summary(summary)
 
     def _flush(self) -> None:
@@ -198,7 +193,7 @@ class Logger:
 
     def _give_up(self, error: OSError) -> None:
         if self.working:
-            print(f"warning: {error}; the run goes on without a record", file=sys.stderr)
+            terminal.warn(f"{error}; the run goes on without a record")
         self.working = False
 
     def _thread_failed(self, args: threading.ExceptHookArgs) -> None:

@@ -1,12 +1,11 @@
-"""The model as a module: moved to its device, described, compiled, split over several GPUs."""
+"""The model as a module: moved to its device, compiled, split over several GPUs."""
 
-from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import default_collate
 
+from engine import terminal
 from engine.devices import Amp, gpu_count, memory_format
 from engine.errors import BadInput
 from engine.evaluation import Losses
@@ -73,7 +72,7 @@ def parallelize(
     several = device.type == "cuda" and device.index is None and gpu_count() > 1
     if several and how == "auto":
         torchrun = f"torchrun --standalone --nproc-per-node {gpu_count()} train.py"
-        print(f"{gpu_count()} GPUs divide each batch; a process for each is faster: {torchrun}")
+        terminal.say(f"{gpu_count()} GPUs share each batch; a process each is faster: {torchrun}")
     how = ("split" if several else "none") if how == "auto" else how
     # A copy of a compiled network would compute with the weights of the original.
     compiled = any(network._compiled_call_impl is not None for network in networks.values())
@@ -139,61 +138,3 @@ def _data_parallel(module: nn.Module, amp: Amp) -> nn.Module:
     wrapped = _WithAutocast(module, amp)
     # Off CUDA, DataParallel would move the module to the first GPU it finds.
     return nn.DataParallel(wrapped) if amp.device.type == "cuda" else wrapped
-
-
-@torch.no_grad()
-def summarize(model: nn.Module, networks: dict[str, nn.Module], sample: tuple[Tensor, ...]) -> str:
-    """The networks as a table: a line for each layer with name, type, output shape, parameters.
-
-    Args:
-        model: The finished model; it is run once, in evaluation mode.
-        networks: Its networks by name.
-        sample: A sample of the data set, of which the model takes batches.
-    """
-    parts = {
-        f"{name}.{part}": child
-        for name, network in networks.items()
-        for part, child in _direct_parts(network)
-    }
-    shapes: dict[str, str] = {}
-    hooks = [child.register_forward_hook(_note(shapes, name)) for name, child in parts.items()]
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
-    model(*(part.to(device) for part in default_collate([sample, sample])))
-    model.train(training)
-    for hook in hooks:
-        hook.remove()
-    rows = [("layer", "type", "output", "parameters")]
-    rows += [
-        (name, type(child).__name__, shapes.get(name, ""), f"{_count(child):,}")
-        for name, child in parts.items()
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        "  ".join((*map(str.ljust, row[:3], widths[:3]), row[3].rjust(widths[3]))) for row in rows
-    ]
-    for name, network in networks.items():
-        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        kind = type(network).__name__
-        lines += [f"{name}: {kind}, {_count(network):,} parameters, {trained:,} of them trained"]
-    return "\n".join(lines)
-
-
-def _direct_parts(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The children of `network`; of a sequence or list of modules its children instead."""
-    for name, child in network.named_children():
-        if isinstance(child, nn.Sequential | nn.ModuleList):
-            yield from ((f"{name}.{part}", inner) for part, inner in child.named_children())
-        else:
-            yield name, child
-
-
-def _note(shapes: dict[str, str], name: str) -> Callable[..., None]:
-    def hook(module: nn.Module, inputs: object, output: object) -> None:
-        shapes[name] = "x".join(map(str, output.shape)) if isinstance(output, Tensor) else ""
-
-    return hook
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -13,12 +14,13 @@ import torch
 import torchvision
 from filelock import FileLock, Timeout
 
+from engine import terminal
 from engine.arguments import config_text
 from engine.checkpoint import Checkpoints, write_atomically
 from engine.data.cache import CachedImages
 from engine.devices import gpu_names, processor
 from engine.distributed import ALONE, World
-from engine.errors import DONE, STOPPED, BadInput, Diverged, StopSignal
+from engine.errors import DONE, LAUNCHED, STOPPED, BadInput, Diverged, StopSignal
 from engine.report.records import run_folder
 from engine.state import TrainState
 
@@ -96,7 +98,6 @@ class RunDir:
         _write(facts, earlier + self._environment())
         if self.images is not None:
             _write_if_new(self.path / FILES, "".join(self.images.records()))
-        print(f"run: {self.path}", flush=True)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
@@ -119,17 +120,46 @@ class RunDir:
         facts = {**environment(), "resumed after step": self.checkpoints.resumed_after}
         return "".join(f"{name}: {value}\n" for name, value in facts.items())
 
-    def finish(self, state: TrainState, stop: StopSignal, monitor: str) -> int:
+    def describe(self, state: TrainState) -> str:
+        """What is printed before the first step: how the run computes, and how it is resumed."""
+        opt, facts = self.opt, state.environment
+        threads = facts.get("threads")
+        how = [facts["device"], facts.get("GPUs"), facts["precision"]]
+        how += [f"{threads} thread{'s' * (threads > 1)}"] if threads else []
+        step = f"a batch of {opt.batch_size} images"
+        if opt.accumulate > 1:
+            images = opt.accumulate * opt.batch_size
+            step = f"{opt.accumulate} micro-batches of {opt.batch_size} = {images} images"
+        if self.world.size > 1:
+            step += f", on {self.world.size} processes"
+        return (
+            f"device: {', '.join(filter(None, how))}\n"
+            f"step: {step}; {state.steps_per_epoch:,} steps an epoch, {state.total:,} in all\n"
+            f"run: {self.path} (Ctrl-C saves and stops)\n"
+            f"resume: {self.resume_command()}"
+        )
+
+    def resume_command(self) -> str:
+        """The command that goes on with this run; it may as well be another number of processes."""
+        start, size = "python", self.world.size
+        if LAUNCHED:
+            one_machine = os.environ["LOCAL_WORLD_SIZE"] == str(size)
+            options = f"--standalone --nproc-per-node {size}" if one_machine else "..."
+            start = f"torchrun {options}"
+        folder = shlex.quote(self.path.as_posix())
+        return f"{start} {_path_to('train.py')} --run-dir {folder} --resume"
+
+    def finish(self, state: TrainState, stop: StopSignal) -> int:
         """Reports how the run ended; returns its exit status."""
         if not state.is_over():
-            print(
-                f"{stop.received}: saved step {state.n_iter} as {self.checkpoints.last}; "
-                "--resume goes on"
-            )
+            saved = f"saved step {state.n_iter} as {self.checkpoints.last}"
+            terminal.conclude(f"{stop.received}: {saved}", self.resume_command())
             return STOPPED
         early = " early (--patience)" if state.n_iter < state.total else ""
-        print(f"done{early}: best {monitor} {state.best:.4f} on the validation images; next:")
-        print(f"python {_path_to('test.py')} --checkpoint {self.checkpoints.best}")
+        found = f"best {state.monitor} {state.best:.4f} on the validation images"
+        best = shlex.quote(self.checkpoints.best.as_posix())
+        test = f"python {_path_to('test.py')} --checkpoint {best}"
+        terminal.conclude(f"done{early}: {found}", test)
         return DONE
 
 

@@ -5,6 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from engine import terminal
 from engine.checkpoint import load_weights
 from engine.errors import BadInput, shorten
 from engine.optimizers import Optimizers
@@ -13,7 +14,7 @@ from engine.weights import load_fitting
 # Options that do not change the weights, or change them by what `environment` holds.
 WITHOUT_EFFECT = (
     *("run_dir", "resume", "workers", "prefetch", "cache", "parallel", "device", "keep"),
-    *("threads", "timeout"),
+    *("threads", "timeout", "quiet"),
     *("patience", "precision", "log_every", "image_every", "save_every", "val_every", "profile"),
 )
 # Keys of a checkpoint that are not networks.
@@ -33,7 +34,8 @@ class TrainState:
 
     Args:
         opt: The options.
-        model: The finished model; `info`, which it knows about the training data, is saved too.
+        model: The finished model; `info`, which it knows about the training data, is saved too,
+            and `monitor` names the metric that decides which checkpoint is best.
         optimizers: The optimizers of its networks.
         steps_per_epoch: Optimizer steps in an epoch.
         environment: What the exact result depends on besides the options.
@@ -52,7 +54,7 @@ class TrainState:
     ) -> None:
         self.opt, self.optimizers, self.steps_per_epoch = opt, optimizers, steps_per_epoch
         self.networks, self.info, self.environment = optimizers.networks, model.info, environment
-        self.model_name = type(model).__name__
+        self.model_name, self.monitor = type(model).__name__, model.monitor
         reserved = {*RESERVED, *self.info} & self.networks.keys()
         if reserved:
             raise ValueError(f"no network can be called {reserved.pop()}: checkpoints use it")
@@ -163,7 +165,7 @@ class TrainState:
             print(f"warning: not an exact continuation: {different}", file=sys.stderr)
         self.n_iter, self.validated = state["n_iter"], state["validated"]
         self.best, self.waited = state["best"], state["waited"]
-        print(f"resumed after step {self.n_iter} of {self.total}")
+        terminal.say(f"resumed after step {self.n_iter} of {self.total}")
 
 
 def changes(before: dict, now: dict, ignored: tuple[str, ...], prefix: str) -> str:

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from engine import terminal
 from engine.checkpoint import find_checkpoint, judged, load
 from engine.errors import BadInput, shorten
 
@@ -46,7 +47,8 @@ def load_fitting(networks: dict[str, nn.Module], name: str) -> None:
             if key not in fitting
         ]
         left = f"; at random: {shorten(rest)}" if rest else ""
-        print(f"weights: {len(fitting)} of {len(own)} tensors of {network_name} from {path}{left}")
+        fitted_here = f"{len(fitting)} of {len(own)} tensors of {network_name}"
+        terminal.say(f"weights: {fitted_here} from {path}{left}")
     if not fitted:
         raise BadInput(f"--weights {path}: no tensor in it has the name and the shape of one here")
 

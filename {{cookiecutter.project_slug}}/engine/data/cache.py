@@ -25,8 +25,8 @@ import torch
 import torchvision
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from engine import terminal
 from engine.data.images import SerializedList
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler, whole_batch
@@ -241,8 +241,9 @@ def _use_cache(images: CachedImages, wanted: bool | None, uses: int) -> None:
     if images.mapped is None:
         print(f"warning: no cache for {what}, decoded each time: {problem}", file=sys.stderr)
         return
-    place = f"in {images.mapped.path}" if images.mapped.path else f"in memory ({problem})"
-    print(f"cache: {what}, {decoded}{len(images.mapped.pixels) / 1e6:,.1f} MB {place}")
+    kept_in = images.mapped.path
+    place = f"in {kept_in.parent.name}" if kept_in else f"in memory ({problem})"
+    terminal.say(f"cache: {what}, {decoded}{len(images.mapped.pixels) / 1e6:,.1f} MB {place}")
 
 
 def _move_if_few(sharing: list[Any], images: CachedImages, device: torch.device) -> None:
@@ -256,7 +257,7 @@ def _move_if_few(sharing: list[Any], images: CachedImages, device: torch.device)
         images.mapped = MappedImages(mapped.pixels.to(device), mapped.sizes, mapped.digests)
         for data_set in sharing:
             data_set.to(device)
-        print(f"cache: {len(images):,} images of {images.root} are kept on {device}")
+        terminal.say(f"cache: {len(images):,} images of {images.root} are kept on {device}")
 
 
 def _open(path: Path, images: int) -> MappedImages | None:
@@ -327,7 +328,7 @@ def _decode(images: CachedImages) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     sampler = EvalBatchSampler(len(images), 64)
     workers = min(cores(), sampler.count() // 8)
     loader = Loader(_Decoding(images), sampler, torch.device("cpu"), workers, prefetch=0)
-    bar = tqdm(desc=f"cache {images.root.name}", total=len(images), unit="image", disable=None)
+    bar = terminal.bar(desc=f"cache {images.root.name}", total=len(images), leave=False)
     with loader, loader.batches() as batches, bar:
         for pixels, sizes, digests in batches:
             yield pixels, sizes, digests

@@ -127,7 +127,6 @@ def train_and_val(opt: Namespace) -> tuple["ClassFolders", "ClassFolders"]:
         train_set, val_set = train_set.split(opt.val_share)
     train_set.transforms = [*train_crop(opt), *random_transforms(opt)]
     check_transforms(train_set, opt)
-    report_size(train_set, opt)
     return train_set, val_set
 
 
@@ -256,14 +255,22 @@ def check_transforms(train_set: ClassFolders, opt: Namespace) -> None:
         )
 
 
-def report_size(train_set: ClassFolders, opt: Namespace) -> None:
-    """Prints the size of the images if most of their detail is lost at `--img-size`."""
+def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
+    """What train.py prints about the data: counts, and the size of the images on the disk."""
+    counts = f"{len(train_set):,} images to train on, {len(val_set):,} to validate on"
+    text = f"data: {opt.data}, {len(train_set.info['classes'])} classes, {counts}"
+    if not isinstance(train_set, ClassFolders):
+        return text
     width, height = image_size(train_set.root / train_set.images.files[int(train_set.rows[0])])
+    how = "enlarged" if max(width, height) < opt.img_size else "resized"
+    how = "cropped" if opt.resize == "crop" else how
+    text += f"\nimages: {width}x{height} pixels (the first), {how} to {opt.img_size}x{opt.img_size}"
     larger = min(width, height, 224)  # more is rarely worth its time
     if larger >= 2 * opt.img_size:
-        size = f"{opt.img_size}x{opt.img_size}; train.py --img-size {larger} keeps more detail"
-        how = "cropped" if opt.resize == "crop" else "resized"
-        print(f"images: {width}x{height} pixels (the first one), {how} to {size}")
+        return f"{text};\n  most of their detail is lost; --img-size {larger} keeps more"
+    if opt.img_size > 4 * max(width, height):
+        return f"{text};\n  a smaller --img-size shows as much, and is faster"
+    return text
 
 
 def data_dir(name: str) -> Path:

@@ -12,9 +12,8 @@ from engine.errors import run_program  # first: Ctrl-C ends in one line from her
 # isort: split
 from functools import partial
 
-from tqdm import tqdm
-
 import dataset
+from engine import terminal
 from engine.arguments import Parser, add_machine_options, add_predict_options, number
 from engine.data.images import eval_side
 from engine.data.loader import Loader
@@ -34,6 +33,7 @@ def main() -> int:
     add("--batch-size", type=number(int, 1), default=128, help="images in a batch")
     add_machine_options(parser)
     opt = parser.parse_args()
+    terminal.be_quiet(opt.quiet)
 
     model, trained_with, amp = load_model(opt, Model)
     table = Predictions(opt.out, model.classes, opt.top)
@@ -42,7 +42,7 @@ def main() -> int:
     sampler = EvalBatchSampler(len(images), opt.batch_size)
     loader = Loader(images, sampler, amp.device, opt.workers, opt.prefetch)
     with loader, loader.batches() as batches, amp.autocast():
-        for batch, readable in tqdm(batches, total=sampler.count(), desc="predict", disable=None):
+        for batch, readable in terminal.bar(batches, total=sampler.count(), desc="predict"):
             table.add(images.files, model.predict(batch), readable)
     return end(images, table.readable, opt.out, table.write)
 

@@ -16,11 +16,10 @@ from argparse import Namespace
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 import dataset
 import options
-from engine import modules
+from engine import modules, terminal
 from engine.arguments import Parser, add_machine_options, add_test_options, number
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
@@ -38,6 +37,7 @@ def main() -> int:
     add("--worst", type=number(int, 0), default=32, help="mistakes shown in mistakes.png")
     add_machine_options(parser)
     opt = parser.parse_args()
+    terminal.be_quiet(opt.quiet)
 
     # 1. The trained model, and the images to judge it by.
     device = pick_device(opt.device)
@@ -60,7 +60,7 @@ def main() -> int:
     text = json.dumps(metrics, indent=2)
     (report.folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
     write_report(report, metrics, results, test_set, opt.worst, model.loss_name)
-    print(table(metrics))
+    terminal.say(table(metrics))
     print(f"wrote {report.folder}: index.html, metrics.json, predictions.csv and figures")
     return DONE
 
@@ -71,7 +71,7 @@ def score(model: Model, loader: Loader, amp: Amp) -> tuple[Tensor, Tensor]:
     scores, labels = [], []
     total = loader.sampler.count()
     with loader.batches() as batches, amp.autocast():
-        for images, expected in tqdm(batches, total=total, desc="test", disable=None):
+        for images, expected in terminal.bar(batches, total=total, desc="test"):
             scores.append(model.scores(images).cpu())
             labels.append(expected.cpu())
     return torch.cat(scores), torch.cat(labels)

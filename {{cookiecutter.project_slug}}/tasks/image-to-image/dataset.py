@@ -140,6 +140,21 @@ def _whole_train_and_val(opt: Namespace) -> tuple["Pairs", "Pairs"]:
     return train_set.split(opt.val_share)
 
 
+def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
+    """What train.py prints about the data: counts, and the size of the images on the disk."""
+    if not isinstance(train_set, Pairs) or not isinstance(val_set, Pairs):
+        return f"data: {opt.data}, {len(train_set):,} to train on, {len(val_set):,} to validate on"
+    kinds = {"folders": "pairs", "side-by-side": "pairs side by side"}
+    kind = kinds.get(train_set.layout, f"photographs ({opt.degrade or 'noise'})")
+    of_train, of_val = (len(part.rows.unique()) for part in (train_set, val_set))
+    height, width = train_set.sizes[int(train_set.rows[0])].tolist()
+    return (
+        f"data: {opt.data}, {kind}, {of_train:,} to train on, {of_val:,} to validate on\n"
+        f"images: {width}x{height} pixels (the first), in crops of {opt.img_size}x{opt.img_size}: "
+        f"{len(train_set):,} and {len(val_set):,}"
+    )
+
+
 def data_dir(name: str) -> Path:
     """The folder for `--data`. The images that come with the project are copied if necessary."""
     if Path(name) != Path(BUILT_IN) or Path(name).exists():

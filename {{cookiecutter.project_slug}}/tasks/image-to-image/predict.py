@@ -16,9 +16,9 @@ from pathlib import Path
 
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
-from tqdm import tqdm
 
 import dataset
+from engine import terminal
 from engine.arguments import Parser, add_machine_options, add_predict_options, number
 from engine.checkpoint import write_atomically
 from engine.data.degradations import enlarge
@@ -40,6 +40,7 @@ def main() -> int:
     add_tile_options(parser)
     add_machine_options(parser)
     opt = parser.parse_args()
+    terminal.be_quiet(opt.quiet)
 
     check_tiles(opt.tile, opt.overlap)
     images = ImageFiles(opt.paths, partial(load_enlarged, scale=opt.scale))
@@ -50,7 +51,7 @@ def main() -> int:
 
     could: list[bool] = []
     with loader, loader.batches() as batches, amp.autocast():
-        paths = tqdm(outputs, desc="predict", disable=None)
+        paths = terminal.bar(outputs, desc="predict")
         for path, (batch, readable) in zip(paths, batches, strict=True):
             could += readable.tolist()
             if not could[-1]:

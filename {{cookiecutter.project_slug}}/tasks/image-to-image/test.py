@@ -17,11 +17,10 @@ from heapq import nlargest, nsmallest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 from torchvision.transforms.functional import center_crop
-from tqdm import tqdm
 
 import dataset
 import options
-from engine import modules
+from engine import modules, terminal
 from engine.arguments import Parser, add_machine_options, add_test_options, number
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
@@ -43,6 +42,7 @@ def main() -> int:
     add_tile_options(parser)
     add_machine_options(parser)
     opt = parser.parse_args()
+    terminal.be_quiet(opt.quiet)
 
     # 1. The trained model, and the images to evaluate it on.
     check_tiles(opt.tile, opt.overlap)
@@ -60,7 +60,7 @@ def main() -> int:
     rows: list[Row] = []
     best: list[Example] = []
     worst: list[Example] = []
-    files = tqdm(test_set.names(), desc="test", disable=None)
+    files = terminal.bar(test_set.names(), desc="test")
     with loader, loader.batches() as batches, amp.autocast():
         for file, (inputs, targets) in zip(files, batches, strict=True):
             output = apply_in_tiles(model.translate, inputs[0], opt.tile, opt.overlap)
@@ -77,7 +77,7 @@ def main() -> int:
     (report.folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
     shown = min(opt.worst, max(1, len(rows) // 2))  # no image is in both
     write_report(report, metrics, best[:shown], worst[:shown])
-    print(table(metrics))
+    terminal.say(table(metrics))
     print(f"wrote {report.folder}: index.html, metrics.json, best.png, worst.png")
     return DONE
 

@@ -99,7 +99,7 @@ def test_images_are_decoded_once_for_all_runs(
     made, found = capsys.readouterr().out.splitlines()
     for line in (made, found):
         assert line.startswith(f"cache: 12 images of {folder}, ")
-        assert str(folder.parent / ".cache") in line
+        assert " MB in .cache" in line
     assert "decoded in" in made
     assert "decoded in" not in found
 

@@ -19,7 +19,7 @@ def test_every_option_is_in_the_config_but_the_folder_of_the_run() -> None:
     flags = {line.split("=")[0].replace("--no-", "--") for line in text.splitlines()[1:]}
     expected = {"--" + name.replace("_", "-") for name in vars(opt)}
     chosen = {"--" + name.replace("_", "-") for name, value in vars(opt).items() if value is None}
-    assert flags == expected - {"--run-dir", "--resume"} - chosen
+    assert flags == expected - {"--run-dir", "--resume", "--quiet"} - chosen
     assert {"--workers", "--cache"} <= chosen, "by the program, unless they are given"
     opt = options.parse(["--flip", "--workers=0", "--no-cache"])
     given = set(config_text(opt, Path("config.txt")).splitlines())

@@ -227,7 +227,7 @@ def test_a_signal_saves_like_sigterm(
         signal.signal(number, before)
     streams = capsys.readouterr()
     assert streams.err == ""
-    assert streams.out.splitlines()[-1].startswith(f"{name}: saved step 8 ")
+    assert streams.out.splitlines()[-2].startswith(f"{name}: saved step 8 ")
     assert last(run)["n_iter"] == 8
     assert resume(run) == 0
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -151,7 +152,8 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(small: list[str])
     out, errors = launcher.communicate(timeout=60)
     assert "SIGTERM: saved step" in out
     assert not ours(errors)
-    assert errors.count("exitcode  : 75") == 2
+    # Of a process that still runs when torchrun notices the end of the other it tells nothing.
+    assert set(re.findall(r"exitcode  : (\S+)", errors)) == {"75"}
     assert last(Path("many"))["n_iter"] == saved_steps(Path("many"))[-1]
 
 

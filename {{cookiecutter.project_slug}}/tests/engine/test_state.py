@@ -16,7 +16,8 @@ from engine.state import TrainState
 def make(steps_per_epoch: int = 4, **options: int) -> TrainState:
     opt = Namespace(**{"epochs": 5, "val_every": 1, "patience": 0, **options})
     optimizers: Any = SimpleNamespace(networks={})
-    return TrainState(opt, SimpleNamespace(info={}), optimizers, steps_per_epoch, {})
+    model = SimpleNamespace(info={}, monitor="accuracy")
+    return TrainState(opt, model, optimizers, steps_per_epoch, {})
 
 
 def run(state: TrainState, values: list[float]) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from engine import terminal
 from engine.arguments import output_file
 from engine.checkpoint import write_atomically
 from engine.errors import BadInput
@@ -67,4 +68,4 @@ class Predictions:
         write_csv(self.path, [header, *self.rows])
         for file, *cells in self.rows[:SHOWN]:
             pairs = zip(cells[::2], cells[1::2], strict=True)
-            print(f"{file}: {', '.join(f'{name} ({float(p):.0%})' for name, p in pairs)}")
+            terminal.say(f"{file}: {', '.join(f'{name} ({float(p):.0%})' for name, p in pairs)}")

@@ -18,9 +18,8 @@ from itertools import combinations
 from pathlib import Path
 from statistics import median
 
-from tqdm import tqdm
-
 import dataset
+from engine import terminal
 from engine.arguments import Parser
 from engine.data import images
 from engine.devices import cores
@@ -114,7 +113,7 @@ def read_all(split: Split, faults: Problems) -> None:
     with ThreadPoolExecutor(cores()) as threads:
         results = threads.map(read, split.files)
         for path, result in zip(
-            split.files, tqdm(results, name, total, unit="image", disable=None), strict=True
+            split.files, terminal.bar(results, desc=name, total=total, unit="image"), strict=True
         ):
             if isinstance(result, str):
                 faults.append(result)

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 from torchvision import datasets
-from tqdm import tqdm
 
+from engine import terminal
 from engine.arguments import Parser
 from engine.errors import DONE, BadInput, run_program
 
@@ -139,7 +139,7 @@ def write_split(dataset: Dataset, folder: Path) -> None:
     """Writes each image into the folder of its class, with a progress bar."""
     images = len(dataset)  # type: ignore[arg-type]
     names = getattr(dataset, "classes", None)
-    for i in tqdm(range(images), desc=folder.name, unit="image", disable=None):
+    for i in terminal.bar(range(images), desc=folder.name, unit="image"):
         image, label = dataset[i]
         directory = folder / folder_name(names[label] if names else f"{label:03d}")
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,95 @@
+"""What the programs print: lines, which --quiet leaves out, and progress bars."""
+
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+LINE_EVERY = 60.0  # seconds between the lines that stand for a bar where there is no terminal
+LINES = "{desc} {percentage:.0f}%, {n_fmt} of {total_fmt}, {remaining} left{postfix}"
+_quiet = False
+
+
+def be_quiet(quiet: bool) -> None:
+    """As `--quiet`: only warnings, errors and the last line of a program are printed."""
+    global _quiet
+    _quiet = quiet
+
+
+def say(text: str) -> None:
+    """Prints text, above the bar if there is one, unless the program was told to be quiet."""
+    if not _quiet:
+        tqdm.write(text)
+
+
+def conclude(text: str, command: str) -> None:
+    """Prints the last line of a program, and unless it was told to be quiet what to do next."""
+    print(text if _quiet else f"{text}; next:\n{command}")
+
+
+def warn(text: str) -> None:
+    """Prints a warning, above the bar if there is one."""
+    tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
+def bar(iterable: Iterable | None = None, disable: bool = False, **how: Any) -> tqdm:
+    """A progress bar of tqdm on stderr, no wider than the terminal.
+
+    Where stderr is no terminal, as in a log file, it is a line now and then: the first after a
+    minute, then one a minute, and less often the longer it takes, about 200 in a day.
+
+    Args:
+        iterable: What is to be watched, if it is not counted by `update`.
+        disable: Whether there is to be none, as with `--quiet`.
+        how: As of tqdm.
+    """
+    disable = disable or _quiet
+    if not sys.stderr.isatty():
+        how |= {"file": _Lines(sys.stderr), "bar_format": LINES, "miniters": 1}
+        how |= {"mininterval": LINE_EVERY, "maxinterval": LINE_EVERY, "delay": LINE_EVERY}
+        return tqdm(iterable, disable=disable, **how)
+    return tqdm(iterable, disable=disable, dynamic_ncols=True, **how)
+
+
+def set_postfix(bar: tqdm, parts: list[str]) -> None:
+    """Shows after the bar as many of the parts as fit into the line, each as a whole."""
+    if bar.disable:
+        return
+    bar.set_postfix_str("", refresh=False)
+    width = bar.format_dict["ncols"]  # None: these are lines; 0: a terminal that does not know it
+    room = {None: 1000, 0: 80}.get(width, width) - len(str(bar)) - 2  # the time may grow
+    shown: list[str] = []
+    for part in parts:
+        room -= len(part) + 2
+        if room < 0:
+            break
+        shown.append(part)
+    bar.set_postfix_str(", ".join(shown), refresh=False)
+
+
+def close(bar: tqdm) -> None:
+    """Closes a bar and wipes its line, on which Ctrl-C may have left its ^C."""
+    width = 0 if bar.disable else bar.format_dict["ncols"]
+    bar.close()
+    if width:
+        sys.stderr.write(" " * (width - 1) + "\r")
+
+
+class _Lines:
+    """What tqdm writes, as lines without carriage returns; the longer it takes, the fewer."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.begun, self.last = stream, time.monotonic(), 0.0
+
+    def write(self, text: str) -> None:
+        now = time.monotonic()
+        if text.strip() and now - self.last >= (now - self.begun) / 50:
+            self.last = now
+            self.stream.write(f"{text.strip()}\n")
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.stream.flush()
