@@ -39,7 +39,7 @@ FRAME = '<!DOCTYPE html><body style="margin:0"><iframe src="{}" width="{}" heigh
 LIMIT = 300_000  # bytes of a picture
 COLUMNS = 104
 # The moment of the picture: the bar of the ninth of ten epochs, with its losses.
-MOMENT = r"epoch 9/10 +8\d%.*images/s"
+MOMENT = r"epoch 9/10 +8\d%.*efficiency"
 TERMINAL = """<!DOCTYPE html><meta charset="utf-8"><style>
 body { margin: 0; background: #1e2127; color: #d7dae0; }
 pre { margin: 0; padding: 16px 18px; font: 14px/1.35 "DejaVu Sans Mono", monospace;
