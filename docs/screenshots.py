@@ -1,19 +1,29 @@
-"""Makes the pictures of the report and of TensorBoard in docs/images, with Chromium.
+"""Makes the pictures of a run, of its report and of TensorBoard in docs/images, with Chromium.
 
     python docs/screenshots.py
+    python docs/screenshots.py run       the terminal alone
 
-Makes a project in a temporary folder, trains two runs on its images, of which the second is stopped
-and resumed, tests both, and photographs the page of the second: report-light.png, report-dark.png,
+Makes a project in a temporary folder. run.png is the terminal of a run of train.py with its
+defaults, in the last but one epoch. Then trains two runs, of which the second is stopped and
+resumed, tests both, and photographs the page of the second: report-light.png, report-dark.png,
 and report-phone.png, 360 pixels wide. tensorboard-scalars.png, -images.png and -hparams.png show
-both runs. It needs the template's requirements, tensorboard, and chromium on the path.
+both runs. It needs the template's requirements, tensorboard, chromium on the path, and a system
+with pseudo-terminals.
 """
 
+import fcntl
+import html
+import os
+import pty
+import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +37,15 @@ OUT = ROOT / "docs/images"
 TRAIN = ("train.py", "--device=cpu", "--workers=0", "--log-every=2")
 FRAME = '<!DOCTYPE html><body style="margin:0"><iframe src="{}" width="{}" height="{}"></iframe>'
 LIMIT = 300_000  # bytes of a picture
+COLUMNS = 104
+# The moment of the picture: the bar of the ninth of ten epochs, with its losses.
+MOMENT = r"epoch 9/10 +8\d%.*efficiency"
+TERMINAL = """<!DOCTYPE html><meta charset="utf-8"><style>
+body { margin: 0; background: #1e2127; color: #d7dae0; }
+pre { margin: 0; padding: 16px 18px; font: 14px/1.35 "DejaVu Sans Mono", monospace;
+  white-space: pre-wrap; word-break: break-all; }
+b { color: #98c379; font-weight: normal; }
+</style><pre><b>$</b> {}</pre>"""
 # Pages of TensorBoard, their height, and the tags that are shown.
 BOARD = (
     ("scalars", 755, "accuracy|cross_entropy|lr|gradient_norm|val"),
@@ -41,6 +60,12 @@ def main() -> None:
         sys.exit("screenshots.py: error: no chromium on the path; install it")
     with tempfile.TemporaryDirectory() as folder:
         project = make_project(Path(folder))
+        shown = watch(project, "train.py", "--run-dir=runs/first")
+        page, lines = project / "terminal.html", shown.count("\n") + 2
+        page.write_text(TERMINAL.replace("{}", html.escape(shown)), encoding="utf-8")
+        photograph_page(browser, page, "run", 920, 32 + 19 * lines)
+        if sys.argv[1:] == ["run"]:
+            return
         page = make_report(project)
         photograph_page(browser, page, "report-light", 1000, 1500)
         photograph_page(browser, page, "report-dark", 1000, 1500, "--force-dark-mode")
@@ -60,6 +85,25 @@ def make_project(folder: Path) -> Path:
         [sys.executable, "-m", "cookiecutter", *words, *answers], check=True, capture_output=True
     )
     return folder / "project"
+
+
+def watch(project: Path, *words: str) -> str:
+    """What a terminal shows of a program at MOMENT: its command, its lines, its bar."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, COLUMNS, 0, 0))
+    command = [sys.executable, *words]
+    program = subprocess.Popen(command, cwd=project, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    text = ""
+    while not re.search(MOMENT, text.rpartition("\r")[2]):
+        text += os.read(ours, 1024).decode(errors="replace")
+    program.terminate()
+    program.wait()
+    os.close(ours)
+    lines = [f"python {' '.join(words).replace('=', ' ')}"]
+    for line in text.replace("\r\n", "\n").split("\n"):  # a bar overwrites itself
+        lines.append(re.sub(r"\x1b\[\w*", "", line.rpartition("\r")[2]).rstrip())
+    return "\n".join(lines)
 
 
 def make_report(project: Path) -> Path:

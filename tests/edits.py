@@ -1,4 +1,4 @@
-"""Edits of a project, made as its owner would: those that README.md prints, and others."""
+"""Edits of a project, made as its owner would: those that docs/edits.md prints, and others."""
 
 import ast
 import re
@@ -9,17 +9,16 @@ from conftest import Project
 
 @dataclass(frozen=True)
 class Edit:
-    """A block of code of README.md, the file that it goes to, and the function if it is in one."""
+    """A block of docs/edits.md, the file that it goes to, and the function if it is in one."""
 
     file: str
     function: str
     code: str
 
 
-def readme_edits(project: Project) -> list[Edit]:
-    """The blocks of "Three edits"; the paragraph before each names its file and function."""
-    section = project.read("README.md").split("\n## Three edits\n")[1].split("\n## ")[0]
-    pieces = re.split(r"(?ms)^```python\n(.*?)^```\n", section)
+def printed_edits(project: Project) -> list[Edit]:
+    """The blocks of docs/edits.md; the paragraph before each names its file and function."""
+    pieces = re.split(r"(?ms)^```python\n(.*?)^```\n", project.read("docs/edits.md"))
     edits = []
     for text, code in zip(pieces[::2], pieces[1::2], strict=False):
         paragraph = text.strip().rpartition("\n\n")[2]

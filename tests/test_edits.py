@@ -1,6 +1,6 @@
 """The tests of a project hold for their owner's network, loss and data.
 
-The edits that README.md prints are applied to a project as its owner would apply them; then its
+The edits that docs/edits.md prints are applied to a project as its owner would apply them; then its
 own tests are run, all of them. The same after the network and the losses were replaced, options
 taken out, defaults changed: only tests/example.py, the one file that says so, changes with them.
 """
@@ -12,9 +12,9 @@ from importlib.util import find_spec
 
 import pytest
 from conftest import ROOT, TASKS, Project
-from edits import apply, readme_edits, remove, replace
+from edits import apply, printed_edits, remove, replace
 
-# The names that the edits of README.md give to the owner's parts.
+# The names that the edits of docs/edits.md give to the owner's parts.
 MINE = {
     "image-classification": ["--network=plain", "--loss=brier"],
     "image-to-image": ["--losses=charbonnier,adversarial", "--degrade=blur"],
@@ -31,9 +31,9 @@ TAKEN_OUT = "is not in this project"  # why a test of what is ours is skipped
 
 @pytest.fixture
 def edited(bake: Callable[..., Project], task: str) -> Project:
-    """A project after the three edits that README.md prints."""
+    """A project after the three edits that docs/edits.md prints."""
     project = bake(task=task, accelerator="cpu")
-    edits = readme_edits(project)
+    edits = printed_edits(project)
     assert len(edits) >= 5
     for edit in edits:
         apply(project, edit)
@@ -69,7 +69,7 @@ def values(project: Project) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_edits_of_the_readme_train(edited: Project, task: str) -> None:
+def test_the_printed_edits_train(edited: Project, task: str) -> None:
     assert NETWORK[task] in train(edited, *MINE[task], *SMALL[task])
     assert METRIC[task] in values(edited)
     lint = str(ROOT / ".mypy_cache" / task)  # where `make lint` has left the types of PyTorch
@@ -79,7 +79,7 @@ def test_the_edits_of_the_readme_train(edited: Project, task: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_projects_tests_pass_after_the_edits_of_the_readme(
+def test_the_projects_tests_pass_after_the_printed_edits(
     edited: Project, task: str, full: bool
 ) -> None:
     """Whatever was added, nothing of ours is gone, so no test is skipped for that.

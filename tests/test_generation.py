@@ -166,12 +166,12 @@ def test_an_unknown_choice_writes_nothing(run: Cookiecutter) -> None:
 
 
 @needs_fork
-def test_without_hooks_the_readme_finishes_the_project(run: Cookiecutter, bake: Bake) -> None:
-    """The very lines of README.md; what they leave is what the hook leaves."""
+def test_without_hooks_the_docs_finish_the_project(run: Cookiecutter, bake: Bake) -> None:
+    """The very lines of docs/build.md; what they leave is what the hook leaves."""
     assert run("--no-input", "--accept-hooks=no", *given(ANSWERS)).returncode == 0
     project = run.project()
     (section,) = re.findall(
-        r"(?ms)^If there is a folder `tasks/`.*?^```sh\n(.*?)^```", project.read("README.md")
+        r"(?ms)^If there is a folder `tasks/`.*?^```sh\n(.*?)^```", project.read("docs/build.md")
     )
     done = project.run("sh", "-euc", section)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from typing import Any
 import nbformat
 import pytest
 from conftest import TASKS, TEMPLATE, Project, Tell
-from edits import apply, readme_edits
+from edits import apply, printed_edits
 from nbclient import NotebookClient
 
 NOTEBOOK = "docs/explore.ipynb"
@@ -64,14 +64,14 @@ def test_the_notebook_runs_within_a_minute(
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_notebook_runs_after_the_edits_of_the_readme(
+def test_the_notebook_runs_after_the_printed_edits(
     bake: Callable[..., Project], task: str, full: bool
 ) -> None:
     """With the owner's parts in the files, and a run of theirs to look at."""
     if not full:
         pytest.skip("takes a minute; `make stress` has it")
     project = bake(task=task, accelerator="cpu")
-    for edit in readme_edits(project):
+    for edit in printed_edits(project):
         apply(project, edit)
     mine = {TASKS[0]: ["--network=plain", "--loss=brier"], TASKS[1]: ["--losses=charbonnier"]}
     short = ["--epochs=1", *(["--crops=4"] if task == TASKS[1] else [])]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ANSWERS, SMALL, Project
-from edits import Edit, apply, readme_edits
+from edits import Edit, apply, printed_edits
 from pt_template_answers import markdown
 
-# Where README.md says that the template is; git is told to find a clone on this machine there.
+# Where a project's docs say that the template is; git is told to find a clone of this machine.
 URL = "https://github.com/org/pt-template"
 
 
@@ -87,8 +87,8 @@ def world(tmp_path: Path, template: Path) -> World:
 
 
 def owner_edits(project: Project) -> list[Edit]:
-    """Makes the three edits that README.md describes; returns them, which an update must keep."""
-    edits = readme_edits(project)
+    """Makes the three edits that docs/edits.md prints; returns them, which an update must keep."""
+    edits = printed_edits(project)
     for edit in edits:
         apply(project, edit)
     return edits
@@ -139,7 +139,7 @@ def test_nothing_to_update_changes_nothing(world: World) -> None:
 
 
 def test_a_project_of_cookiecutter_is_linked_and_updated(world: World) -> None:
-    """As the project's README says, with the answers given to cruft once more."""
+    """As docs/build.md of the project says, with the answers given to cruft once more."""
     answers = [f"{name}={answer}" for name, answer in ANSWERS.items()]
     world.run(
         *(world.folder, sys.executable, "-m", "cookiecutter", "--no-input"),

@@ -85,8 +85,8 @@ REMEDIES = (
     ),
     (
         r"no kernel image is available",
-        "this build of PyTorch has no code for this GPU; install the build that README.md names "
-        "for it, or use --device cpu",
+        "this build of PyTorch has no code for this GPU; install the build that docs/build.md "
+        "names for it, or use --device cpu",
         FAULT,
     ),
 )

@@ -254,7 +254,7 @@ MESSAGES = {
     "no code for the GPU": (
         "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors",
         1,
-        ["README.md", "--device cpu"],
+        ["docs/build.md", "--device cpu"],
     ),
     "memory": ("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0", 1, ["--batch-size"]),
     "memory of a library": (
