@@ -18,8 +18,8 @@ DEMO := demo/my_vision_project
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # The files in which `--full` means more.
-FULL := $(addprefix tests/test_,faults.py generated_answers.py benchmarks.py accuracy.py edits.py \
-	hosts.py matrix.py notebook.py processes.py project.py slurm.py translation.py)
+FULL := $(addprefix tests/test_,faults.py generated_answers.py benchmarks.py accuracy.py docs.py \
+	edits.py hosts.py matrix.py notebook.py processes.py project.py slurm.py translation.py)
 
 .PHONY: help demo test stress bench oldest lint clean gpu
 
