@@ -178,6 +178,6 @@ def test_the_summary_counts_the_parameters(
 ) -> None:
     assert train("run", "--epochs=1") == 0
     out = capsys.readouterr().out
-    for name, network in build().networks.items():
+    for name, network in with_weights(build().networks).items():
         count = sum(parameter.numel() for parameter in network.parameters())
         assert f"{name}: {type(network).__name__}, {count:,} parameters" in out
