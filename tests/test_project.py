@@ -169,6 +169,7 @@ def test_the_root_holds_what_the_owner_changes(bake: Callable[..., Project], tas
     here = {path.stem for path in project.path.glob("*.py")}
     counts = [len(path.read_text().splitlines()) for path in project.path.glob("*.py")]
     assert task != "image-classification" or sum(counts) <= 1300
+    assert len(list(project.path.glob("engine/*.py"))) <= 17  # each the answer to one question
     for path in project.path.glob("engine/**/*.py"):  # the machinery knows nothing of it
         assert not here & imported(path), path
     assert "engine" not in imported(project.path / "layers.py"), "a block can be copied"

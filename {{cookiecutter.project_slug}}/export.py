@@ -8,7 +8,7 @@ from engine.errors import run_program  # first: Ctrl-C ends in one line from her
 
 # isort: split
 import dataset
-from engine.export import export
+from engine.inference.export import export
 from model import Model
 
 

@@ -18,9 +18,9 @@ from engine.arguments import Parser, add_machine_options, add_predict_options, n
 from engine.data.images import eval_side
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
-from engine.exported import load_model
-from engine.predictions import ImageFiles, end
-from engine.tables import Predictions
+from engine.inference.exported import load_model
+from engine.inference.predictions import ImageFiles, end
+from engine.inference.tables import Predictions
 from model import Model
 
 

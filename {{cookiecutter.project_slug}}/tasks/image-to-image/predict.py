@@ -24,9 +24,9 @@ from engine.checkpoint import write_atomically
 from engine.data.degradations import enlarge
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
-from engine.exported import load_model
-from engine.predictions import ImageFiles, end
-from engine.tiles import add_tile_options, apply_in_tiles, check_tiles
+from engine.inference.exported import load_model
+from engine.inference.predictions import ImageFiles, end
+from engine.inference.tiles import add_tile_options, apply_in_tiles, check_tiles
 from model import Model
 
 

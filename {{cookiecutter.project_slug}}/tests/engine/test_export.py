@@ -15,8 +15,8 @@ from torch import Tensor
 
 import export
 import predict
-from engine.export import LIMIT
-from engine.exported import FORMAT_VERSION, open_exported
+from engine.inference.export import LIMIT
+from engine.inference.exported import FORMAT_VERSION, open_exported
 from model import Model
 
 

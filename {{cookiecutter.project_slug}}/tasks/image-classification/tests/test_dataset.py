@@ -27,7 +27,7 @@ from engine.data.cache import use_cache
 from engine.data.images import read_dataset_json
 from engine.data.sampler import SeededDataset
 from engine.errors import BadInput
-from engine.predictions import ImageFiles
+from engine.inference.predictions import ImageFiles
 
 ClassFolders = needs("dataset.ClassFolders")
 CLASSES = list(example.CLASSES)

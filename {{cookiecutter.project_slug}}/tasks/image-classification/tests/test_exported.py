@@ -13,7 +13,7 @@ from torchvision.models import VisionTransformer
 import export
 import options
 import predict
-from engine.export import LIMIT, compare, convert
+from engine.inference.export import LIMIT, compare, convert
 from model import Model
 
 INFO = {"classes": {"a": 1, "b": 1, "c": 1}}

@@ -18,7 +18,7 @@ import dataset
 import predict
 from engine.data.images import images_below
 from engine.data.loader import Loader
-from engine.predictions import ImageFiles
+from engine.inference.predictions import ImageFiles
 from model import Model
 
 

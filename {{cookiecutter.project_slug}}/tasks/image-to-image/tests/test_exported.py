@@ -16,7 +16,7 @@ from torch import nn
 import export
 import options
 import predict
-from engine.export import LIMIT, compare, convert
+from engine.inference.export import LIMIT, compare, convert
 from model import Model
 
 

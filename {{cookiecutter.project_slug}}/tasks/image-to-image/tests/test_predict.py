@@ -22,7 +22,7 @@ import options
 import predict
 from engine import modules
 from engine.data.loader import Loader, arrange
-from engine.tiles import BLEND, apply_in_tiles, ramp, starts
+from engine.inference.tiles import BLEND, apply_in_tiles, ramp, starts
 from model import Model
 
 

@@ -31,7 +31,7 @@ from engine.arguments import Parser, add_checkpoint_option, output_file
 from engine.checkpoint import write_atomically
 from engine.data.images import eval_side, images_below
 from engine.errors import DONE, BadInput, Fault
-from engine.exported import FORMAT_VERSION, INPUT, METADATA, READERS, optional, silence
+from engine.inference.exported import FORMAT_VERSION, INPUT, METADATA, READERS, optional, silence
 from engine.state import WITHOUT_EFFECT
 
 FORMATS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "safetensors": ()}

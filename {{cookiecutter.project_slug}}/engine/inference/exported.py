@@ -1,7 +1,7 @@
 """Files written by export.py, and run in the place of a checkpoint: ONNX and PyTorch's pt2.
 
-All of them hold `metadata.json` (engine/export.py lists its keys): ONNX among its metadata_props,
-pt2 among its extra files. They are run on the CPU, in float32.
+All of them hold `metadata.json` (export.py beside this file lists its keys): ONNX among its
+metadata_props, pt2 among its extra files. They are run on the CPU, in float32.
 """
 
 import importlib

@@ -1,0 +1,1 @@
+"""What comes after training: exported models, and the predictions of predict.py."""
