@@ -167,6 +167,8 @@ def load(path: Path) -> dict[str, Any]:
         runs = sorted({str(file.parents[1]) for file in path.glob("*/checkpoints/*.pt")})
         named = f"; name one of the runs in it: {shorten(runs)}" if runs else ""
         raise BadInput(f"{path}: no such checkpoint{named}")
+    if path.suffix == ".safetensors":
+        raise BadInput(f"{path}: weights alone, for train.py --weights; name the run instead")
     try:
         _verify(path)
         state = torch.load(path, map_location="cpu", weights_only=True)

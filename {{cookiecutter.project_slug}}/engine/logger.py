@@ -106,7 +106,7 @@ class Logger:
     def train(self, micro_batches: list[Losses], lr: float, rates: Rates) -> None:
         """Records the losses of a step; reading them makes the program wait for the device."""
         values = mean_losses(micro_batches, self.world)
-        shown = [f"{name} {value:.4f}" for name, value in values.items()]
+        shown = [f"{name} {value:.4g}" for name, value in values.items()]
         terminal.set_postfix(self.bar, [*shown, *str(rates).split(", ")])
         self._add("train", {**values, "lr": lr, **asdict(rates)})
         if self.working:
@@ -114,7 +114,7 @@ class Logger:
 
     def validation(self, metrics: Metrics, better: bool) -> None:
         """Records and prints the metrics of a validation; TensorBoard shows its images."""
-        text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         terminal.say(f"{self._epoch()}: val {text}{' (best)' * better}")
         self._add("val", metrics)
         self._add_scalars("best", {self.state.monitor: self.state.best})

@@ -156,7 +156,7 @@ class RunDir:
             terminal.conclude(f"{stop.received}: {saved}", self.resume_command())
             return STOPPED
         early = " early (--patience)" if state.n_iter < state.total else ""
-        found = f"best {state.monitor} {state.best:.4f} on the validation images"
+        found = f"best {state.monitor} {state.best:.4g} on the validation images"
         best = shlex.quote(self.checkpoints.best.as_posix())
         test = f"python {_path_to('test.py')} --checkpoint {best}"
         terminal.conclude(f"done{early}: {found}", test)

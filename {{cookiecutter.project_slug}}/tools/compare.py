@@ -11,6 +11,7 @@ from engine.errors import DONE, run_program  # first: Ctrl-C ends in one line
 
 # isort: split
 from pathlib import Path
+from shutil import get_terminal_size
 
 from engine.arguments import Parser, output_file
 from engine.checkpoint import write_atomically
@@ -40,7 +41,7 @@ def main() -> int:
         curves_section(runs, pairs={}),
     )
     write_atomically(out, lambda file: file.write(page.encode()))
-    print(columns([head, *rows]))
+    print(fitting([head, *rows], get_terminal_size().columns))
     print(f"wrote {opt.out}")
     return DONE
 
@@ -58,7 +59,7 @@ def compare(runs: list[Records], options: list[dict[str, str]]) -> tuple[list[st
     names = sorted({name for given in options for name in given})
     differ = [n for n in names if len({given.get(n) for given in options}) > 1]
     monitor = Model.monitor
-    head = ["run", *differ, "steps", f"best val {monitor}", f"test {monitor}"]
+    head = ["run", f"best val {monitor}", f"test {monitor}", "steps", *differ]
     rows = []
     for run, given in zip(runs, options, strict=True):
         values = run.curve("val", monitor)[1]
@@ -66,8 +67,29 @@ def compare(runs: list[Records], options: list[dict[str, str]]) -> tuple[list[st
         results = [max(values, default=None), tested]
         steps = max((point["n_iter"] for point in run.points), default=0)
         shown = ["-" if value is None else f"{value:.4f}" for value in results]
-        rows.append([str(run.folder), *(given.get(n, "-") for n in differ), str(steps), *shown])
+        rows.append([str(run.folder), *shown, str(steps), *(given.get(n, "-") for n in differ)])
     return head, rows
+
+
+def fitting(rows: Rows, width: int) -> str:
+    """Rows in columns; if these are too wide, each run is a column, and as many stand side by side
+    as fit."""
+    text = columns(rows)
+    if len(text.partition("\n")[0]) <= width:
+        return text
+    head, *runs = rows
+    blocks = []
+    while runs:
+        count = len(runs)
+        while count > 1 and len(_upright([head, *runs[:count]]).partition("\n")[0]) > width:
+            count -= 1
+        blocks.append(_upright([head, *runs[:count]]))
+        runs = runs[count:]
+    return "\n\n".join(blocks)
+
+
+def _upright(rows: Rows) -> str:
+    return columns([list(cells) for cells in zip(*rows, strict=True)])
 
 
 def columns(rows: Rows) -> str:

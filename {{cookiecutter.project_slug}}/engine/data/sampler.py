@@ -98,9 +98,10 @@ class TrainBatchSampler:
         self.steps_per_epoch = size // (batch_size * accumulate)
         self.steps = epochs * self.steps_per_epoch  # of the whole run
         if self.steps_per_epoch == 0:
+            better = f", or better {size // 8}" if size >= 32 else ""
             raise BadInput(
                 f"--batch-size {batch_size} x --accumulate {accumulate} is more than the "
-                f"{size} training samples: use at most {size}, or better {max(1, size // 8)}"
+                f"{size} training samples: use at most {size}{better}"
             )
 
     def count(self, n_iter: int = 0) -> int:

@@ -19,6 +19,7 @@ from engine.run_dir import environment, report_dir
 RESAMPLES = 1000  # of a bootstrap
 SPEED = ("images_per_second", "data_wait", "efficiency")  # logged beside the losses
 MOST_CHARTS = 24
+ENOUGH = 10  # images for an interval
 
 
 class Report:
@@ -70,7 +71,8 @@ class Report:
         step = batches[-1].stem.removeprefix("batch-").lstrip("0")
         caption = f"The batch of step {step}, as the network is trained on it"
         with Image.open(batches[-1]) as picture:
-            return [section("A batch", image(picture, caption, "images of a batch", most=900))]
+            shown = image(picture, caption, "images of a batch", most=900)
+            return [section("A batch", element("div", shown, class_="batch"))]
 
     def _speed_section(self) -> list[Html]:
         facts = {}
@@ -98,7 +100,8 @@ class Report:
         starts, here = self.records.starts, environment()
         trained = starts[-1] if starts else {}
         rows = [(name, trained.get(name, ""), here.get(name, "")) for name in {**here, **trained}]
-        note = f"The training began or was resumed {len(starts)} times; the last start is shown."
+        resumed = f"was resumed {len(starts) - 1} times; the last start is shown"
+        note = f"The training {resumed if len(starts) > 1 else 'was not resumed'}."
         if not starts:
             note = "There is no environment.txt of the training beside the checkpoint."
         head = ("", "training", "this test")
@@ -150,13 +153,21 @@ def find_report(named: str, name: str) -> Path:
     )
 
 
-def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
     """The 95 % interval of a mean, by bootstrap over images (Efron 1979): percentiles of the means.
+
+    It is too narrow for few images: that of 4 normal values covers their mean in 80 % of cases,
+    that of 10 in 91 %, that of 30 in 93 %.
 
     Args:
         values: Of each image, of shape (N,).
         seed: Of the resamples, so that a report can be repeated.
+
+    Returns:
+        Its ends; None for less than ENOUGH images.
     """
+    if len(values) < ENOUGH:
+        return None
     random, means = np.random.default_rng(seed), []
     for _ in range(0, RESAMPLES, 50):  # not all at once, which would take much memory
         chosen = random.integers(len(values), size=(50, len(values)))
@@ -167,7 +178,7 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
 
 def compare_images(
     ours: Mapping[str, float], theirs: Mapping[str, float], unit: str, scale: float = 1
-) -> Html:
+) -> str:
     """What is better than in another report, as a sentence; paired, if the images are the same.
 
     Args:
@@ -177,14 +188,17 @@ def compare_images(
         scale: By which the metric is multiplied for the sentence.
     """
     if ours.keys() != theirs.keys():
-        return element("p", "That report lists other images, so there is no comparison by image.")
+        return "That report lists other images, so there is no comparison by image."
     differences = scale * np.array([ours[file] - theirs[file] for file in ours])
-    low, high = interval(differences)
-    found = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
-    return element(
-        "p",
-        f"{found.capitalize()}: {differences.mean():+.2f} {unit}, 95 % interval {low:+.2f} to "
-        f"{high:+.2f}, by paired bootstrap over the same {len(ours)} images.",
+    mean, ends = f"{differences.mean():+.2f} {unit}", interval(differences)
+    if ends is None:
+        count = f"{(differences > 0).sum()} of {len(ours)} images"
+        return f"Better on {count}, {mean} on average: too few images for an interval."
+    low, high = ends
+    found = "Better" if low > 0 else "Worse" if high < 0 else "No clear difference"
+    return (
+        f"{found}: {mean}, 95 % interval {low:+.2f} to {high:+.2f}, by paired bootstrap over the "
+        f"same {len(ours)} images."
     )
 
 

@@ -26,7 +26,7 @@ STYLE = """
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 60rem; padding: 1rem; color: var(--ink);
-  background: var(--paper); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+  background: var(--paper); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; border-top: 1px solid var(--line);
   padding-top: 1rem; }
@@ -45,6 +45,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 th { font-weight: 500; }
+.numbers td:not(:first-child) { white-space: nowrap; }
 td:first-child { min-width: 5rem; }
 .numbers td:not(:first-child), .numbers th:not(:first-child) { text-align: right; }
 .matrix td { text-align: center; min-width: 2.2rem; padding: .2rem; border: 1px solid var(--line); }
@@ -52,6 +53,7 @@ td:first-child { min-width: 5rem; }
 .images { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); }
 .triple { display: grid; gap: .4rem; grid-template-columns: repeat(3, minmax(0, 1fr));
   max-width: 44rem; }
+.batch { max-width: 44rem; }
 .charts { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill,
   minmax(min(100%, 18rem), 1fr)); }
 figure { margin: 0; }

@@ -86,7 +86,7 @@ def summarize(results: Results, model: Model) -> dict:
     return {
         "images": len(results.labels),
         "accuracy": float(results.right.double().mean()),
-        "accuracy_interval": list(results.accuracy_interval()),
+        "accuracy_interval": results.accuracy_interval(),
         "loss": float(model.cpu().criterion(results.scores, results.labels)),
         "calibration_error": results.calibration_error(),
         **{f"macro_{name}": float(values.mean()) for name, values in by_class.items()},

@@ -150,8 +150,8 @@ def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
     height, width = train_set.sizes[int(train_set.rows[0])].tolist()
     return (
         f"data: {opt.data}, {kind}, {of_train:,} to train on, {of_val:,} to validate on\n"
-        f"images: {width}x{height} pixels (the first), in crops of {opt.img_size}x{opt.img_size}: "
-        f"{len(train_set):,} and {len(val_set):,}"
+        f"images: {width}x{height} pixels (the first), cut into {opt.img_size}x{opt.img_size}: "
+        f"{len(train_set):,} and {len(val_set):,} crops"
     )
 
 

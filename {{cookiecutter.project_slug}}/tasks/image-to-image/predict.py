@@ -1,17 +1,18 @@
 """Turns images into images.
 
     python predict.py --checkpoint runs/a photo.jpg folder_of_photos
-    python predict.py --checkpoint runs/a --scale 4 small.jpg          after low-resolution
     find photos -name "*.jpg" | python predict.py --checkpoint runs/a -
 
-Writes a PNG of the same name for each image. Images are not degraded: the inputs of a network that
-removes noise should be noisy. Those that cannot be read are named at the end, with status 1.
+Writes a PNG of the same name for each image, and keeps the folders below a folder. Images are not
+degraded: the inputs of a network that removes noise should be noisy. After low-resolution they are
+enlarged first. Those that cannot be read are named at the end, with status 1.
 """
 
 from engine.errors import BadInput, run_program  # first: Ctrl-C ends in one line
 
 # isort: split
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 
 from torch import Tensor
@@ -35,17 +36,19 @@ def main() -> int:
     add_predict_options(parser)
     add = parser.add_argument
     add("--out", metavar="DIR", default="predictions", help="where to write")
-    scale = "enlarge inputs N times first, bicubically: for networks trained on low-resolution"
-    add("--scale", type=number(float, 1, 100), metavar="N", default=1, help=scale)
+    scale = "enlarge inputs N times first (default: as in training on low-resolution, else 1)"
+    add("--scale", type=number(float, 1, 100), metavar="N", help=scale)
     add_tile_options(parser)
     add_machine_options(parser)
     opt = parser.parse_args()
     terminal.be_quiet(opt.quiet)
 
     check_tiles(opt.tile, opt.overlap)
+    model, trained_with, amp = load_model(opt, Model)
+    if opt.scale is None:
+        opt.scale = trained_with.scale if trained_with.degrade == "low-resolution" else 1
     images = ImageFiles(opt.paths, partial(load_enlarged, scale=opt.scale))
-    outputs = name_outputs(images.files[:], Path(opt.out))
-    model, _, amp = load_model(opt, Model)
+    outputs = name_outputs(opt.paths, images.files[:], Path(opt.out))
     sampler = EvalBatchSampler(len(images), 1)  # images of any size cannot share a batch
     loader = Loader(images, sampler, amp.device, opt.workers, opt.prefetch)
 
@@ -68,23 +71,27 @@ def load_enlarged(path: str, scale: float) -> Tensor:
     return image if scale == 1 else enlarge(image, scale)
 
 
-def name_outputs(inputs: list[str], out: Path) -> list[Path]:
-    """A file in `out` for each input: its name with another ending, and a number if it is taken.
+def name_outputs(paths: list[str], inputs: list[str], out: Path) -> list[Path]:
+    """A file in `out` for each input: below a folder of `paths` where it is in that, as PNG.
+
+    A name that is taken gets the input's own ending before the new one, or else a number.
 
     Raises:
         BadInput: `out` is a file, or one of them is an input, which would be lost.
     """
     if out.exists() and not out.is_dir():
         raise BadInput(f"--out {out}: is a file; name a folder")
+    folders = [Path(path) for path in paths if Path(path).is_dir()]
     taken: set[str] = set()
     outputs = []
     for path in map(Path, inputs):
-        name, count = path.stem, 1
-        while name.lower() in taken:  # a.png and A.png are one file on some disks
-            count += 1
-            name = f"{path.stem}-{count}"
-        taken.add(name.lower())
-        outputs.append(out / f"{name}.png")
+        above = next((folder for folder in folders if path.is_relative_to(folder)), path.parent)
+        names = chain([path.stem, path.name], (f"{path.stem}-{n}" for n in count(2)))
+        places = (path.relative_to(above).with_name(f"{name}.png") for name in names)
+        # a.png and A.png are one file on some disks.
+        place = next(place for place in places if str(place).lower() not in taken)
+        taken.add(str(place).lower())
+        outputs.append(out / place)
     originals = {Path(path).resolve() for path in inputs}
     if lost := [path for path in outputs if path.resolve() in originals]:
         raise BadInput(f"--out {out}: {lost[0]} would be overwritten; name another folder")

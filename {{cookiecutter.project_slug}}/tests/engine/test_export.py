@@ -176,6 +176,8 @@ def test_the_averaged_weights_are_exported_and_can_be_trained_on(
     assert train("run", f"--weights={checkpoint.with_suffix('.safetensors')}") == 0
     count = len(average)
     assert f"weights: {count} of {count} tensors of net" in capsys.readouterr().out
+    words = [f"--checkpoint={checkpoint.with_suffix('.safetensors')}", "x.png"]
+    assert "weights alone" in refusal(capsys, predict.main, "predict.py", *words)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

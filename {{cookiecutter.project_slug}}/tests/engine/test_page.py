@@ -1,5 +1,6 @@
 """The page of a report: whatever the names are, it is one whole file; intervals; the records."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -48,10 +49,20 @@ def test_the_interval_covers_the_true_mean() -> None:
     random = np.random.default_rng(0)
     covered = 0
     for _ in range(200):
-        low, high = interval(random.random(300) < 0.8)
+        low, high = interval(random.random(300) < 0.8) or (0, 0)
         assert 0.06 < high - low < 0.12, "about four standard errors"
         covered += low <= 0.8 <= high
     assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_few_images_get_no_interval() -> None:
+    """Their bootstrap would be too narrow, and call chance a difference."""
+    assert interval(np.arange(9.0)) is None
+    assert interval(np.arange(10.0)) is not None
+    ours, theirs = {"a.png": 31.0, "b.png": 30.0}, {"a.png": 30.0, "b.png": 30.5}
+    assert compare_images(ours, theirs, "dB") == (
+        "Better on 1 of 2 images, +0.25 dB on average: too few images for an interval."
+    )
 
 
 def test_a_paired_comparison_sees_what_two_intervals_do_not() -> None:
@@ -123,7 +134,9 @@ def test_a_report_is_compared_with_another(train: Train, capsys: pytest.CaptureF
     assert status(test.main, "test.py", "--checkpoint=b", "--device=cpu") == 0
     assert status(test.main, "test.py", *words) == 0
     text = Path("a/report/index.html").read_text(encoding="utf-8")
-    assert "No clear difference" in text, "two runs of one seed"
+    # Two runs of one seed; of less than ten images the better ones are counted.
+    assert re.search(r"No clear difference: \+0.00|Better on 0 of \d images, \+0.00", text)
+    assert "Against b" in capsys.readouterr().out
     assert find_report("b/report", "report") == find_report("b", "report") == Path("b/report")
 
 
@@ -138,12 +151,25 @@ def test_runs_are_compared(train: Train, capsys: pytest.CaptureFixture[str]) -> 
     capsys.readouterr()
     assert status(compare.main, "compare.py", *runs, "--out=page.html") == 0
     head, first, second, wrote = capsys.readouterr().out.splitlines()
-    assert head.split()[:3] == ["run", "seed", "steps"], "all other options are equal"
-    assert first.split()[:2] == ["<b>first", "0"] and second.split()[:2] == ["second", "1"]
-    assert first.endswith(" -") and not second.endswith(" -"), "the result of test.py"
+    assert head.split()[-2:] == ["steps", "seed"], "all other options are equal"
+    assert first.startswith("<b>first") and first.split()[-1] == "0"
+    assert second.startswith("second") and second.split()[-1] == "1"
+    assert first.split()[2] == "-" and second.split()[2] != "-", "the result of test.py"
     assert len(head) == len(first) == len(second) and wrote == "wrote page.html"
     page = check_whole(Path("page.html").read_text(encoding="utf-8"))
     assert page.texts.count("<b>first") == 2, "in the table and in the legend"
+
+
+def test_a_table_of_runs_fits_into_the_terminal() -> None:
+    rows = [["run", "best", "an-option", "another-option"]]
+    rows += [[f"runs/{i}", f"0.{i}", str(i), "-"] for i in range(7)]
+    assert compare.fitting(rows, 80) == compare.columns(rows)
+    text = compare.fitting(rows, 32)
+    assert max(map(len, text.splitlines())) <= 32
+    blocks = [[line.split() for line in block.splitlines()] for block in text.split("\n\n")]
+    assert all(block[0][0] == "run" for block in blocks)
+    assert [name for block in blocks for name in block[0][1:]] == [f"runs/{i}" for i in range(7)]
+    assert compare.fitting(rows, 1).count("run ") == 7, "one run is never cut"
 
 
 @pytest.mark.parametrize("words", [["nowhere"], ["."], [], ["run", "--out=no/such/page.html"]])

@@ -56,8 +56,7 @@ def test_metrics_are_those_counted_by_hand(results: Results) -> None:
     assert metrics["macro_recall"] == pytest.approx((2 / 3 + 1 / 2) / 3)
     assert [by_class[name]["f1"] for name in CLASSES] == pytest.approx([4 / 7, 1 / 2, 0])
     assert metrics["macro_f1"] == pytest.approx((4 / 7 + 1 / 2) / 3)
-    low, high = metrics["accuracy_interval"]
-    assert 0 <= low < 3 / 6 < high <= 1
+    assert metrics["accuracy_interval"] is None, "too few images"
     assert metrics["confusion"] == results.matrix.tolist()
     loss = model.criterion(results.scores, results.labels).item()
     assert metrics["loss"] == pytest.approx(loss)

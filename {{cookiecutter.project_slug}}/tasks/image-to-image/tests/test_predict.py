@@ -29,7 +29,8 @@ from model import Model
 def predicted(checkpoint: Path, *words: str, out: str = "predictions") -> dict[str, np.ndarray]:
     given = [f"--checkpoint={checkpoint}", "--device=cpu", "--precision=fp32", *words]
     assert status(predict.main, "predict.py", *given) == 0
-    return {path.name: np.asarray(Image.open(path)) for path in sorted(Path(out).iterdir())}
+    files = sorted(path for path in Path(out).rglob("*") if path.is_file())
+    return {path.relative_to(out).as_posix(): np.asarray(Image.open(path)) for path in files}
 
 
 def photograph(height: int, width: int) -> Tensor:
@@ -46,10 +47,12 @@ def test_an_image_for_each_image(checkpoint: Path, images: Path) -> None:
     save(photograph(33, 47), "folder/0.bmp")
     Image.new("L", (40, 20)).save("folder/deep/A.png")
     Image.new("L", (40, 20)).save("folder/a.jpg")
+    Image.new("L", (40, 20)).save("folder/A.png")
     single = str(images / "test" / "0.png")
-    found = predicted(checkpoint, single, "folder", "--out=there/x", out="there/x")
-    assert list(found) == ["0-2.png", "0.png", "A-2.png", "a.png"]
-    assert found["0-2.png"].shape == (33, 47, 3)
+    words = [single, single, "folder", "--out=there/x"]
+    found = predicted(checkpoint, *words, out="there/x")
+    assert {*found} == {"0.png", "0.png.png", "0.bmp.png", "A.png", "a.jpg.png", "deep/A.png"}
+    assert found["0.bmp.png"].shape == (33, 47, 3)
     model, _ = Model.from_checkpoint(str(checkpoint))
     output = model.translate(dataset.load(single)[None])[0]
     assert found["0.png"].tolist() == output.permute(1, 2, 0).tolist()
@@ -81,6 +84,16 @@ def test_images_are_enlarged_first_if_wanted(
     (inputs,) = arrange((large[None],), device)
     wanted = modules.place(model, device).eval().translate(inputs)[0]
     assert found.tolist() == wanted.permute(1, 2, 0).tolist()
+
+
+def test_after_low_resolution_images_are_enlarged_as_in_training(checkpoint: Path) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    state["args"] |= {"degrade": "low-resolution", "scale": 3.0}
+    torch.save(state, "enlarge.pt")
+    save(photograph(20, 31), "small.png")
+    assert predicted(Path("enlarge.pt"), "small.png")["small.png"].shape == (60, 93, 3)
+    found = predicted(Path("enlarge.pt"), "small.png", "--scale=1", "--out=same", out="same")
+    assert found["small.png"].shape == (20, 31, 3)
 
 
 def test_the_images_can_be_sent_to_workers(

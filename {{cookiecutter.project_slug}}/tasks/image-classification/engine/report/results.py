@@ -17,6 +17,7 @@ from engine.report.common import Report, compare_images, interval, percent
 from engine.report.figures import draw_calibration, new_figure, save_sheet, shorten_text
 from engine.report.page import Html, element, image, section, table, tiles
 from engine.report.records import read_metrics
+from engine.terminal import say
 
 BINS = 15  # of the confidence, as in Guo et al. 2017
 MOST_CLASSES = 20  # of a confusion matrix on the page
@@ -73,8 +74,8 @@ class Results:
             "f1": 2 * right / (taken + of_class).clamp(min=1),
         }
 
-    def accuracy_interval(self) -> tuple[float, float]:
-        """The 95 % interval of the accuracy, by bootstrap over the images."""
+    def accuracy_interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the accuracy (see `interval`)."""
         return interval(self.right.numpy())
 
     def calibration(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,16 +166,20 @@ def read_right(path: Path) -> dict[str, float]:
 
 
 def _verdict(metrics: dict[str, Any], results: Results) -> list[Html]:
-    n, (low, high) = metrics["images"], metrics["accuracy_interval"]
+    n, ends = metrics["images"], metrics["accuracy_interval"]
     counts = results.matrix.sum(dim=1)
     usual, share = results.classes[int(counts.argmax())], float(counts.max() / n)
-    better = "Better than" if low > share else "Not clearly better than"
+    better = "Better than" if ends and ends[0] > share else "Not clearly better than"
     sentence = f"{better} always answering {usual}, which is right for {percent(share)}."
-    doubt = f"95 % interval {percent(low)} to {percent(high)}, by bootstrap over the images."
-    if low == high:  # all right, or all wrong: resamples of equal images say nothing
+    if ends is None:
+        doubt = "These are too few images for an interval."
+    elif ends[0] == ends[1]:  # all right, or all wrong: resamples of equal images say nothing
         limit = percent(1 - 0.05 ** (1 / n))
-        kind = "correct" if low else "wrong"
+        kind = "correct" if ends[0] else "wrong"
         doubt = f"All are {kind}; of other images up to {limit} may not be (95 % limit)."
+    else:
+        low, high = map(percent, ends)
+        doubt = f"95 % interval {low} to {high}, by bootstrap over the images."
     wrong = int((~results.right).sum())
     facts = {
         "mistakes": f"{wrong} of {n}",
@@ -196,7 +201,9 @@ def _against(report: Report, results: Results) -> list[Html]:
     ours = dict(zip(results.files, results.right.double().tolist(), strict=True))
     theirs = read_right(report.against / "predictions.csv")
     title = f"Against {report.opt.against} ({percent(accuracy)})"
-    return [element("h3", title), compare_images(ours, theirs, "percentage points", scale=100)]
+    found = compare_images(ours, theirs, "percentage points", scale=100)
+    say(f"{title}: {found}")
+    return [element("h3", title), element("p", found)]
 
 
 def _images_sections(results: Results, test_set: Any) -> list[Html]:

@@ -10,6 +10,7 @@ from engine.report.common import Report, compare_images, interval
 from engine.report.figures import save_sheet
 from engine.report.page import Html, element, image, section, table, tiles
 from engine.report.records import read_metrics
+from engine.terminal import say
 
 TILES = {"ssim": ("SSIM", 4), "l1": ("L1, grey levels", 2)}  # names and digits below the verdict
 MOST_ROWS = 200  # of the table of images
@@ -50,11 +51,11 @@ def save_examples(examples: list[Example], path: Path) -> None:
 
 
 def add_intervals(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The metrics, and the 95 % interval of each mean by bootstrap over the images."""
+    """The metrics, and the 95 % interval of each mean (see `interval`)."""
     rows = metrics["by_image"]
     columns = {name: np.array([row[name] for row in rows]) for name in ("psnr", *TILES)}
     columns["psnr_gain"] = columns["psnr"] - np.array([row["input_psnr"] for row in rows])
-    intervals = {f"{name}_interval": list(interval(values)) for name, values in columns.items()}
+    intervals = {f"{name}_interval": interval(values) for name, values in columns.items()}
     return {**metrics, **intervals}
 
 
@@ -67,24 +68,31 @@ def _captions(row: Row) -> list[str]:
 
 
 def _verdict(metrics: dict[str, Any]) -> list[Html]:
-    low, high = metrics["psnr_interval"]
-    gain_low, gain_high = metrics["psnr_gain_interval"]
-    better = "better than" if gain_low > 0 else "not clearly better than"
-    gain = f"{metrics['psnr_gain']:+.2f} dB, 95 % interval {gain_low:+.2f} to {gain_high:+.2f}"
+    ends, rows = metrics["psnr_interval"], metrics["by_image"]
+    doubt = "too few for an interval" if ends is None else _ends(ends, 2, " dB")
     facts = {}
     for name, (title, digits) in TILES.items():
         of_input = f"input {metrics[f'input_{name}']:.{digits}f}"
-        least, most = (f"{value:.{digits}f}" for value in metrics[f"{name}_interval"])
-        small = element("div", f"{least} to {most}, {of_input}", class_="soft small")
+        if ends is not None:
+            of_input = f"{_ends(metrics[f'{name}_interval'], digits)}, {of_input}"
+        small = element("div", of_input, class_="soft small")
         facts[title] = Html(element("div", f"{metrics[name]:.{digits}f}") + small)
-    doubt = f"95 % interval {low:.2f} to {high:.2f} dB, by bootstrap over the images."
+    better = sum(row["psnr"] > row["input_psnr"] for row in rows)
+    compared = f"{better} of {len(rows)} outputs are better than their inputs"
+    gain = f"{metrics['psnr_gain']:+.2f} dB on average"
+    if ends is not None:
+        gain += f", {_ends(metrics['psnr_gain_interval'], 2)}"
     of_input = f"{metrics['input_psnr']:.2f} dB"
     return [
         element("strong", f"{metrics['psnr']:.2f} dB"),
-        element("p", f"PSNR, the mean of {metrics['images']} images. {doubt}"),
-        element("p", f"The outputs are {better} the inputs ({of_input}): {gain}."),
+        element("p", f"PSNR, the mean of {len(rows)} images: {doubt}."),
+        element("p", f"{compared} ({of_input}): {gain}."),
         tiles(facts),
     ]
+
+
+def _ends(ends: tuple[float, float], digits: int, unit: str = "") -> str:
+    return f"95 % interval {ends[0]:.{digits}f} to {ends[1]:.{digits}f}{unit}"
 
 
 def _against(report: Report, metrics: dict[str, Any]) -> list[Html]:
@@ -95,7 +103,9 @@ def _against(report: Report, metrics: dict[str, Any]) -> list[Html]:
         for rows in (metrics["by_image"], other.get("by_image", []))
     )
     title = f"Against {report.opt.against} ({other.get('psnr', 0):.2f} dB)"
-    return [element("h3", title), compare_images(ours, theirs, "dB PSNR")]
+    found = compare_images(ours, theirs, "dB PSNR")
+    say(f"{title}: {found}")
+    return [element("h3", title), element("p", found)]
 
 
 def _examples_section(title: str, examples: list[Example]) -> Html:
@@ -124,7 +134,7 @@ def _images_section(metrics: dict[str, Any]) -> Html:
         )
         for row in ordered[:MOST_ROWS]
     ]
-    head = ("image", "PSNR of input", "PSNR", "SSIM of input", "SSIM", "L1")
+    head = ("image", "PSNR of input, dB", "PSNR, dB", "SSIM of input", "SSIM", "L1, grey levels")
     left = len(ordered) - len(rows)
     note = f"The lowest PSNR first; {left} more images are in metrics.json." if left else ""
     shown = table(head, rows, class_="numbers")
