@@ -54,6 +54,7 @@ def main() -> int:
         model = modules.place(Model(opt, train_set.info), device)
     networks = model.networks()
     terminal.say(summarize(model, networks, train_set[0]))
+    modules.check_gradients(model, train_set[0], amp)
     if opt.compile:
         modules.compile_networks(networks)
     parallel_model = modules.parallelize(model, networks, opt.parallel, amp)

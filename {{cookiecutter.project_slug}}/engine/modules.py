@@ -1,9 +1,11 @@
 """The model as a module: moved to its device, compiled, split over several GPUs."""
 
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from engine import terminal
 from engine.devices import Amp, gpu_count, memory_format
@@ -35,6 +37,47 @@ def refuses(network: nn.Module, size: int) -> str:
     except (RuntimeError, AssertionError) as error:
         return str(error)
     return ""
+
+
+@torch.no_grad()
+def check_gradients(model: nn.Module, sample: tuple[Tensor, ...], amp: Amp) -> None:
+    """Refuses what PyTorch computes a wrong gradient for, without a word.
+
+    In bf16 on the CPU, parts of the weight's gradient of a convolution with padding are left unset
+    if its input is less wide than its stride (found with PyTorch 2.14, by repeating steps).
+
+    Args:
+        model: The finished model; it is run once, in evaluation mode.
+        sample: A sample of the data set, of which the model takes batches.
+        amp: The precision.
+
+    Raises:
+        BadInput: There is such a convolution.
+    """
+    if amp.device.type != "cpu" or amp.dtype != torch.bfloat16:
+        return
+    narrow: list[str] = []
+
+    def note(name: str, conv: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        wide = output if isinstance(conv, nn.ConvTranspose2d) else inputs[0]
+        if conv.padding != "valid" and conv.padding[1] and wide.shape[3] < conv.stride[1]:
+            narrow.append(name)
+
+    hooks = [
+        module.register_forward_hook(partial(note, name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.stride[1] > 1
+    ]
+    training = model.training
+    model.eval()(*default_collate([sample, sample]))
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+    if narrow:
+        raise BadInput(
+            f"--precision bf16: {narrow[0]} has images that are less wide than its stride, for "
+            "which PyTorch computes no gradient on the CPU; use --precision fp32 or larger images"
+        )
 
 
 def compile_networks(networks: dict[str, nn.Module]) -> None:

@@ -14,6 +14,7 @@ from engine import devices
 from engine.devices import DTYPES, Amp, best_precision
 from engine.errors import BadInput
 from engine.evaluation import Losses
+from engine.modules import check_gradients
 from engine.optimizers import Optimizers, parameters_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -211,3 +212,40 @@ def test_other_numbers_are_refused(
 ) -> None:
     words = [*small, "--run-dir=run", f"--precision={wanted}"]
     assert "--precision" in train_refuses(capsys, *words)
+
+
+class Narrowing(nn.Module):
+    """A convolution with padding and a stride, on images of a given width."""
+
+    def __init__(self, conv: nn.Module, width: int) -> None:
+        super().__init__()
+        self.conv, self.width = conv, width
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.conv(images[..., : self.width])
+
+
+@pytest.mark.parametrize(
+    ("conv", "width", "fine"),
+    [
+        (nn.Conv2d(3, 4, 3, stride=2, padding=1), 1, False),
+        (nn.Conv2d(3, 4, 3, stride=2, padding=1), 2, True),
+        (nn.Conv2d(3, 4, 3, stride=4, padding=1), 3, False),
+        (nn.Conv2d(3, 4, 1, stride=2), 1, True),
+        (nn.Conv2d(3, 4, 3, padding="same"), 1, True),
+        (nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1), 1, False),
+        (nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1), 2, True),
+    ],
+)
+def test_bf16_on_the_cpu_is_refused_where_it_computes_no_gradient(
+    conv: nn.Module, width: int, fine: bool
+) -> None:
+    """Of padded convolutions whose input is less wide than their stride (PyTorch 2.14)."""
+    model, sample, cpu = Narrowing(conv, width), (torch.rand(3, 8, 8),), torch.device("cpu")
+    check_gradients(model, sample, Amp("fp32", cpu))
+    if fine:
+        check_gradients(model, sample, Amp("bf16", cpu))
+        return
+    with pytest.raises(BadInput, match=r"conv .* --precision fp32"):
+        check_gradients(model, sample, Amp("bf16", cpu))
+    assert not conv._forward_hooks and model.training
