@@ -52,12 +52,12 @@ def run_tests(project: Project, *words: str) -> str:
     return tested.stdout
 
 
-def train(project: Project, *words: str) -> str:
+def train(project: Project, *words: str, run: str = "runs/mine") -> str:
     """Trains an epoch with the owner's parts and tests the result; returns what train.py said."""
-    how = ["--run-dir=runs/mine", "--epochs=1", "--workers=0", "--device=cpu"]
+    how = [f"--run-dir={run}", "--epochs=1", "--workers=0", "--device=cpu"]
     trained = project.run("python", "train.py", *how, *words)
     assert trained.returncode == 0, trained.stderr
-    tested = project.run("python", "test.py", "--checkpoint=runs/mine", "--device=cpu")
+    tested = project.run("python", "test.py", f"--checkpoint={run}", "--device=cpu")
     assert tested.returncode == 0, tested.stderr
     return trained.stdout
 
@@ -72,6 +72,7 @@ def values(project: Project) -> dict[str, float]:
 def test_the_printed_edits_train(edited: Project, task: str) -> None:
     assert NETWORK[task] in train(edited, *MINE[task], *SMALL[task])
     assert METRIC[task] in values(edited)
+    assert "data: stripes" in train(edited, "--data=stripes", *SMALL[task], run="runs/stripes")
     lint = str(ROOT / ".mypy_cache" / task)  # where `make lint` has left the types of PyTorch
     for command in (["ruff", "check", "."], ["mypy", "--cache-dir", lint, "."]):
         report = edited.run("python", "-m", *command)

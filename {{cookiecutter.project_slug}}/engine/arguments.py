@@ -194,8 +194,7 @@ def add_run_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     add("--save-every", type=number(int, 1), default=500, help="steps between two checkpoints")
     add("--keep", type=number(int, 2), default=3, help="number of the newest checkpoints to keep")
     add("--overfit-one-batch", action=BooleanOptionalAction, default=False,
-        help="train on the first batch again and again, to check a new network: the loss must fall "
-        "to almost nothing")
+        help="repeat the first batch, to check a new network: its loss must keep falling")
     add("--profile", type=number(int, 0), default=0, metavar="N",
         help="write a trace of N steps to profile/ in the run folder, for Perfetto and TensorBoard")
     _add_quiet(group)
@@ -239,7 +238,7 @@ def add_fine_tuning_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("start from trained weights").add_argument
     add("--weights", metavar="PATH",
         help="a run folder, its checkpoint, or a state dict (.pt, .safetensors) to start from; "
-        "what does not fit, as the head for other classes, starts at random")
+        "parts that do not fit start at random")
     add("--head-epochs", type=number(int, 0), default=0, metavar="N",
         help="epochs at the beginning in which the last layer alone is trained")
     add("--layer-decay", type=number(float, 0.01, 1), default=1.0, metavar="FACTOR",

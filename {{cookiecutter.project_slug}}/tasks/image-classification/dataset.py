@@ -112,7 +112,7 @@ def shift(images: Tensor, most: int, random: Generator) -> Tensor:
     return padded.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 3, 1, 2)
 
 
-def train_and_val(opt: Namespace) -> tuple["ClassFolders", "ClassFolders"]:
+def train_and_val(opt: Namespace) -> tuple[Any, Any]:  # of ClassFolders, or a data set of your own
     """The images to train on, and those to validate on: val/, or else a share of train/.
 
     Raises:
@@ -130,7 +130,7 @@ def train_and_val(opt: Namespace) -> tuple["ClassFolders", "ClassFolders"]:
     return train_set, val_set
 
 
-def eval_set(opt: Namespace, classes: list[str], split: str) -> "ClassFolders":
+def eval_set(opt: Namespace, classes: list[str], split: str) -> Any:
     """The images of a split (test, val or train), never changed at random.
 
     Raises:

@@ -111,7 +111,7 @@ def turn(images: Tensor, random: Generator) -> Tensor:
     return turned.index_select(0, chosen).permute(0, 3, 1, 2)
 
 
-def train_and_val(opt: Namespace) -> tuple["Pairs", "Pairs"]:
+def train_and_val(opt: Namespace) -> tuple[Any, Any]:  # of Pairs, or a data set of your own
     """Random crops of the images to train on, and a fixed grid of crops of those to validate on.
 
     Raises:
@@ -121,7 +121,7 @@ def train_and_val(opt: Namespace) -> tuple["Pairs", "Pairs"]:
     return train_set.random_crops(), val_set.grid_of_crops()
 
 
-def eval_set(opt: Namespace, split: str) -> "Pairs":
+def eval_set(opt: Namespace, split: str) -> Any:
     """The whole images of a split (test, val or train).
 
     Raises:
