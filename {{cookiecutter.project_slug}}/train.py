@@ -53,8 +53,9 @@ def main() -> int:
     with world.first_here():  # what has to be downloaded is downloaded once
         model = modules.place(Model(opt, train_set.info), device)
     networks = model.networks()
-    terminal.say(summarize(model, networks, train_set[0]))
-    modules.check_gradients(model, train_set[0], amp)
+    sample = train_set[0]
+    terminal.say(summarize(model, networks, sample))
+    modules.check_gradients(model, sample, amp)
     if opt.compile:
         modules.compile_networks(networks)
     parallel_model = modules.parallelize(model, networks, opt.parallel, amp)
