@@ -101,6 +101,21 @@ def test_a_resume_doubles_no_point(train: Train, validated: bool) -> None:
     assert scalars(run) == found
 
 
+def test_a_run_on_one_batch_prints_its_losses(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--overfit-one-batch", "--epochs=2", "--log-every=2"]
+    assert train("run", *words) == 0
+    logged = [p for p in points(Path("run")) if p["split"] == "train"]
+    assert logged
+    out = capsys.readouterr().out
+    for point in logged:
+        name, value = next(iter(point["values"].items()))
+        assert f"\nstep {point['n_iter']}: {name} {value:.4g}" in out
+    assert train("usual", *words[1:]) == 0
+    assert "\nstep 2:" not in capsys.readouterr().out
+
+
 def test_norms_of_gradient_and_weights(train: Train, build: Build) -> None:
     run, networks = Path("run"), build().networks
     assert train(run, "--log-every=1", "--epochs=1") == 0

@@ -231,6 +231,7 @@ def test_the_bar_fits_into_the_terminal_and_has_no_colour(
     if columns == WIDE:  # whole parts alone
         ends = r"(\d\d|\?|\w+ \d+\.\d{4}|efficiency \d+%|data wait \d+%|images/s) *"
         assert all(re.search(f"{ends}$", part) for part in steps), steps[-1]
+        assert re.search(r" 200/\d+ [\d:]+ left, |\d+/\d+ [\d:]+ left, ", steps[-1])
 
 
 @needs_terminal
