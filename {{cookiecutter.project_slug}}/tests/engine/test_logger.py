@@ -79,7 +79,9 @@ def test_curves_are_those_of_metrics_jsonl(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("validated", [True, False])
-def test_a_resume_doubles_no_point(train: Train, validated: bool) -> None:
+def test_a_resume_doubles_no_point(
+    train: Train, validated: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The run goes on from the end of the first epoch, whose validation is repeated or not."""
     run = Path("run")
     assert train(run, "--keep=9", "--log-every=1", "--epochs=3") == 0
@@ -97,7 +99,10 @@ def test_a_resume_doubles_no_point(train: Train, validated: bool) -> None:
     assert set(found.values()) == {1}
     assert len({(tag, step) for tag, step, _ in found}) == len(found)
     assert with_norms(found) == recorded(run)
+    assert "are done" not in capsys.readouterr().out
     assert resume(run) == 0  # it is over: nothing is added
+    done = f"all {last(run)['n_iter']} steps are done; a larger --epochs goes on\n"
+    assert done in capsys.readouterr().out
     assert scalars(run) == found
 
 
