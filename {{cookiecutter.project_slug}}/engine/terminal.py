@@ -76,7 +76,8 @@ def close(bar: tqdm) -> None:
     shown = not bar.disable and sys.stderr.isatty()
     bar.close()
     if shown:
-        sys.stderr.write(" " * os.get_terminal_size(sys.stderr.fileno()).columns + "\r")
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+        sys.stderr.write(f"\r{'':{columns}}\r")
 
 
 class _Lines:

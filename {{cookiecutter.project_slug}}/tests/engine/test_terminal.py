@@ -216,16 +216,21 @@ def test_a_closed_bar_leaves_nothing_on_its_line(monkeypatch: pytest.MonkeyPatch
     ours, theirs = open_terminal(WIDE)
     with open(theirs, "w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(terminal, "_quiet", False)
         bar = terminal.bar(total=10, leave=False)
         line = "x" * (WIDE - 2) + "^C"
         stream.write("\r" + line)
         stream.flush()
-        text = os.read(ours, 1 << 16).decode()
+        text = ""
+        while "^C" not in text:
+            text += os.read(ours, 1 << 16).decode()
         assert shown(text, WIDE) == [line]
         terminal.close(bar)
         stream.write("done")
         stream.flush()
-        assert shown(text + os.read(ours, 1 << 16).decode(), WIDE) == ["done"]
+        while "done" not in text:
+            text += os.read(ours, 1 << 16).decode()
+        assert shown(text, WIDE) == ["done"]
     os.close(ours)
 
 
