@@ -149,8 +149,9 @@ class Follower:
         if not Path("Makefile").exists():  # a command of the template, for .ci/run
             subprocess.run(["make", "-n", *words[1:]], check=True, capture_output=True, cwd=ROOT)
             return
-        Path(".venv").mkdir(exist_ok=True)
-        Path(".venv/.installed").touch()
+        Path(".venv/bin").mkdir(parents=True, exist_ok=True)
+        for file in ("bin/python", ".installed"):
+            Path(".venv", file).touch()
         said = re.compile("ARGS|MFLAGS|MAKE.*")  # to the make that runs the tests
         rest = {name: value for name, value in os.environ.items() if not said.fullmatch(name)}
         make = ["make", "-n", *words[1:]]

@@ -30,6 +30,21 @@ fi
 """
 
 
+def test_the_board_needs_no_more_than_an_environment(
+    bake: Callable[..., Project],
+) -> None:
+    """One made by the plain commands is enough; one that is missing is made and filled."""
+    project = bake(accelerator="cpu")
+
+    def would_do() -> str:
+        return project.run("make", "-n", "board", "VENV=own", MAKEFLAGS="", ARGS="").stdout
+
+    assert "-m venv own" in would_do() and "install -r requirements.txt" in would_do()
+    (project.path / "own/bin").mkdir(parents=True)
+    (project.path / "own/bin/python").touch()
+    assert "requirements.txt" not in would_do() and "tensorboard.main" in would_do()
+
+
 @pytest.fixture(scope="module")
 def owner(
     tmp_path_factory: pytest.TempPathFactory, template: Path

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from engine import terminal
 from engine.checkpoint import find_checkpoint
 from engine.devices import PRECISIONS
-from engine.errors import LAUNCHED, BadInput
+from engine.errors import LAUNCHED, BadInput, shorten
 from engine.modules import PARALLEL
 from engine.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -45,6 +45,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         self._given = sys.argv[1:] if args is None else args
+        for path in [Path(word[1:]) for word in self._given if word.startswith("@")]:
+            if not path.exists():
+                raise BadInput(f"{path}: no such file{_others_beside(path)}")
         try:
             return super().parse_args(args, namespace)
         except (UnicodeDecodeError, RecursionError):
@@ -60,6 +63,12 @@ class Parser(argparse.ArgumentParser):
                 message += f"; options were read from {' and '.join(files)} too"
         print(f"{self.prog}: error: {message} (--help lists the options)", file=sys.stderr)
         sys.exit(2)
+
+
+def _others_beside(path: Path) -> str:
+    """The files of options in the folder of one that is missing, for a message."""
+    names = sorted(other.name for other in path.parent.glob("*.txt"))
+    return f"; {path.parent.as_posix()}/ has {shorten(names)}" if names and path.parent.name else ""
 
 
 def number(kind: type, least: float, most: float = float("inf")) -> Callable[[str], Any]:

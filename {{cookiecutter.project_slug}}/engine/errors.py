@@ -110,7 +110,7 @@ def run_program(main: Callable[[], int]) -> None:
         status = _complain(error, FAULT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try again at exit
-        status = _complain("nobody reads the output any more", FAULT)
+        status = _complain("standard output was closed", FAULT)
     except OSError as error:
         status = _complain(f"{error.filename or 'a file'}: {error.strerror or error}", FAULT)
     except KeyboardInterrupt:

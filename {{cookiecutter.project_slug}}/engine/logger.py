@@ -24,7 +24,7 @@ from engine.report.records import read_points
 from engine.run_dir import RunDir
 from engine.state import WITHOUT_EFFECT, TrainState
 
-BAR = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt:>{digits}}/{total_fmt} {remaining}{postfix}"
+BAR = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt:>{digits}}/{total_fmt} {remaining} left{postfix}"
 
 
 class Logger:
@@ -108,6 +108,8 @@ class Logger:
         values = mean_losses(micro_batches, self.world)
         shown = [f"{name} {value:.4g}" for name, value in values.items()]
         terminal.set_postfix(self.bar, [*shown, *str(rates).split(", ")])
+        if self.state.opt.overfit_one_batch:  # to see them fall is what such a run is for
+            terminal.say(f"step {self.state.n_iter}: {', '.join(shown)}")
         self._add("train", {**values, "lr": lr, **asdict(rates)})
         if self.working:
             self._add_scalars("train", self.state.optimizers.norms())

@@ -170,13 +170,17 @@ def report_dir(named: str | None, checkpoint: str, name: str = "report") -> Path
     """
     report = Path(named) if named else run_folder(checkpoint) / name
     report.mkdir(parents=True, exist_ok=True)
-    return report
+    return _from_here(report)
 
 
-def _path_to(program: str) -> str:
-    """The path of a program of the project, from the current folder if that is shorter."""
-    path = Path(__file__).parents[1] / program
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+def _path_to(program: str) -> Path:
+    """The path of a program of the project."""
+    return _from_here(Path(__file__).parents[1] / program)
+
+
+def _from_here(path: Path) -> Path:
+    """The same path, from the current folder if it is below that."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _write(path: Path, text: str) -> None:

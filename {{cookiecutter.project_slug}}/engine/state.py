@@ -127,7 +127,7 @@ class TrainState:
 
     def start_from(self, path: str) -> None:
         """Starts from the weights in a file, as far as they fit (weights.load_fitting)."""
-        load_fitting(self.networks, path)
+        load_fitting(self.networks, path, getattr(self.opt, "network", None))
         self.optimizers.averages.restart()
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
@@ -166,6 +166,8 @@ class TrainState:
         self.n_iter, self.validated = state["n_iter"], state["validated"]
         self.best, self.waited = state["best"], state["waited"]
         terminal.say(f"resumed after step {self.n_iter} of {self.total}")
+        if self.is_over() and self.n_iter >= self.total:
+            terminal.say(f"all {self.total} steps are done; a larger --epochs goes on")
 
 
 def changes(before: dict, now: dict, ignored: tuple[str, ...], prefix: str) -> str:

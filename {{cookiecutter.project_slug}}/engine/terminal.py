@@ -1,5 +1,6 @@
 """What the programs print: lines, which --quiet leaves out, and progress bars."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -71,11 +72,12 @@ def set_postfix(bar: tqdm, parts: list[str]) -> None:
 
 
 def close(bar: tqdm) -> None:
-    """Closes a bar and wipes its line, on which Ctrl-C may have left its ^C."""
-    width = 0 if bar.disable else bar.format_dict["ncols"]
+    """Closes a bar and wipes its line to the last column: Ctrl-C may have left its ^C there."""
+    shown = not bar.disable and sys.stderr.isatty()
     bar.close()
-    if width:
-        sys.stderr.write(" " * (width - 1) + "\r")
+    if shown:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+        sys.stderr.write(f"\r{'':{columns}}\r")
 
 
 class _Lines:

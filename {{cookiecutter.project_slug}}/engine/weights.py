@@ -14,7 +14,9 @@ from engine.errors import BadInput, shorten
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")  # which wrappers put in front
 
 
-def load_fitting(networks: dict[str, nn.Module], name: str) -> None:
+def load_fitting(
+    networks: dict[str, nn.Module], name: str, network_option: str | None = None
+) -> None:
     """Puts the weights of a file into networks, as far as names and shapes fit; prints how far.
 
     What does not fit, such as a head for other classes, stays as it is.
@@ -23,12 +25,13 @@ def load_fitting(networks: dict[str, nn.Module], name: str) -> None:
         networks: The networks by name. Those of an own checkpoint get the weights of the same name,
             the averaged ones if there are any; a state dict is one of the network `net`.
         name: A run folder, a checkpoint of this project, or a state dict (.pt, .pth, .safetensors).
+        network_option: The `--network` of this run, for the message that nothing fits.
 
     Raises:
         BadInput: The file cannot be read, or nothing in it fits.
     """
     path = find_checkpoint(name)
-    found = _read(Path(path))
+    found, trained_with = _read(Path(path))
     fitted = 0
     for network_name in [name for name in networks if name in found]:
         network, weights = networks[network_name], found[network_name]
@@ -50,16 +53,20 @@ def load_fitting(networks: dict[str, nn.Module], name: str) -> None:
         fitted_here = f"{len(fitting)} of {len(own)} tensors of {network_name}"
         terminal.say(f"weights: {fitted_here} from {path}{left}")
     if not fitted:
-        raise BadInput(f"--weights {path}: no tensor in it has the name and the shape of one here")
+        theirs = trained_with.get("network", network_option)
+        why = f"; {name} was trained with --network {theirs}" if theirs != network_option else ""
+        raise BadInput(
+            f"--weights {path}: no tensor in it has the name and the shape of one here{why}"
+        )
 
 
-def _read(path: Path) -> dict[str, dict[str, Tensor]]:
-    """The weights in a file by the names of networks."""
+def _read(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The weights in a file by the names of networks, and the options of their run if known."""
     if not path.is_file():
         raise BadInput(f"--weights {path}: no such file")
     try:
         if path.suffix == ".safetensors":
-            return {"net": _bare(load_file(path))}
+            return {"net": _bare(load_file(path))}, {}
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes zipfile and pickle raise almost anything
         reason = " ".join(str(error).split())[:100]
@@ -68,13 +75,14 @@ def _read(path: Path) -> dict[str, dict[str, Tensor]]:
         ) from None
     if isinstance(state, dict) and {"n_iter", "args"} <= state.keys():
         state = load(path)  # checks every byte
-        return {name: judged(state, name) for name in state if _is_state_dict(state[name])}
+        weights = {name: judged(state, name) for name in state if _is_state_dict(state[name])}
+        return weights, state["args"]
     for key in ("state_dict", "model", "model_state_dict"):  # where others keep it
         if isinstance(state, dict) and _is_state_dict(state.get(key)):
             state = state[key]
     if not _is_state_dict(state):
         raise BadInput(f"--weights {path}: holds no state dict")
-    return {"net": _bare(state)}
+    return {"net": _bare(state)}, {}
 
 
 def _is_state_dict(value: object) -> bool:

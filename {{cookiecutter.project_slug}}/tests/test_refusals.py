@@ -73,6 +73,19 @@ def test_options_that_cannot_be_used(
     assert culprit in train_refuses(capsys, *small, *run, *words)
 
 
+def test_a_missing_file_of_options_is_named_with_those_beside_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("presets").mkdir()
+    assert train_refuses(capsys, "@presets/nope.txt").endswith("presets/nope.txt: no such file\n")
+    for name in ("long.txt", "finetune.txt"):
+        Path("presets", name).write_text("--epochs=2\n")
+    said = "error: presets/nope.txt: no such file; presets/ has finetune.txt, long.txt\n"
+    assert said in train_refuses(capsys, "@presets/nope.txt")
+    Path("requirements.txt").touch()
+    assert train_refuses(capsys, "@nope.txt").endswith("error: nope.txt: no such file\n")
+
+
 @pytest.mark.parametrize("program", ["test.py", "predict.py"])
 @pytest.mark.parametrize(
     ("spoil", "culprit"),

@@ -92,7 +92,8 @@ class Report:
             for name, value in sorted(vars(self.trained_with).items())
             if value not in (None, usual.get(name)) and name not in NOT_IN_CONFIG
         ]
-        note = "Those of the training that differ from the defaults; config.txt holds all."
+        note = "Those of the training that differ from the defaults, or were chosen automatically; "
+        note += "config.txt holds all."
         shown = table(("option", "value", "default"), rows) if rows else "None."
         return section("Options", element("p", note, class_="soft"), shown)
 
@@ -100,7 +101,8 @@ class Report:
         starts, here = self.records.starts, environment()
         trained = starts[-1] if starts else {}
         rows = [(name, trained.get(name, ""), here.get(name, "")) for name in {**here, **trained}]
-        resumed = f"was resumed {len(starts) - 1} times; the last start is shown"
+        count = len(starts) - 1
+        resumed = f"was resumed {count} time{'s' * (count > 1)}; the last start is shown"
         note = f"The training {resumed if len(starts) > 1 else 'was not resumed'}."
         if not starts:
             note = "There is no environment.txt of the training beside the checkpoint."

@@ -17,7 +17,7 @@ from engine.data.augmentation import add_augmentation_options, complete_augmenta
 from engine.data.images import read_dataset_json
 from layers import NORMS, PADDINGS
 from losses import LOSSES
-from networks import usual_size
+from networks import NETWORKS, usual_size
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
@@ -52,7 +52,8 @@ def make_parser() -> Parser:
         help="keep the decoded images in a file beside the data (default: if they fit into memory)")
 
     add = parser.add_argument_group("network and loss").add_argument
-    add("--network", default="simple", help="simple, resnet9, or a name from torchvision")
+    add("--network", default="simple",
+        help=f"{', '.join(NETWORKS)}, or a name from torchvision")
     add("--blocks", type=number(int, 0), default=2, help="residual blocks of simple")
     add("--width", type=number(int, 1), default=32, help="channels of the first layer")
     add("--padding", choices=PADDINGS, default="zeros", help="padding in simple")

@@ -61,7 +61,7 @@ def main() -> int:
     (report.folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
     write_report(report, metrics, results, test_set, opt.worst, model.loss_name)
     terminal.say(table(metrics))
-    print(f"wrote {report.folder}: index.html, metrics.json, predictions.csv and figures")
+    print(f"wrote {report.folder / 'index.html'}")
     return DONE
 
 
@@ -102,16 +102,17 @@ def summarize(results: Results, model: Model) -> dict:
 
 
 def table(metrics: dict) -> str:
-    width = max(map(len, [*metrics["classes"], "class"]))
-    lines = [f"{'class':{width}}  images  precision  recall"]
+    width, ends = max(map(len, [*metrics["classes"], "class"])), metrics["accuracy_interval"]
+    within = f" (95% interval {ends[0]:.2%} to {ends[1]:.2%})" if ends else ""
+    lines = [f"{'class':{width}}  images  precision   recall"]
     lines += [
-        f"{name:{width}}  {row['images']:6}  {row['precision']:9.2%}  {row['recall']:6.2%}"
+        f"{name:{width}}  {row['images']:6}  {row['precision']:9.2%}  {row['recall']:7.2%}"
         for name, row in metrics["classes"].items()
     ]
     lines += [
         f"{'mean':{width}}  {metrics['images']:6}  {metrics['macro_precision']:9.2%}  "
-        f"{metrics['macro_recall']:6.2%}",
-        f"accuracy {metrics['accuracy']:.2%}, loss {metrics['loss']:.4f}",
+        f"{metrics['macro_recall']:7.2%}",
+        f"accuracy {metrics['accuracy']:.2%}{within}, loss {metrics['loss']:.4f}",
     ]
     return "\n".join(lines)
 

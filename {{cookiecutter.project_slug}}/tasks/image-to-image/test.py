@@ -78,7 +78,7 @@ def main() -> int:
     shown = min(opt.worst, max(1, len(rows) // 2))  # no image is in both
     write_report(report, metrics, best[:shown], worst[:shown])
     terminal.say(table(metrics))
-    print(f"wrote {report.folder}: index.html, metrics.json, best.png, worst.png")
+    print(f"wrote {report.folder / 'index.html'}")
     return DONE
 
 

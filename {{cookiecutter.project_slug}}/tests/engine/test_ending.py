@@ -53,6 +53,16 @@ def end(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def test_a_closed_standard_output_is_named(small: list[str]) -> None:
+    """As with `train.py | head`."""
+    process = start("train.py", *small, "--run-dir=run")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == "train.py: error: standard output was closed\n"
+    process.stderr.close()
+    assert process.wait(LIMIT + EXIT) == 1
+
+
 @contextmanager
 def slow_run(*words: str) -> Iterator["subprocess.Popen[str]"]:
     """train.py in the folder `run`, as a process in which a worker has come to a stop."""

@@ -16,7 +16,9 @@ from torchvision.models import resnet18, vit_b_16
 
 import options
 from engine.averages import Averages
+from engine.errors import BadInput
 from engine.optimizers import Optimizers, layers_of, make_optimizer, parameter_groups, parameters_of
+from engine.weights import load_fitting
 from model import Model
 
 LEVERS = {
@@ -263,6 +265,18 @@ def test_weights_that_cannot_be_used_are_refused(capsys: pytest.CaptureFixture[s
     Path("text.safetensors").write_text("no weights")
     for name in ("missing.pt", "unknown.pt", "list.pt", "text.pt", "text.safetensors"):
         assert f"--weights {name}: " in train_refuses(capsys, f"--weights={name}")
+
+
+def test_weights_of_another_network_are_refused_with_its_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    network = nn.ModuleDict({"mine": nn.Linear(2, 3)})
+    weights = {"unknown": torch.zeros(1)}
+    torch.save({"net": weights, "n_iter": 1, "args": {"network": "resnet18"}}, "other.pt")
+    with pytest.raises(BadInput, match=r"; other\.pt was trained with --network resnet18$"):
+        load_fitting({"net": network}, "other.pt", "simple")
+    with pytest.raises(BadInput, match=r"of one here$"):
+        load_fitting({"net": network}, "other.pt", "resnet18")
 
 
 def test_a_resumed_run_needs_its_first_weights_no_more(train: Train, trained: Path) -> None:

@@ -79,7 +79,9 @@ def test_curves_are_those_of_metrics_jsonl(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("validated", [True, False])
-def test_a_resume_doubles_no_point(train: Train, validated: bool) -> None:
+def test_a_resume_doubles_no_point(
+    train: Train, validated: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The run goes on from the end of the first epoch, whose validation is repeated or not."""
     run = Path("run")
     assert train(run, "--keep=9", "--log-every=1", "--epochs=3") == 0
@@ -97,8 +99,26 @@ def test_a_resume_doubles_no_point(train: Train, validated: bool) -> None:
     assert set(found.values()) == {1}
     assert len({(tag, step) for tag, step, _ in found}) == len(found)
     assert with_norms(found) == recorded(run)
+    assert "are done" not in capsys.readouterr().out
     assert resume(run) == 0  # it is over: nothing is added
+    done = f"all {last(run)['n_iter']} steps are done; a larger --epochs goes on\n"
+    assert done in capsys.readouterr().out
     assert scalars(run) == found
+
+
+def test_a_run_on_one_batch_prints_its_losses(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--overfit-one-batch", "--epochs=2", "--log-every=2"]
+    assert train("run", *words) == 0
+    logged = [p for p in points(Path("run")) if p["split"] == "train"]
+    assert logged
+    out = capsys.readouterr().out
+    for point in logged:
+        name, value = next(iter(point["values"].items()))
+        assert f"\nstep {point['n_iter']}: {name} {value:.4g}" in out
+    assert train("usual", *words[1:]) == 0
+    assert "\nstep 2:" not in capsys.readouterr().out
 
 
 def test_norms_of_gradient_and_weights(train: Train, build: Build) -> None:

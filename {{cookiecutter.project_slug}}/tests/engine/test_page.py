@@ -97,6 +97,7 @@ def test_resumes_are_recorded_and_marked(train: Train) -> None:
     text = Path("run/report/index.html").read_text(encoding="utf-8")
     assert f"stopped and resumed after step {last}." in text
     page = check_whole(text)
+    assert "The training was resumed 1 time; the last start is shown." in page.texts
     assert "--epochs" in page.texts and "A batch" in page.texts and "Speed" in page.texts
 
 

@@ -180,7 +180,60 @@ def test_the_printed_command_resumes_a_run(
     assert list(Path().glob("*")) == [Path("my run's")]
 
 
+def shown(text: str, columns: int) -> list[str]:
+    """The lines of a terminal; after its last column the next character, not the end, wraps."""
+    lines, column = [[" "] * columns], 0
+    for char in text:
+        if char == "\r":
+            column = 0
+            continue
+        if char == "\n" or column == columns:
+            lines.append([" "] * columns)
+            column = 0
+        if char != "\n":
+            lines[-1][column] = char
+            column += 1
+    return ["".join(line).rstrip() for line in lines]
+
+
 needs_terminal = pytest.mark.skipif(os.name == "nt", reason="Windows has no such terminals")
+
+
+def open_terminal(columns: int) -> tuple[int, int]:
+    """Our end of a new terminal, and the end that a program writes to."""
+    import fcntl
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+    return ours, theirs
+
+
+@needs_terminal
+def test_a_closed_bar_leaves_nothing_on_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the terminal has put the ^C of Ctrl-C into its last columns."""
+    ours, theirs = open_terminal(WIDE)
+    with open(theirs, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(terminal, "_quiet", False)
+        bar = terminal.bar(total=10, leave=False)
+        line = "x" * (WIDE - 2) + "^C"
+        stream.write("\r" + line)
+        stream.flush()
+        text = ""
+        while "^C" not in text:
+            text += os.read(ours, 1 << 16).decode()
+        assert shown(text, WIDE) == [line]
+        terminal.close(bar)
+        stream.write("done")
+        stream.flush()
+        while "done" not in text:
+            text += os.read(ours, 1 << 16).decode()
+        assert shown(text, WIDE) == ["done"]
+    os.close(ours)
+
+
 InTerminal = Callable[..., str]
 
 
@@ -189,12 +242,7 @@ def in_terminal(small: list[str]) -> InTerminal:
     """Runs train.py in a terminal of some columns; returns all that it writes to it."""
 
     def run(columns: int, *words: str) -> str:
-        import fcntl
-        import pty
-        import termios
-
-        ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+        ours, theirs = open_terminal(columns)
         program = [sys.executable, str(ROOT / "train.py"), *small, "--run-dir=run", *words]
         process = subprocess.Popen(
             program, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "NO_COLOR": "1"}
@@ -231,6 +279,7 @@ def test_the_bar_fits_into_the_terminal_and_has_no_colour(
     if columns == WIDE:  # whole parts alone
         ends = r"(\d\d|\?|\w+ \d+\.\d{4}|efficiency \d+%|data wait \d+%|images/s) *"
         assert all(re.search(f"{ends}$", part) for part in steps), steps[-1]
+        assert re.search(r" 200/\d+ [\d:]+ left, |\d+/\d+ [\d:]+ left, ", steps[-1])
 
 
 @needs_terminal

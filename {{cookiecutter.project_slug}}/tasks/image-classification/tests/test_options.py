@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from needs import needs
 
+import networks
 import options
 from engine.arguments import config_text
 
@@ -24,6 +26,13 @@ def test_images_are_as_large_as_the_network_wants() -> None:
     assert size("--network=simple") == 32
     assert size("--network=resnet18") == 224
     assert size("--network=resnet18", "--img-size=64") == 64
+
+
+def test_the_help_lists_own_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "NETWORKS", (*networks.NETWORKS, "mine"))
+    known = ", ".join(networks.NETWORKS)
+    text = " ".join(options.make_parser().format_help().split())
+    assert f"{known}, mine, or a name from torchvision" in text
 
 
 def test_the_built_in_digits_are_not_mirrored() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,20 @@ def test_metrics_are_those_counted_by_hand(results: Results) -> None:
     table = test.table(metrics)
     for text in (*CLASSES, "66.67%", "accuracy 50.00%"):
         assert text in table
+    assert "interval" not in table
+
+
+def test_the_columns_of_the_table_are_aligned() -> None:
+    labels = torch.arange(20) % 2
+    scores = torch.nn.functional.one_hot(labels, 2).double()
+    scores[0] = torch.tensor([0.0, 1.0])  # one is wrong: the recall of `second` alone is 100 %
+    results = Results(scores, labels, list(map(str, range(20))), ["first", "second"])
+    model = Model(options.parse(example.SMALL), {"classes": {"first": 1, "second": 1}})
+    metrics = test.summarize(results, model)
+    *rows, end = test.table(metrics).splitlines()
+    assert any("100.00%" in row for row in rows) and len({len(row) for row in rows}) == 1
+    low, high = metrics["accuracy_interval"]
+    assert f"accuracy 95.00% (95% interval {low:.2%} to {high:.2%}), loss" in end
 
 
 def test_the_worst_mistakes_come_first(results: Results) -> None:
@@ -116,7 +131,8 @@ def test_the_report_lies_in_the_run_folder(run: Path, capsys: pytest.CaptureFixt
         with Image.open(report / name) as figure:
             figure.load()
             assert figure.width > 20
-    assert str(report) in capsys.readouterr().out
+    here = os.path.relpath(report)
+    assert capsys.readouterr().out.endswith(f"\nwrote {os.path.join(here, 'index.html')}\n")
     right = read_right(report / "predictions.csv")
     assert len(right) == 12 and sum(right.values()) == pytest.approx(12 * metrics["accuracy"])
 

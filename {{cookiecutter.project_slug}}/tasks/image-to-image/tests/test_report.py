@@ -1,6 +1,7 @@
 """test.py: metrics against scikit-image and by hand, tables, sheets."""
 
 import json
+import os
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -108,7 +109,8 @@ def test_the_report_lies_in_the_run_folder(run: Path, capsys: pytest.CaptureFixt
         with Image.open(run / "report" / name) as sheet:
             assert 2 * 224 < sheet.height < sheet.width, "two rows of three: no image is in both"
     out = capsys.readouterr().out
-    assert str(run / "report") in out
+    here = os.path.relpath(run / "report")
+    assert out.endswith(f"\nwrote {os.path.join(here, 'index.html')}\n")
     assert "0.png" in out and "mean" in out and "gain" in out
 
 
