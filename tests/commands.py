@@ -246,7 +246,7 @@ class Follower:
             options += ["--crops=2"]
         if "--data" in words:
             options += ["--batch-size=8", "--head-epochs=0"]
-        epochs = 3 if "--resume" in words else 2 if "runs/first" in words else 1
+        epochs = 2 if "runs/first" in words else 1  # after --resume too: it is replayed
         return [*options, f"--epochs={epochs}"]
 
     def end(self, name: str, words: list[str], prepare: Callable[[], object]) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor, is_tensor
 
 from engine.arguments import Parser, config_text, number
 from engine.checkpoint import Checkpoints, load
+from engine.report.records import read_records
 from engine.run_dir import FILES
 from engine.state import WITHOUT_EFFECT, changes
 
@@ -61,6 +62,8 @@ def main() -> int:
         print(f"equal: {where}: all bits of {', '.join(parts(expected))}")
     else:
         print(f"different: {where}", *different, sep="\n  ")
+        resumes = [step for step in read_records(run).resumes() if start < step < end]
+        reasons += [f"resumed after step {step}, perhaps with other options" for step in resumes]
         reasons = reasons or ["nothing that is recorded"]
     if reasons:
         print("not as in the run:", *reasons, sep="\n  ")

@@ -46,6 +46,21 @@ def test_a_run_repeats_itself(train: Train, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.slow
+def test_a_run_that_was_extended_says_where(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its learning rate was that of the shorter run; the replay has the options of the end."""
+    assert train("run", *STEPS, "--keep=9", "--epochs=2") == 0
+    step = saved_steps(Path("run"))[-1]
+    assert train("run", "--resume", "--epochs=4") == 0
+    capsys.readouterr()
+    assert run_replay("run", "--from=0") == 1
+    out = capsys.readouterr().out
+    assert f"resumed after step {step}, perhaps with other options" in out
+    assert run_replay("run", f"--from={step}") == 0
+
+
+@pytest.mark.slow
 @needs_gloo
 def test_two_processes_repeat_the_run_of_one(
     train: Train, capsys: pytest.CaptureFixture[str]
