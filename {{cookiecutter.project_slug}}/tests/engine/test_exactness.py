@@ -119,7 +119,7 @@ def test_sigterm_saves_and_resume_goes_on(
     out, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
     assert err == ""
-    assert out.splitlines()[-1].startswith("SIGTERM: saved ")
+    assert out.splitlines()[-2].startswith("SIGTERM: saved ")  # the last one is how to resume
     stopped_at = last(run)["n_iter"]
     assert stopped_at == saved_steps(run)[-1] < last(undisturbed)["n_iter"]
 
