@@ -174,7 +174,16 @@ CASES: dict[str, tuple[Damage, str, list[str]]] = {
     "all images for validation": (nothing, TRAIN + " --val-share=1", ["--val-share", "'1'", "0.9"]),
     "batch too large": (nothing, TRAIN + " --batch-size=99", ["--batch-size 99", "at most 14"]),
     "virtual batch too large": (nothing, TRAIN + " --accumulate=9", ["--accumulate 9", "at most"]),
-    "nothing to normalise": (nothing, TRAIN + " --batch-size=1 --img-size=2", ["--batch-size 1"]),
+    "nothing to normalise": (
+        nothing,
+        TRAIN + " --batch-size=1 --img-size=2 --precision=fp32",
+        ["--batch-size 1"],
+    ),
+    "too narrow for bf16": (
+        nothing,
+        TRAIN + " --img-size=2 --precision=bf16",
+        ["--precision bf16", "stride", "--precision fp32"],
+    ),
     "not a whole number": (nothing, TRAIN + " --epochs=many", ["--epochs", "'many'", "1 or more"]),
     "zero epochs": (nothing, TRAIN + " --epochs=0", ["--epochs", "'0'", "1 or more"]),
     "half a batch": (nothing, TRAIN + " --batch-size=2.5", ["--batch-size", "'2.5'", "whole"]),

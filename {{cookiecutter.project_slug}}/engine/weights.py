@@ -32,32 +32,37 @@ def load_fitting(
     """
     path = find_checkpoint(name)
     found, trained_with = _read(Path(path))
-    fitted = 0
-    for network_name in [name for name in networks if name in found]:
-        network, weights = networks[network_name], found[network_name]
-        own = network.state_dict()
-        fitting = {
-            key: weights[key]
-            for key in own.keys() & weights.keys()
-            if own[key].shape == weights[key].shape
-        }
-        network.load_state_dict(fitting, strict=False)
-        fitted += len(fitting)
-        rest = [
-            f"{key} {tuple(own[key].shape)}"
-            + (f" is {tuple(weights[key].shape)} there" if key in weights else "")
-            for key in own
-            if key not in fitting
-        ]
-        left = f"; at random: {shorten(rest)}" if rest else ""
-        fitted_here = f"{len(fitting)} of {len(own)} tensors of {network_name}"
-        terminal.say(f"weights: {fitted_here} from {path}{left}")
+    fitted = sum(
+        _fit(networks[network_name], found[network_name], network_name, path)
+        for network_name in networks
+        if network_name in found
+    )
     if not fitted:
         theirs = trained_with.get("network", network_option)
         why = f"; {name} was trained with --network {theirs}" if theirs != network_option else ""
         raise BadInput(
             f"--weights {path}: no tensor in it has the name and the shape of one here{why}"
         )
+
+
+def _fit(network: nn.Module, weights: dict[str, Tensor], name: str, path: Path | str) -> int:
+    """Puts what fits into a network; prints how much it is, and returns the number of tensors."""
+    own = network.state_dict()
+    fitting = {
+        key: weights[key]
+        for key in own.keys() & weights.keys()
+        if own[key].shape == weights[key].shape
+    }
+    network.load_state_dict(fitting, strict=False)
+    rest = [
+        f"{key} {tuple(own[key].shape)}"
+        + (f" is {tuple(weights[key].shape)} there" if key in weights else "")
+        for key in own
+        if key not in fitting
+    ]
+    left = f"; at random: {shorten(rest)}" if rest else ""
+    terminal.say(f"weights: {len(fitting)} of {len(own)} tensors of {name} from {path}{left}")
+    return len(fitting)
 
 
 def _read(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
