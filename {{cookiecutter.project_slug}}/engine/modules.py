@@ -1,5 +1,6 @@
 """The model as a module: moved to its device, compiled, split over several GPUs."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -40,6 +41,25 @@ def refuses(network: nn.Module, size: int) -> str:
 
 
 @torch.no_grad()
+def run_with_hooks(
+    model: nn.Module, sample: tuple[Tensor, ...], hooks: dict[nn.Module, Callable[..., None]]
+) -> None:
+    """Runs a model once, in evaluation mode, on a batch of a sample twice, with forward hooks.
+
+    Args:
+        model: The finished model.
+        sample: A sample of the data set, of which the model takes batches.
+        hooks: For modules of the model, what is called after their `forward`.
+    """
+    handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    model(*(part.to(device) for part in default_collate([sample, sample])))
+    model.train(training)
+    for handle in handles:
+        handle.remove()
+
+
 def check_gradients(model: nn.Module, sample: tuple[Tensor, ...], amp: Amp) -> None:
     """Refuses what PyTorch computes a wrong gradient for, without a word.
 
@@ -63,16 +83,12 @@ def check_gradients(model: nn.Module, sample: tuple[Tensor, ...], amp: Amp) -> N
         if conv.padding != "valid" and conv.padding[1] and wide.shape[3] < conv.stride[1]:
             narrow.append(name)
 
-    hooks = [
-        module.register_forward_hook(partial(note, name))
+    hooks: dict[nn.Module, Callable[..., None]] = {
+        module: partial(note, name)
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.stride[1] > 1
-    ]
-    training = model.training
-    model.eval()(*default_collate([sample, sample]))
-    model.train(training)
-    for hook in hooks:
-        hook.remove()
+    }
+    run_with_hooks(model, sample, hooks)
     if narrow:
         raise BadInput(
             f"--precision bf16: {narrow[0]} has images that are less wide than its stride, for "

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
-from torch.utils.data import default_collate
 
-from engine.modules import with_weights
+from engine.modules import run_with_hooks, with_weights
 
 LINES = 10  # of all networks together
 Parts = list[tuple[str, nn.Module]]
@@ -74,7 +72,6 @@ def _parts(network: nn.Module, unfold: bool) -> Iterator[tuple[str, nn.Module]]:
             yield name, child
 
 
-@torch.no_grad()
 def _shapes(
     model: nn.Module, modules: list[nn.Module], sample: tuple[Tensor, ...]
 ) -> dict[nn.Module, str]:
@@ -85,13 +82,7 @@ def _shapes(
         if isinstance(output, Tensor):
             shapes[module] = "x".join(map(str, output.shape[1:]))
 
-    hooks = [module.register_forward_hook(note) for module in modules]
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
-    model(*(part.to(device) for part in default_collate([sample, sample])))
-    model.train(training)
-    for hook in hooks:
-        hook.remove()
+    run_with_hooks(model, sample, dict.fromkeys(modules, note))
     return shapes
 
 
