@@ -111,15 +111,15 @@ def main() -> int:
             optimizers.zero_grad(state.n_iter, lr, state.head_alone)
             losses = []
             for micro_batch in share:
-                with meter.waiting():
+                with meter.waiting:
                     batch = next(batches)
-                with meter.computing():
+                with meter.computing:
                     random = generator(device, opt.seed, "augment", state.n_iter, micro_batch)
                     batch = dataset.augment(opt, model.info, random, *batch)
                     seed_all(device, opt.seed, "forward", state.n_iter, micro_batch)
                     losses.append(forward(parallel_model, batch, amp))
                     optimizers.backward(losses[-1])
-            with meter.computing():
+            with meter.computing:
                 optimizers.step()
             meter.count_step()
             state.n_iter += 1

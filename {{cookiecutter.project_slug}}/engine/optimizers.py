@@ -59,6 +59,9 @@ class Optimizers:
         self.weights = {name: parameters_of(one) for name, one in self.optimizers.items()}
         heads = {id(p) for name in self.weights for p in layers_of(networks[name])[-1]}
         self.heads = {name: [p for p in ws if id(p) in heads] for name, ws in self.weights.items()}
+        # A module takes its time to say that it has no such attribute: not at each step.
+        ending = [network for network in networks.values() if hasattr(network, "end_step")]
+        self.end_steps: list[Any] = [network.end_step for network in ending]
         self.averages = Averages(with_weights(networks), opt.ema)
         buffers = buffers_of(networks)
         self.statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
@@ -76,10 +79,12 @@ class Optimizers:
         """
         self.n_iter = n_iter
         self.trained = self.heads if head_alone else self.weights
-        for optimizer in self.optimizers.values():
+        self.all = len(self.networks) == 1 and not head_alone
+        for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
-            optimizer.zero_grad()
+            for parameter in self.weights[name]:
+                parameter.grad = None  # as Optimizer.zero_grad, which records a span of a profile
         if self.divided:
             self.before = [buffer.clone() for buffer in (*self.statistics, *self.counts)]
 
@@ -104,7 +109,8 @@ class Optimizers:
             loss = reduce(add, losses[name].values())
             self._watch(loss)
             mean = loss / self.accumulate if self.accumulate > 1 else loss
-            self.scaler.scale(mean).backward(inputs=self.trained[name])
+            # A network on its own is all that there is to train; to list its weights takes time.
+            self.scaler.scale(mean).backward(inputs=None if self.all else self.trained[name])
         if self.divided:
             self._put_aside()
 
@@ -112,10 +118,8 @@ class Optimizers:
         """Changes the weights: add up, unscale, clip, guard, step, in this order."""
         if self.divided:
             self._add_up()
-        for network in self.networks.values():
-            end_step: Any = getattr(network, "end_step", None)
-            if end_step is not None:
-                end_step(self.world.join)
+        for end_step in self.end_steps:
+            end_step(self.world.join)
         for name, optimizer in self.optimizers.items():
             norm = clip_gradient(optimizer, self.scaler, self.clip_grad)
             self.gradient_norms[name] = norm
@@ -201,18 +205,17 @@ class Optimizers:
         """
         found = {f"gradient_norm/{name}": norm for name, norm in self.gradient_norms.items()}
         for name, weights in self.weights.items():
-            found[f"weight_norm/{name}"] = nn.utils.get_total_norm(weights)
+            found[f"weight_norm/{name}"] = total_norm([*weights])
         values = torch.stack([norm.float() for norm in found.values()]).tolist()
         return {name: v for name, v in zip(found, values, strict=True) if math.isfinite(v)}
 
     def _watch(self, value: Tensor) -> None:
         """Notes a scalar that has to be finite."""
-        value = value.detach()
-        if value.device.type == "cpu":
+        if value.is_cpu:
             if not math.isfinite(value.item()):
                 self._refuse(self.n_iter)
             return
-        self._unchecked.append((self.n_iter, value))
+        self._unchecked.append((self.n_iter, value.detach()))
         if len(self._unchecked) >= 1000:  # a long time without a check must not fill the memory
             self.check()
 
@@ -329,8 +332,16 @@ def clip_gradient(optimizer: Optimizer, scaler: GradScaler, limit: float) -> Ten
     """
     scaler.unscale_(optimizer)
     gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
-    # nn.utils.get_total_norm without its search for devices, which takes longer than the norm.
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm = total_norm(gradients)
     if limit:
         nn.utils.clip_grads_with_norm_(parameters_of(optimizer), limit, norm)
     return norm
+
+
+def total_norm(tensors: list[Tensor]) -> Tensor:
+    """The Euclidean norm of all numbers in the tensors, a scalar on their device.
+
+    `nn.utils.get_total_norm` takes more time for its search for devices, and on the CPU for
+    calling a norm for each tensor, than for the sum.
+    """
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))

@@ -59,9 +59,12 @@ def set_postfix(bar: tqdm, parts: list[str]) -> None:
     """Shows after the bar as many of the parts as fit into the line, each as a whole."""
     if bar.disable:
         return
+    width = bar.format_dict["ncols"]  # 0: a terminal that does not know it
+    if width is None:  # these are lines
+        bar.set_postfix_str(", ".join(parts), refresh=False)
+        return
     bar.set_postfix_str("", refresh=False)
-    width = bar.format_dict["ncols"]  # None: these are lines; 0: a terminal that does not know it
-    room = {None: 1000, 0: 80}.get(width, width) - len(str(bar)) - 2  # the time may grow
+    room = (width or 80) - len(str(bar)) - 2  # the time may grow
     shown: list[str] = []
     for part in parts:
         room -= len(part) + 2

@@ -109,3 +109,21 @@ def test_normalize_brings_bytes_to_the_range_of_the_network() -> None:
     assert values[:, :, 0, 0].allclose(expected, atol=1e-6)
     assert normalize(images.float()).equal(values)  # mixed images are floats
     assert not normalize.state_dict()
+
+
+@pytest.mark.parametrize("mean", [(0.5, 0.5, 0.5), (0.5, 0.25, 0.0)])
+def test_normalize_keeps_the_order_in_memory_and_gives_the_same_in_each(
+    mean: tuple[float, float, float]
+) -> None:
+    images = torch.randint(256, (5, 3, 4, 7), dtype=torch.uint8)
+    last = images.contiguous(memory_format=torch.channels_last)
+    normalize = Normalize(mean, (0.5, 0.5, 0.5))
+    values = normalize(images)
+    expected = (images / 255 - torch.tensor(mean)[:, None, None]) / 0.5
+    assert values.allclose(expected, atol=1e-6)
+    assert normalize(last).equal(values)
+    assert values.is_contiguous()
+    assert normalize(last).is_contiguous(memory_format=torch.channels_last)
+    as_floats = images.float()  # of mixed images, which are used again
+    assert normalize(as_floats).equal(values)
+    assert as_floats.equal(images)

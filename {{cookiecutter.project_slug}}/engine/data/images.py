@@ -207,11 +207,17 @@ def flip(images: Tensor, random: Generator) -> Tensor:
     Returns:
         The same shape and type.
     """
-    n, device = len(images), images.device
-    mirrored = torch.rand(n, generator=random, device=device) < 0.5
-    # Whole images are picked, with the channels last as they lie in memory: that is faster than
-    # picking number by number.
-    whole = images.permute(0, 2, 3, 1)
-    either = torch.cat([whole, whole.flip(2)])
-    chosen = torch.arange(n, device=device) + n * mirrored
-    return either.index_select(0, chosen).permute(0, 3, 1, 2)
+    mirrored = torch.rand(len(images), 1, generator=random, device=images.device) < 0.5
+    whole = images.permute(0, 2, 3, 1)  # as they lie in memory
+    chosen = torch.where(mirrored, _words(whole.flip(2)), _words(whole))
+    return chosen.view(images.dtype).view(whole.shape).permute(0, 3, 1, 2)
+
+
+def _words(images: Tensor) -> Tensor:
+    """Each image as a row, of eight bytes at a time if it can be divided so.
+
+    Byte by byte, `torch.where` takes three times as long.
+    """
+    rows = images.reshape(len(images), -1)
+    divisible = rows.shape[1] * rows.itemsize % 8 == 0
+    return rows.view(torch.int64) if divisible else rows

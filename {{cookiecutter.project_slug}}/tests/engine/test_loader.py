@@ -221,6 +221,24 @@ def test_the_number_of_workers_is_chosen(
     assert choose_workers(torch.device(device), at_once) == workers
 
 
+def test_whole_batches_are_made_some_ahead_of_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AHEAD", 3)
+    made: list[Tensor] = []
+
+    class Noting(WholeBatches):
+        def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+            made.append(indices)
+            return super().batch(indices)
+
+    data = Noting()
+    with Loader(data, EvalBatchSampler(20, 4), CPU, workers=None, prefetch=2) as loader:
+        made.clear()
+        with loader.batches() as batches:
+            counts = [(batch[0].tolist(), len(made)) for batch in batches]
+    numbers = [list(range(first, first + 4)) for first in range(0, 20, 4)]
+    assert counts == list(zip(numbers, [3, 3, 3, 5, 5], strict=True))
+
+
 def test_an_error_in_whole_batches_reaches_the_main_thread() -> None:
     for workers in (0, 1):
         with (

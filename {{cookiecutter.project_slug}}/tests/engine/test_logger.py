@@ -10,8 +10,12 @@ import pytest
 import torch
 from conftest import Build, Train
 from programs import last, points, resume, saved_steps, start, wait_for_step
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+
+import train as program
+from engine.logger import Logger
 
 
 def read_events(path: Path) -> Iterator[Event]:
@@ -104,6 +108,39 @@ def test_a_resume_doubles_no_point(
     done = f"all {last(run)['n_iter']} steps are done; a larger --epochs goes on\n"
     assert done in capsys.readouterr().out
     assert scalars(run) == found
+
+
+def test_scalars_are_in_the_file_once_a_checkpoint_is(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not after some time alone: what is left of a killed run has no gap before its resume."""
+    found: list[Counter] = []
+
+    class Looking(Logger):
+        def _flush(self) -> None:
+            wanted = [p for p in points(Path("run")) if p["n_iter"] <= saved_steps(Path("run"))[-1]]
+            super()._flush()
+            there = with_norms(scalars(Path("run")))
+            found.append(Counter({p[1] for p in there}))
+            assert {p["n_iter"] for p in wanted} <= set(found[-1])
+
+    monkeypatch.setattr(program, "Logger", Looking)
+    assert train("run", "--log-every=1", "--save-every=2", "--epochs=2") == 0
+    assert len(found) > 2
+
+
+def test_a_file_of_tensorboard_that_cannot_grow_ends_the_records_and_not_the_run(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write_event(self: EventsWriter, event: Event) -> None:
+        if event.summary.value and event.summary.value[0].HasField("simple_value"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(EventsWriter, "write_event", write_event)
+    assert train("run", "--save-every=3") == 0
+    error = capsys.readouterr().err
+    assert error.count("No space left on device; the run goes on without a record") == 1
+    assert last(Path("run"))["n_iter"] == points(Path("run"))[-1]["n_iter"]
 
 
 def test_a_run_on_one_batch_prints_its_losses(

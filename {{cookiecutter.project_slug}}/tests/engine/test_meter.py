@@ -44,9 +44,9 @@ def steps(
 ) -> None:
     """Lets steps pass, whose micro-batches take so long to wait for and to compute with."""
     for number, (wait, compute) in enumerate(times, start=1):
-        with meter.waiting():
+        with meter.waiting:
             clock.turn(wait)
-        with meter.computing():
+        with meter.computing:
             clock.turn(compute)
         if number % micro_batches == 0:
             meter.count_step()
