@@ -131,12 +131,12 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if self.alike:
-            return (images * self.scale).add_(self.shift)
+            return images.to(self.scale.dtype, copy=True).mul_(self.scale).add_(self.shift)
         n, channels, height, width = images.shape
         # Long rows, as they lie in memory: rows of three numbers would take four times as long.
         rows = images.permute(0, 2, 3, 1).reshape(n, height, width * channels)
         scale, shift = self.scale.repeat(width), self.shift.repeat(width)
-        values = (rows * scale).add_(shift)
+        values = (rows.float() * scale).add_(shift)
         values = values.view(n, height, width, channels).permute(0, 3, 1, 2)
         # The order in memory of the images is kept: networks are faster in the one chosen for them.
         channels_last = images.stride(1) == 1

@@ -7,8 +7,9 @@
     torchrun --standalone --nproc-per-node 2 train.py    on two GPUs, or on two processes
 
 Data order, augmentation and dropout are functions of the seed and of `n_iter`, the number of
-optimizer steps done; the learning rate is one of `n_iter`. So a run can be stopped and resumed at
-any step, also on another number of processes, and ends with the same bits.
+optimizer steps done, and the learning rate is one of `n_iter`. So a run can be stopped and resumed
+at any step, also on another number of processes, and ends with the same bits, on one kind of
+processor or GPU (there with --deterministic).
 """
 
 from engine.errors import StopSignal, run_program  # first: Ctrl-C ends in one line from here on
@@ -42,7 +43,7 @@ def main() -> int:
     # 2. Data: the samples, and which of them make up which step. test/ is left to test.py.
     train_set, val_set = world.once(lambda: dataset.train_and_val(opt))
     terminal.say(dataset.describe(train_set, val_set, opt))
-    share = world.share(opt.accumulate)
+    share = world.share(opt.accumulate)  # the micro-batches of each step that are this process's
     sampler = TrainBatchSampler(
         len(train_set), opt.batch_size, opt.accumulate, opt.epochs, opt.seed, share,
         repeat=opt.overfit_one_batch,
@@ -80,7 +81,7 @@ def main() -> int:
     stop = StopSignal(world.highest)  # from here on Ctrl-C and the like end the run after a step
 
     # 6. The loop, to the end of all steps or of the patience, or until a signal comes. What is
-    # entered here ends in reverse order: the batches first, the run folder last.
+    # entered here ends in reverse order: the batches first, the run folder and the processes last.
     with (
         world,
         run,
@@ -90,8 +91,9 @@ def main() -> int:
         train_loader.batches(state.n_iter) as batches,
     ):
         while not stop.agreed():
-            # Every x epochs: validation. The best model so far becomes best.pt. A pass cut short by
-            # a signal says nothing; it is due again when the run is resumed.
+            # Every --val-every epochs, and at the end: validation, of the averaged weights if there
+            # are any. The best model so far becomes best.pt, which has both. A pass cut short by a
+            # signal says nothing; until it is repeated after --resume, the run is not over.
             if state.validation_is_due():
                 with optimizers.averages.in_use():
                     draw = state.drawing_is_due()
@@ -106,7 +108,7 @@ def main() -> int:
                 break
 
             # One step: the gradients of its micro-batches, of which each process has its share, are
-            # added up; then the weights change (in fp16 not if a gradient overflowed).
+            # averaged; then the weights change (in fp16 not if a gradient overflowed).
             lr = learning_rate(opt, state.n_iter, state.total)
             optimizers.zero_grad(state.n_iter, lr, state.head_alone)
             losses = []

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from tensorboardX import SummaryWriter
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import hparams
 from torch import Tensor
@@ -28,7 +28,7 @@ from engine.run_dir import RunDir
 from engine.state import WITHOUT_EFFECT, TrainState
 
 BAR = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt:>{digits}}/{total_fmt} {remaining} left{postfix}"
-WRITE_EVERY = 10.0  # seconds, and before each checkpoint, TensorBoard's file gets the scalars
+FLUSH_EVERY = 30.0  # seconds, and with each checkpoint, TensorBoard's file gets the scalars
 
 
 class Logger:
@@ -49,7 +49,7 @@ class Logger:
         self.run, self.state, self.world = run, state, world
         self.working = self.first = world.rank == 0
         self._scalars: deque[Event] = deque()  # not yet written
-        self._written, self._writing = time.monotonic(), threading.Lock()
+        self._flushed, self._writing = time.time(), threading.Lock()
         self._thread = ThreadPoolExecutor(1, "image")
         self._drawing: Future[None] | None = None
 
@@ -77,13 +77,15 @@ class Logger:
             text = "".join(json.dumps(point) + "\n" for point in kept)
             write_atomically(self.metrics, lambda file: file.write(text.encode()))
         self._lines = self.metrics.open("a", buffering=1, encoding="utf-8")
-        # TensorBoard cannot forget points, but hides those from purge_step on. A validation that is
-        # repeated has the number of a step that is not, whose point is added again.
+        # TensorBoard cannot forget points, but hides those from the step of a start on. A repeated
+        # validation has the number of a step that is not repeated, whose point is added again.
         again = self.state.validation_is_due()
         number = f".{len(list(self.run.path.glob('events.*')))}"  # two may begin in one second
-        folder, purge = str(self.run.path), n_iter + (not again)
-        self.writer = SummaryWriter(folder, purge_step=purge, filename_suffix=number)
+        self.writer = SummaryWriter(str(self.run.path), filename_suffix=number)
         self._events = self.writer.file_writer.event_writer._ev_writer
+        start = SessionLog(status=SessionLog.START)
+        event = Event(wall_time=time.time(), step=n_iter + (not again), session_log=start)
+        self._events.write_event(event)
         for point in kept if again else ():
             if point["n_iter"] == n_iter:
                 self._add_scalars(point["split"], point["values"])
@@ -178,7 +180,7 @@ class Logger:
             self.writer.file_writer.add_summary(summary)
 
     def _flush(self) -> None:
-        """Brings to the disk what was logged before a checkpoint."""
+        """Brings to the disk what was logged until now; called by threads."""
         if self.working:
             with suppress(OSError, ValueError):  # a full disk; the file was just closed
                 self._write_scalars()
@@ -205,8 +207,9 @@ class Logger:
         event = Event(wall_time=time.time(), step=self.state.n_iter, summary=Summary(value=named))
         if self.working:
             self._scalars.append(event)
-        if time.monotonic() - self._written >= WRITE_EVERY:
-            self._write_scalars()
+            if event.wall_time - self._flushed >= FLUSH_EVERY:
+                self._flushed = event.wall_time
+                self._thread.submit(self._flush)
 
     def _write_scalars(self) -> None:
         """Writes the scalars to TensorBoard's file.
@@ -215,8 +218,7 @@ class Logger:
         each point, a step of 17 ms takes one percent longer.
         """
         try:
-            with self._writing:  # the thread that writes checkpoints comes here, too
-                self._written = time.monotonic()
+            with self._writing:  # two threads may come here, from their flushes
                 while self.working and self._scalars:
                     self._events.write_event(self._scalars.popleft())
         except OSError as error:

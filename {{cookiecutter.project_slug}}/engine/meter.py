@@ -50,7 +50,7 @@ class Stopwatch:
 
     def __exit__(self, *error: object) -> None:
         self.seconds += time.perf_counter() - self.begun
-        if self.cuda:
+        if self.cuda and error[0] is None:  # else CUDA may be broken, and raise once more
             self.events[-1][1].record()
 
 

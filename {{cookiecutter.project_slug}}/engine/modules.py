@@ -18,7 +18,16 @@ PARALLEL = ("auto", "none", "split", "super")  # what --parallel may name
 
 
 def place(model: Module, device: torch.device) -> Module:
-    """Moves a model to its device, in place, in training mode."""
+    """Moves a model to its device, in place, in training mode.
+
+    What is in none of its networks is never trained, such as the network of a perceptual loss: its
+    parameters get no gradients.
+    """
+    networks = model.networks().values()  # type: ignore[operator]  # not of Module
+    trained = {id(parameter) for network in networks for parameter in network.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in trained:
+            parameter.requires_grad_(False)
     return model.to(device).to(memory_format=memory_format(device)).train()
 
 

@@ -12,6 +12,7 @@ import queue
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, islice, takewhile
@@ -35,7 +36,7 @@ from engine.errors import STOP_SIGNALS, kill_workers
 Batch = tuple[Tensor, ...]
 GRACE = 1.0  # seconds in which a thread or a worker may finish its batch before workers are killed
 UNDISTURBED_STEPS = 5  # that the meter times without workers
-AHEAD = 8  # batches that are made in one go, where they come whole out of the cache
+AHEAD = 8  # batches that are made in one go
 POLL = 6.0  # seconds after which DataLoader itself has noticed that a worker is gone
 
 
@@ -51,7 +52,8 @@ class Loader:
         device: The device that the batches are moved to.
         workers: Worker processes; 0 loads in the main process, None chooses.
         prefetch: Batches that a background thread keeps ready; 0 for no thread. No thread is
-            used where it would share random generators or cores with the model.
+            used where it would share random generators or cores with the model. Unless it is 0,
+            batches from the cache for a model on the CPU are made AHEAD in one go.
     """
 
     def __init__(
@@ -64,13 +66,14 @@ class Loader:
     ) -> None:
         self.dataset, self.sampler, self.device = dataset, sampler, device
         example = whole_batch(dataset, torch.tensor([0]))
-        self.at_once = example is not None
-        self.on_device = self.at_once and example[0].device.type != "cpu"
-        workers = choose_workers(device, self.at_once) if workers is None else workers
+        at_once = example is not None
+        self.on_device = at_once and example[0].device.type != "cpu"
+        workers = choose_workers(device, at_once) if workers is None else workers
         self.workers = 0 if self.on_device else workers  # they cannot use the memory of the GPU
         if self.workers:
             atexit.register(kill_workers)  # after multiprocessing's own, so it is called before
-        threaded = not self.on_device and (self.workers or (self.at_once and device.type != "cpu"))
+        threaded = not self.on_device and (self.workers or (at_once and device.type != "cpu"))
+        self.in_groups = at_once and device.type == "cpu" and prefetch > 0 and not self.workers
         self.prefetch = prefetch if threaded else 0
         self.shares_cores = self.workers > 0 and device.type == "cpu"
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -99,8 +102,7 @@ class Loader:
         self._complete = False
         try:
             ready = self._on_device(self._on_host(n_iter, ending))
-            in_main = self.at_once and not (self.workers or self.prefetch or self.on_device)
-            yield _in_groups(ready, AHEAD) if in_main else ready
+            yield _in_groups(ready, AHEAD) if self.in_groups else ready
         finally:
             ending.close()  # the thread before the workers
             if not self._complete:  # the workers are still busy, with batches that nobody wants
@@ -254,8 +256,9 @@ def _in_groups(batches: Iterator[Batch], size: int) -> Iterator[Batch]:
     A batch from the cache takes a tenth of the time if the one before it has just been made:
     between two steps of the network nothing of the code is left in the processor's own caches.
     """
-    while group := list(islice(batches, size)):
-        yield from group
+    while group := deque(islice(batches, size)):
+        while group:
+            yield group.popleft()
 
 
 def _some_died(workers: Sequence[Any], timeout: float | None) -> bool:

@@ -221,7 +221,10 @@ def test_the_number_of_workers_is_chosen(
     assert choose_workers(torch.device(device), at_once) == workers
 
 
-def test_whole_batches_are_made_some_ahead_of_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("prefetch", [2, 0])
+def test_whole_batches_are_made_some_ahead_of_their_turn(
+    monkeypatch: pytest.MonkeyPatch, prefetch: int
+) -> None:
     monkeypatch.setattr(module, "AHEAD", 3)
     made: list[Tensor] = []
 
@@ -231,12 +234,13 @@ def test_whole_batches_are_made_some_ahead_of_their_turn(monkeypatch: pytest.Mon
             return super().batch(indices)
 
     data = Noting()
-    with Loader(data, EvalBatchSampler(20, 4), CPU, workers=None, prefetch=2) as loader:
+    with Loader(data, EvalBatchSampler(20, 4), CPU, None, prefetch) as loader:
         made.clear()
         with loader.batches() as batches:
             counts = [(batch[0].tolist(), len(made)) for batch in batches]
     numbers = [list(range(first, first + 4)) for first in range(0, 20, 4)]
-    assert counts == list(zip(numbers, [3, 3, 3, 5, 5], strict=True))
+    made_then = [3, 3, 3, 5, 5] if prefetch else [1, 2, 3, 4, 5]
+    assert counts == list(zip(numbers, made_then, strict=True))
 
 
 def test_an_error_in_whole_batches_reaches_the_main_thread() -> None:
