@@ -79,7 +79,7 @@ class Optimizers:
         """
         self.n_iter = n_iter
         self.trained = self.heads if head_alone else self.weights
-        self.all = len(self.networks) == 1 and not head_alone
+        self.alone = len(self.networks) == 1 and not head_alone
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
@@ -110,7 +110,7 @@ class Optimizers:
             self._watch(loss)
             mean = loss / self.accumulate if self.accumulate > 1 else loss
             # A network on its own is all that there is to train; to list its weights takes time.
-            self.scaler.scale(mean).backward(inputs=None if self.all else self.trained[name])
+            self.scaler.scale(mean).backward(inputs=None if self.alone else self.trained[name])
         if self.divided:
             self._put_aside()
 
