@@ -28,6 +28,8 @@ import torchvision.datasets
 import torchvision.transforms.v2  # noqa: F401
 import tqdm  # noqa: F401
 
+PATIENCE = 180.0  # seconds until a test gives up waiting
+
 
 def start(
     flags: list[str],

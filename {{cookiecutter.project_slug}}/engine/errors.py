@@ -97,7 +97,7 @@ def run_program(main: Callable[[], int]) -> None:
     if IS_PROGRAM:
         gc.freeze()  # saves most of a second at exit, and memory in the workers
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored in background jobs
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interrupt)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # printing a file name must not fail
             # Lines of both streams come into a log file in their order.
@@ -124,7 +124,17 @@ def run_program(main: Callable[[], int]) -> None:
     except Exception:
         _let_speak()
         raise
+    if IS_PROGRAM:  # whatever holds up the end of the interpreter, a signal ends it
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
     _leave(status)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Handles the first SIGINT as Python does; the second one does not wait for open files."""
+    signal.signal(signal.SIGINT, end_at_once)
+    raise KeyboardInterrupt
 
 
 def among_processes(may_speak: Callable[[], str | None]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,6 +19,9 @@ def be_quiet(quiet: bool) -> None:
     """As `--quiet`: only warnings, errors and the last line of a program are printed."""
     global _quiet
     _quiet = quiet
+    # Worker processes show no bars. tqdm's own lock would be one of all processes, for which
+    # multiprocessing starts a process that complains about it after a program is interrupted.
+    tqdm.set_lock(threading.RLock())
 
 
 def say(text: str) -> None:

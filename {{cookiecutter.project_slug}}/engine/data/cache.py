@@ -324,9 +324,13 @@ def _delete_leftovers(folder: Path) -> None:
 
 
 def _decode(images: CachedImages) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The pixels of some images at a time, end to end, their sizes and digests; uses all cores."""
+    """The pixels of some images at a time, end to end, their sizes and digests."""
     sampler = EvalBatchSampler(len(images), 64)
-    workers = min(cores(), sampler.count() // 8)
+    # On all cores if that takes longer than to start a process, which imports PyTorch unless it is
+    # forked: a worker for each 2^16 images or 128 MiB of files.
+    assert images._stamps is not None
+    size = int(images._stamps[:, 0].clip(0).sum())
+    workers = min(cores(), int(len(images) / 2**16 + size / 2**27))
     loader = Loader(_Decoding(images), sampler, torch.device("cpu"), workers, prefetch=0)
     bar = terminal.bar(desc=f"cache {images.root.name}", total=len(images), leave=False)
     with loader, loader.batches() as batches, bar:

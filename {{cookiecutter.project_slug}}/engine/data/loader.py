@@ -1,21 +1,23 @@
 """Batches on their way to the device: worker processes, a background thread, the transfer.
 
-The order of ending prevents hangs, whatever fails: first the thread that reads from the workers,
-then the workers; and every wait has a limit.
+Workers are started by whatever method the platform has (fork, forkserver, spawn). Every wait for
+them has a limit, so that nothing hangs, whichever of the processes fails.
 """
 
 import atexit
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import queue
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, islice, takewhile
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -31,13 +33,13 @@ from engine.data.sampler import (
     whole_batch,
 )
 from engine.devices import cores, memory_format
-from engine.errors import STOP_SIGNALS, kill_workers
+from engine.errors import STOP_SIGNALS, BadInput, Fault, kill_workers
 
 Batch = tuple[Tensor, ...]
-GRACE = 1.0  # seconds in which a thread or a worker may finish its batch before workers are killed
+GRACE = 1.0  # seconds in which a thread or a worker may finish its batch before it is killed
+GONE = 6.0  # seconds after which the end of a killed process has been noticed
 UNDISTURBED_STEPS = 5  # that the meter times without workers
 AHEAD = 8  # batches that are made in one go
-POLL = 6.0  # seconds after which DataLoader itself has noticed that a worker is gone
 
 
 class Loader:
@@ -52,8 +54,9 @@ class Loader:
         device: The device that the batches are moved to.
         workers: Worker processes; 0 loads in the main process, None chooses.
         prefetch: Batches that a background thread keeps ready; 0 for no thread. No thread is
-            used where it would share random generators or cores with the model. Unless it is 0,
-            batches from the cache for a model on the CPU are made AHEAD in one go.
+            used where it would share random generators or cores with the model, nor beside
+            workers, each of which keeps as many ready itself. Unless it is 0, batches from the
+            cache for a model on the CPU are made AHEAD in one go.
     """
 
     def __init__(
@@ -70,26 +73,14 @@ class Loader:
         self.on_device = at_once and example[0].device.type != "cpu"
         workers = choose_workers(device, at_once) if workers is None else workers
         self.workers = 0 if self.on_device else workers  # they cannot use the memory of the GPU
-        if self.workers:
-            atexit.register(kill_workers)  # after multiprocessing's own, so it is called before
-        threaded = not self.on_device and (self.workers or (at_once and device.type != "cpu"))
-        self.in_groups = at_once and device.type == "cpu" and prefetch > 0 and not self.workers
+        threaded = at_once and not self.on_device and not self.workers and device.type != "cpu"
         self.prefetch = prefetch if threaded else 0
+        self.in_groups = at_once and device.type == "cpu" and prefetch > 0 and not self.workers
         self.shares_cores = self.workers > 0 and device.type == "cpu"
+        self.pins = device.type == "cuda" and not self.on_device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._keys = _Keys()
         self._source = SeededDataset(dataset)
-        self._loader = DataLoader(
-            self._source,
-            batch_sampler=self._keys,  # type: ignore[arg-type]  # it has no length
-            collate_fn=_shared,  # type: ignore[arg-type]  # it gets what __getitems__ returns
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=device.type == "cuda" and not self.on_device,
-            # Left to itself the loader draws from the global generator, which is the model's.
-            generator=torch.Generator(),
-            worker_init_fn=_end_with_trainer,
-        )
+        self._processes = _Workers(self._source, self.workers, prefetch, self.pins)
 
     @contextmanager
     def batches(self, n_iter: int = 0) -> Iterator[Iterator[Batch]]:
@@ -98,15 +89,15 @@ class Loader:
         If workers share the cores with the model, the main process loads those of the first few
         steps itself and starts the workers after that: the meter times steps without them.
         """
-        ending = ExitStack()
         self._complete = False
-        try:
+        with ExitStack() as ending:
+            ending.callback(self._end_unless_complete)
             ready = self._on_device(self._on_host(n_iter, ending))
             yield _in_groups(ready, AHEAD) if self.in_groups else ready
-        finally:
-            ending.close()  # the thread before the workers
-            if not self._complete:  # the workers are still busy, with batches that nobody wants
-                self.close()
+
+    def _end_unless_complete(self) -> None:
+        if not self._complete:  # the workers are still busy, with batches that nobody wants
+            self.close()
 
     def _on_host(self, n_iter: int, ending: ExitStack) -> Iterator[Batch]:
         """The batches, counted; the thread that reads ahead ends with `ending`."""
@@ -114,15 +105,13 @@ class Loader:
         in_main = UNDISTURBED_STEPS * self.sampler.per_step if self.shares_cores else 0
         keys = self.sampler.batches(n_iter, self.device if self.on_device else "cpu")
         yield from map(self._source.__getitems__, islice(keys, in_main))
-        source: Iterator[Batch]
-        if not (self.workers or self._loader.pin_memory):
-            source = map(self._source.__getitems__, keys)  # DataLoader would only take time
+        if self.workers:
+            stream = self._processes.batches(keys)
         else:
-            self._keys.rest = keys
-            with _signals_blocked():
-                source = _read(iter(self._loader))
-            self._watch()
-        stream = ending.enter_context(_in_background(source, self.prefetch, self._kill))
+            stream = map(self._source.__getitems__, keys)
+            if self.pins:
+                stream = (tuple(part.pin_memory() for part in batch) for batch in stream)
+            stream = ending.enter_context(_in_background(stream, self.prefetch))
         for seen in range(min(in_main, expected), expected):
             batch = next(stream, None)
             if batch is None:  # some faults end BackgroundGenerator as if the data had ended
@@ -158,41 +147,96 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Ends the worker processes within seconds; the next batches start new ones.
+        """Ends the worker processes within seconds; the next batches start new ones."""
+        self._processes.close()
 
-        PyTorch has no public way to end them.
+
+class _Workers:
+    """The worker processes of a loader, which serve one pass over the data after another.
+
+    Args:
+        source: The data set, asked for whole batches by their keys.
+        number: How many processes.
+        prefetch: Batches that each keeps ready, at least 2.
+        pin: Whether batches are copied into page-locked memory.
+    """
+
+    def __init__(self, source: SeededDataset, number: int, prefetch: int, pin: bool) -> None:
+        self.source, self.number, self.ahead, self.pin = source, number, max(2, prefetch), pin
+        self.keys = _Keys()
+        self.iterator: Any = None
+        self.processes: list[Any] = []
+        if number:
+            atexit.register(kill_workers)  # after multiprocessing's own, so it is called before
+
+    def batches(self, keys: Iterator[Keys]) -> Iterator[Batch]:
+        """The batches of `keys`, in their order.
+
+        Raises:
+            BadInput: The data set cannot be sent to a process that is not forked.
+            Fault: The processes cannot be started.
+            RuntimeError: One of them has died.
         """
-        iterator: Any = self._loader._iterator
-        self._loader._iterator = None
-        if iterator is None:
+        self.keys.rest = keys
+        if self.iterator is None:
+            self._start()
+        else:
+            iter(self.loader)  # the same iterator, from the beginning
+        try:
+            yield from self.iterator
+        except Exception as error:
+            caught = "Caught" in str(error)  # raised by the data set, in a process that lives
+            if caught or not multiprocessing.connection.wait(self._sentinels(), GONE):
+                raise
+            # Whatever error the death of a process has caused.
+            raise RuntimeError("DataLoader worker exited unexpectedly") from None
+
+    def _start(self) -> None:
+        self.loader = DataLoader(
+            self.source,
+            batch_sampler=self.keys,  # type: ignore[arg-type]  # it has no length
+            collate_fn=_shared,  # type: ignore[arg-type]  # it gets what __getitems__ returns
+            num_workers=self.number,
+            prefetch_factor=self.ahead,
+            persistent_workers=True,
+            pin_memory=self.pin,
+            # Left to itself the loader draws from the global generator, which is the model's.
+            generator=torch.Generator(),
+            worker_init_fn=_end_with_trainer,
+        )
+        others = multiprocessing.active_children()
+        try:
+            with _stop_signals_blocked():
+                self.iterator = iter(self.loader)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise BadInput(
+                f"--workers {self.number}: the data set cannot be sent to worker processes "
+                f"({error}); give it functions that a module defines, or use --workers 0"
+            ) from None
+        except OSError as error:
+            raise Fault(
+                f"--workers {self.number}: cannot be started ({error.strerror}); use fewer"
+            ) from None
+        self.processes = [each for each in multiprocessing.active_children() if each not in others]
+
+    def _sentinels(self) -> list[int]:
+        return [process.sentinel for process in self.processes]
+
+    def close(self) -> None:
+        """Ends the processes, which PyTorch has no public way for; `batches` starts new ones."""
+        if self.iterator is None:
             return
-        # In a thread, since PyTorch can wait for ever for a lock that a killed worker has held.
-        ending = threading.Thread(target=iterator._shutdown_workers, daemon=True)
+        # In a thread, since PyTorch can wait for ever for a lock that a killed process has held.
+        ending = threading.Thread(target=self.iterator._shutdown_workers, daemon=True)
         ending.start()
         ending.join(GRACE)
-        for worker in iterator._workers:
-            worker.kill()
-        for indices in iterator._index_queues:
+        for process in self.processes:
+            process.kill()
+        for indices in self.iterator._index_queues:
             indices.cancel_join_thread()  # nobody reads them any more
-        ending.join(GRACE)
-
-    def _kill(self) -> None:
-        """Kills the workers, and wakes whoever waits for them, who gets an error."""
-        iterator: Any = self._loader._iterator
-        if iterator is None:
-            return
-        for worker in iterator._workers:
-            worker.kill()
-        _wake(iterator._worker_result_queue)
-
-    def _watch(self) -> None:
-        """Notices the death of a worker at once; DataLoader would look every 5 s only."""
-        iterator: Any = self._loader._iterator
-        if iterator is not None and not hasattr(iterator, "watched"):
-            iterator.watched = True  # it lives on for the next pass over the data
-            # Not the iterator itself, which would never be collected.
-            watched = iterator._workers, iterator._worker_result_queue
-            threading.Thread(target=_wake_on_death, args=watched, daemon=True).start()
+        for waited in (*self.processes, ending):
+            waited.join(GONE)
+        self.iterator, self.processes = None, []
 
 
 def arrange(batch: Batch, device: torch.device) -> Batch:
@@ -238,18 +282,6 @@ def _shared(batch: Batch) -> Batch:
     return batch
 
 
-def _read(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """`batches`; whatever error the death of a worker causes is reported as such."""
-    try:
-        yield from batches
-    except Exception as error:
-        workers = getattr(batches, "_workers", ())
-        caught = "Caught" in str(error)  # raised by the data set, in a worker that lives
-        if not workers or caught or not _some_died(workers, timeout=0.5):
-            raise
-        raise RuntimeError("DataLoader worker exited unexpectedly") from None
-
-
 def _in_groups(batches: Iterator[Batch], size: int) -> Iterator[Batch]:
     """`batches`, so many made in one go.
 
@@ -261,35 +293,13 @@ def _in_groups(batches: Iterator[Batch], size: int) -> Iterator[Batch]:
             yield group.popleft()
 
 
-def _some_died(workers: Sequence[Any], timeout: float | None) -> bool:
-    return bool(multiprocessing.connection.wait([w.sentinel for w in workers], timeout))
-
-
-def _wake_on_death(workers: Sequence[Any], results: Any) -> None:
-    _some_died(workers, timeout=None)
-    _wake(results)
-
-
-def _wake(results: Any) -> None:
-    """Wakes the thread that waits for a batch of dead workers, which gets an error.
-
-    PyTorch wakes a thread of its own by the same message.
-    """
-    with suppress(OSError, RuntimeError, ValueError):  # closed, or at exit: nobody waits
-        results.cancel_join_thread()
-        results.put((None, None))
-
-
 @contextmanager
-def _in_background(
-    source: Iterator[Batch], prefetch: int, kill: Callable[[], None]
-) -> Iterator[Iterator[Batch]]:
+def _in_background(source: Iterator[Batch], prefetch: int) -> Iterator[Iterator[Batch]]:
     """`source`, read ahead by a thread that ends with the block, whatever ends the block.
 
     Args:
         source: Read by nobody else.
         prefetch: Batches to keep ready; 0 for no thread.
-        kill: Makes `source` raise an error if it waits for worker processes.
     """
     if prefetch == 0:
         yield source
@@ -302,34 +312,30 @@ def _in_background(
         yield ahead
     finally:
         stop.set()
-        if not _ended(ahead, GRACE):
-            kill()
-            _ended(ahead, POLL)
-
-
-def _ended(ahead: BackgroundGenerator, seconds: float) -> bool:
-    """Waits for a thread to end, and takes what it still hands over; returns whether it ended."""
-    deadline = time.monotonic() + seconds
-    while ahead.is_alive() and time.monotonic() < deadline:
-        with suppress(queue.Empty):
-            ahead.queue.get(timeout=0.05)
-    return not ahead.is_alive()
+        deadline = time.monotonic() + GONE
+        while ahead.is_alive() and time.monotonic() < deadline:
+            with suppress(queue.Empty):  # it may be about to hand over a batch
+                ahead.queue.get(timeout=0.05)
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
+def _stop_signals_blocked() -> Iterator[None]:
     """Workers that are started in the block never see the signals that ask the trainer to stop.
 
     Such a signal may go to the whole process group. The trainer finishes its step first, and for
-    that needs its workers. They inherit the blocking from their first instruction on.
+    that needs its workers. They inherit the blocking from their first instruction on, and so does
+    the fork server where there is one.
 
     PyTorch's handler of SIGCHLD is not kept: it raises an error wherever the main thread is, even
-    inside a lock. The death of a worker is noticed by whoever waits for its batch.
+    inside a lock. The death of a worker is noticed by whoever waits for its batch. SIGCHLD itself
+    is not blocked: a fork server that inherits that never reaps its children.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*STOP_SIGNALS, signal.SIGCHLD})
+    if multiprocessing.get_start_method() != "fork":
+        _start_resource_tracker()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     handler = signal.getsignal(signal.SIGCHLD)
     try:
         yield
@@ -339,12 +345,29 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _start_resource_tracker() -> None:
+    """Starts the process in which multiprocessing cleans up after one that has not.
+
+    Before signals are blocked: its start unblocks them up to Python 3.13. And without its warning,
+    which would follow the line of a program that was killed or interrupted.
+    """
+    before = os.environ.get("PYTHONWARNINGS", "")
+    os.environ["PYTHONWARNINGS"] = ",".join([*filter(None, [before]), "ignore:resource_tracker"])
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        os.environ["PYTHONWARNINGS"] = before
+        if not before:
+            del os.environ["PYTHONWARNINGS"]
+
+
 def _end_with_trainer(worker_id: int) -> None:
-    """Ends this worker as soon as the trainer is gone.
+    """Ends this worker as soon as the trainer is gone, and by no signal that asks to stop.
 
     PyTorch's workers look at their parent process, which may be a fork server that lives on.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Windows blocks no signals
+    for number in STOP_SIGNALS:  # blocked, but not on Windows, nor by an older fork server
+        signal.signal(number, signal.SIG_IGN)
     if (trainer := multiprocessing.parent_process()) is not None:
         threading.Thread(target=_exit_after, args=(trainer.sentinel,), daemon=True).start()
 

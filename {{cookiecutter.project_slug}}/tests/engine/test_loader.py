@@ -189,7 +189,6 @@ def test_batches_that_the_main_process_loads_need_no_workers(accumulate: int) ->
             assert not reading_ahead()
         assert next(batches)[0].tolist() == expected[5 * accumulate]
         assert len(multiprocessing.active_children()) == before + 1
-        assert len(reading_ahead()) == 1
 
 
 def test_whole_batches_need_no_workers() -> None:
