@@ -14,6 +14,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -91,9 +92,9 @@ class Checkpoints:
             kept = "no checkpoint exists yet"
             if self.last.exists():
                 kept = f"the last good checkpoint is {self.last}"
+            reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:100]
             raise Fault(
-                f"{path}: cannot be written ({' '.join(str(error).split())[:100]}); {kept}; make "
-                "room and go on with --resume"
+                f"{path}: cannot be written ({reason}); {kept}; make room and go on with --resume"
             ) from None
 
     def load_newest(self, state: Saved) -> bool:
@@ -267,18 +268,37 @@ def write_atomically(
     """Calls `write(file)` so that `path` holds either what it held before or all of the new.
 
     The names in `first` get the same content, just before `path` does.
+
+    Raises:
+        OSError: It names `path`, as with a full disk.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(partial, "w+b") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        for name in first:
-            _link(partial, name)
-        os.replace(partial, path)
+        with naming(path, partial):
+            with open(partial, "w+b") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            for name in first:
+                _link(partial, name)
+            os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # it was renamed, or could not be made
+            partial.unlink()
+
+
+@contextmanager
+def naming(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """A block whose OSErrors name `path` if they name no file, as those of a full disk.
+
+    The same for those that name `partial`, which is unknown to the user.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, str(partial)):
+            error.filename = str(path)
+        raise
 
 
 def _link(target: Path, name: Path) -> None:
@@ -286,7 +306,10 @@ def _link(target: Path, name: Path) -> None:
     partial = name.with_name(f".{name.name}.{os.getpid()}.tmp")
     partial.unlink(missing_ok=True)
     try:
-        os.link(target, partial)
-    except OSError:
-        shutil.copyfile(target, partial)
-    os.replace(partial, name)
+        try:
+            os.link(target, partial)
+        except OSError:
+            shutil.copyfile(target, partial)
+        os.replace(partial, name)
+    finally:
+        partial.unlink(missing_ok=True)

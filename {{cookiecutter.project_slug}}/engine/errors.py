@@ -3,6 +3,7 @@
 Every program imports this module first. From then on Ctrl-C ends even the imports in one line.
 """
 
+import errno
 import gc
 import io
 import multiprocessing
@@ -12,13 +13,15 @@ import signal
 import stat
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, ClassVar, NoReturn
 
 DONE, FAULT, BAD_INPUT, STOPPED = 0, 1, 2, 75  # the exit statuses of every program
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ  # by torchrun, as one of several processes
+OUTPUT_CLOSED = "SIGPIPE"  # what others get who print to nobody; Python gets an error
 STOP_SIGNALS = tuple(  # Windows has only some of them
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
@@ -98,19 +101,13 @@ def run_program(main: Callable[[], int]) -> None:
         gc.freeze()  # saves most of a second at exit, and memory in the workers
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored in background jobs
         signal.signal(signal.SIGINT, _interrupt)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # printing a file name must not fail
-            # Lines of both streams come into a log file in their order.
-            stream.reconfigure(errors="backslashreplace", line_buffering=True)
+    _prepare_streams()
     try:
         status = main()
     except BadInput as error:
         status = _complain(error, BAD_INPUT)
     except Fault as error:
         status = _complain(error, FAULT)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try again at exit
-        status = _complain("standard output was closed", FAULT)
     except OSError as error:
         status = _complain(f"{error.filename or 'a file'}: {error.strerror or error}", FAULT)
     except KeyboardInterrupt:
@@ -206,8 +203,11 @@ class StopSignal:
     """
 
     def __init__(self, highest: Callable[[int], int] = lambda number: number) -> None:
+        global _when_closed
         self.highest = highest
         self.received = ""  # the name of the first signal
+        if hasattr(signal, OUTPUT_CLOSED):
+            _when_closed = self._note_closed_output
         for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup ignores SIGHUP
                 signal.signal(number, self._note)
@@ -222,6 +222,9 @@ class StopSignal:
             self.received = signal.Signals(number).name
         return bool(number)
 
+    def _note_closed_output(self) -> None:
+        self.received = self.received or OUTPUT_CLOSED
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT and not LAUNCHED:
             end_at_once(number, frame)  # torchrun sends one again, and kills if need be
@@ -235,7 +238,8 @@ def end_at_once(number: int, frame: FrameType | None) -> None:
     kill_workers()
     line_break = b"\n" * os.isatty(2)  # after the progress bar
     if not SILENT:
-        os.write(2, line_break + f"{_program()}: error: interrupted\n".encode(errors="replace"))
+        with suppress(OSError):
+            os.write(2, line_break + f"{_program()}: error: interrupted\n".encode(errors="replace"))
     os._exit(INTERRUPTED)
 
 
@@ -255,6 +259,63 @@ def _leave_closed_terminal() -> None:
         # A terminal that is gone is a device still, but no terminal any more.
         if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+
+
+class _Stream(io.FileIO):
+    """Standard output or standard error, whose failure does not end what is computed.
+
+    What is printed to a log on a full disk is lost, with a warning. Standard output that nobody
+    reads any more, as with `train.py | head`, ends a program, and a training once it is saved.
+    """
+
+    lost: ClassVar[set[int]] = set()  # descriptors
+
+    def write(self, data: Any, /) -> int | None:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self._lose(self.fileno(), error)
+            return len(data)  # else it would be tried again, at the latest at exit
+
+    def _lose(self, stream: int, error: OSError) -> None:
+        if stream in self.lost:
+            return
+        self.lost.add(stream)
+        if stream == 1 and error.errno == errno.EPIPE:
+            _when_closed()
+        elif len(self.lost) == 1:  # the other one is there to tell it
+            name, other = ("output", sys.stderr) if stream == 1 else ("error", sys.stdout)
+            line = f"warning: standard {name}: {error.strerror}; what is printed to it is lost"
+            print(line, file=other)
+
+
+def _prepare_streams() -> None:
+    """Lets what is printed never fail by its characters, nor for want of a stream."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell (2>&-), or pythonw
+            stream = open(os.devnull, "w" if number else "r")  # noqa: SIM115  to the end
+        elif number and isinstance(stream, io.TextIOWrapper):
+            file = getattr(stream.buffer, "raw", stream.buffer)
+            if type(file) is io.FileIO and stream is getattr(sys, f"__{name}__"):
+                raw = _Stream(stream.fileno(), "w", closefd=False)
+                stream = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding)
+            # Lines of both streams come into a log file in their order.
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
+        setattr(sys, name, stream)
+
+
+def _end_without_output() -> None:
+    raise Fault("standard output was closed")
+
+
+def _occupy_descriptors() -> None:
+    """Opens those of 0, 1 and 2 that are closed; else the next file opened would get the prints."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
 
 
 def _watch_imports() -> bool:
@@ -278,7 +339,9 @@ def _silence() -> bool:
     return silent
 
 
+_occupy_descriptors()
 IS_PROGRAM = _watch_imports()
 SILENT = _silence()
 _leave: Callable[[int], NoReturn] = sys.exit
+_when_closed: Callable[[], None] = _end_without_output
 _may_speak: Callable[[], str | None] = lambda: None if SILENT else ""  # noqa: E731

@@ -9,10 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.summary import hparams
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
@@ -28,7 +28,7 @@ from engine.run_dir import RunDir
 from engine.state import WITHOUT_EFFECT, TrainState
 
 BAR = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt:>{digits}}/{total_fmt} {remaining} left{postfix}"
-FLUSH_EVERY = 30.0  # seconds, and with each checkpoint, TensorBoard's file gets the scalars
+FLUSH_EVERY = 30.0  # seconds, and with each checkpoint, TensorBoard's file gets the events
 
 
 class Logger:
@@ -48,8 +48,8 @@ class Logger:
         self.metrics, self.report = run.path / "metrics.jsonl", run.path / "report"
         self.run, self.state, self.world = run, state, world
         self.working = self.first = world.rank == 0
-        self._scalars: deque[Event] = deque()  # not yet written
-        self._flushed, self._writing = time.time(), threading.Lock()
+        self._events: deque[Event] = deque()  # those that are not yet in TensorBoard's file
+        self._flushed, self._writing = time.time(), threading.RLock()
         self._thread = ThreadPoolExecutor(1, "image")
         self._drawing: Future[None] | None = None
 
@@ -57,10 +57,8 @@ class Logger:
         n_iter, self.was_over = self.state.n_iter, self.state.is_over()
         if self.first:
             self._open_records(n_iter)
-            self.run.checkpoints.when_written = self._flush
+            self.run.checkpoints.when_written = self._checkpoint_written
         self.profiler = make_profiler(self.state.opt.profile, self.metrics.with_name("profile"))
-        # tensorboardX writes in a thread; if that ended unnoticed, the run would wait for ever.
-        self._excepthook, threading.excepthook = threading.excepthook, self._thread_failed
         terminal.say(self.run.describe(self.state))
         total = self.state.total
         layout = BAR.replace("{digits}", str(len(str(total))))
@@ -81,32 +79,29 @@ class Logger:
         # validation has the number of a step that is not repeated, whose point is added again.
         again = self.state.validation_is_due()
         number = f".{len(list(self.run.path.glob('events.*')))}"  # two may begin in one second
-        self.writer = SummaryWriter(str(self.run.path), filename_suffix=number)
-        self._events = self.writer.file_writer.event_writer._ev_writer
-        start = SessionLog(status=SessionLog.START)
-        event = Event(wall_time=time.time(), step=n_iter + (not again), session_log=start)
-        self._events.write_event(event)
+        self._writer = EventsWriter(str(self.run.path / "events"), number)
+        self._record(n_iter + (not again), session_log=SessionLog(status=SessionLog.START))
         for point in kept if again else ():
             if point["n_iter"] == n_iter:
                 self._add_scalars(point["split"], point["values"])
         config = config_text(self.state.opt, self.run.path / "config.txt")
-        self.writer.add_text("config.txt", "    " + config.replace("\n", "\n    "), n_iter + 1)
+        text = summary.text("config.txt", "    " + config.replace("\n", "\n    "))
+        self._record(n_iter + 1, summary=text)
 
     def __exit__(self, *error: object) -> None:
         terminal.close(self.bar)
         if self.profiler is not None:
             self.profiler.stop()
         self._thread.shutdown()
-        if self.first:
-            with suppress(OSError):  # a full disk
-                self._lines.close()
         if self.working:
             if error[0] is None and self.state.is_over() and not self.was_over:
                 self._add_hyperparameters()
-            self._write_scalars()
-            with suppress(OSError):  # a full disk
-                self.writer.close()
-        threading.excepthook = self._excepthook
+            self._flush()
+        with self._writing:  # the thread of the last checkpoint may flush, too
+            self.working = False
+            for file in (self._lines, self._writer) if self.first else ():
+                with suppress(OSError):  # a full disk
+                    file.close()
         if self._drawing is not None and error[0] is None:
             self._drawing.result()  # raises what went wrong with the last image
 
@@ -157,15 +152,16 @@ class Logger:
             write_atomically(path, lambda file: image.save(file, "PNG", compress_level=1))
         except OSError as error:
             self._give_up(error)
-        self.writer.add_image(name, grid.numpy(), n_iter)
+        self._record(n_iter, summary=summary.image(name, grid.numpy()))
 
     def _draw_validation(self, metrics: Metrics, n_iter: int) -> None:
         names = list(self.state.info.get("classes", ()))
         for name, counts in metrics.counts.items():
             rows = names if len(names) == len(counts) else list(map(str, range(len(counts))))
-            self.writer.add_image(f"val/{name}", draw_counts(counts, rows).numpy(), n_iter)
+            table = summary.image(f"val/{name}", draw_counts(counts, rows).numpy())
+            self._record(n_iter, summary=table)
         if metrics.grid is not None:
-            self.writer.add_image("val/images", metrics.grid.numpy(), n_iter)
+            self._record(n_iter, summary=summary.image("val/images", metrics.grid.numpy()))
 
     def _add_hyperparameters(self) -> None:
         """Adds the options to TensorBoard's table of runs.
@@ -175,16 +171,9 @@ class Logger:
         of the metrics, which are all scalars, the first by their names: hence best/.
         """
         options = {k: v for k, v in vars(self.state.opt).items() if k not in WITHOUT_EFFECT}
-        _, begin, end = hparams(options, {})
-        for summary in (begin, end):
-            self.writer.file_writer.add_summary(summary)
-
-    def _flush(self) -> None:
-        """Brings to the disk what was logged until now; called by threads."""
-        if self.working:
-            with suppress(OSError, ValueError):  # a full disk; the file was just closed
-                self._write_scalars()
-                self.writer.flush()
+        _, begin, end = summary.hparams(options, {})
+        for part in (begin, end):
+            self._record(0, summary=part)
 
     def _epoch(self) -> str:
         return f"epoch {self.state.epoch}/{self.state.opt.epochs}"
@@ -202,40 +191,36 @@ class Logger:
         self._add_scalars(split, {**values, **more})
 
     def _add_scalars(self, split: str, values: dict[str, float]) -> None:
-        """Adds the scalars `split/name` to those that TensorBoard's file gets next."""
         named = [Summary.Value(tag=f"{split}/{k}", simple_value=v) for k, v in values.items()]
-        event = Event(wall_time=time.time(), step=self.state.n_iter, summary=Summary(value=named))
+        self._record(self.state.n_iter, summary=Summary(value=named))
+        if self.working and time.time() - self._flushed >= FLUSH_EVERY:
+            self._flushed = time.time()
+            self._thread.submit(self._flush)
+
+    def _record(self, n_iter: int, **what: Any) -> None:
+        """Adds an event to those that TensorBoard's file gets next; many at once cost the least."""
         if self.working:
-            self._scalars.append(event)
-            if event.wall_time - self._flushed >= FLUSH_EVERY:
-                self._flushed = event.wall_time
-                self._thread.submit(self._flush)
+            self._events.append(Event(wall_time=time.time(), step=n_iter, **what))
 
-    def _write_scalars(self) -> None:
-        """Writes the scalars to TensorBoard's file.
+    def _checkpoint_written(self) -> None:
+        self.run.tell_problem()
+        self._flush()
 
-        Many at once, and not through the queue of tensorboardX: with `SummaryWriter.add_scalar` at
-        each point, a step of 17 ms takes about half a percent longer.
-        """
-        try:
-            with self._writing:  # two threads may come here, from their flushes
-                while self.working and self._scalars:
-                    self._events.write_event(self._scalars.popleft())
-        except OSError as error:
-            self._give_up(error)
+    def _flush(self) -> None:
+        """Brings to the disk what was logged until now; also called by threads."""
+        with self._writing:
+            try:
+                while self.working and self._events:
+                    self._writer.write_event(self._events.popleft())
+                if self.working:
+                    self._writer.flush()
+            except OSError as error:
+                self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        if self.working:
-            terminal.warn(f"{error}; the run goes on without a record")
-        self.working = False
-
-    def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
-        if not isinstance(args.exc_value, OSError):
-            threading.__excepthook__(args)
-            return
-        self._give_up(args.exc_value)
-        # The thread goes on reading, to the `object()` that ends it: with its queue full, the run
-        # would wait for ever, at the latest when it ends.
-        queue = getattr(args.thread, "_queue", None)
-        while queue is not None and type(queue.get()) is not object:
-            pass
+        with self._writing:  # of several threads that meet a full disk one says so
+            if self.working:
+                where = error.filename or self.run.path
+                problem = f"{where}: {error.strerror}; the run goes on without a record"
+                self.run.problem = problem
+            self.working = False

@@ -20,7 +20,7 @@ from engine.checkpoint import Checkpoints, write_atomically
 from engine.data.cache import CachedImages
 from engine.devices import gpu_names, processor
 from engine.distributed import ALONE, World
-from engine.errors import DONE, LAUNCHED, STOPPED, BadInput, Diverged, StopSignal
+from engine.errors import DONE, LAUNCHED, OUTPUT_CLOSED, STOPPED, BadInput, Diverged, StopSignal
 from engine.report.records import run_folder
 from engine.state import TrainState
 
@@ -47,6 +47,7 @@ class RunDir:
         self.opt, self.world = opt, world
         self.writes = world.rank == 0
         self.images: CachedImages | None = None
+        self.problem = ""  # of the records, not told yet
         self._use(opt.run_dir or _unused_name())
         if not self.writes:
             return
@@ -149,11 +150,26 @@ class RunDir:
         folder = shlex.quote(self.path.as_posix())
         return f"{start} {_path_to('train.py')} --run-dir {folder} --resume"
 
+    def tell_problem(self) -> None:
+        """Warns of what is wrong with the records, if something is.
+
+        Called when a checkpoint is written: before that, the disk may be full for it as well, and
+        then the run ends with a line that says so.
+        """
+        problem, self.problem = self.problem, ""
+        if problem:
+            terminal.warn(problem)
+
     def finish(self, state: TrainState, stop: StopSignal) -> int:
         """Reports how the run ended; returns its exit status."""
+        self.tell_problem()
         if not state.is_over():
             saved = f"saved step {state.n_iter} as {self.checkpoints.last}"
-            terminal.conclude(f"{stop.received}: {saved}", self.resume_command())
+            if stop.received == OUTPUT_CLOSED:  # so this goes elsewhere, and is one line
+                saved = f"standard output was closed; {saved}"
+                terminal.warn(f"{saved}; go on with: {self.resume_command()}")
+            else:
+                terminal.conclude(f"{stop.received}: {saved}", self.resume_command())
             return STOPPED
         early = " early (--patience)" if state.n_iter < state.total else ""
         found = f"best {state.monitor} {state.best:.4g} on the validation images"

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, is_tensor
 
 from engine.arguments import Parser, config_text, number
-from engine.checkpoint import Checkpoints, load
+from engine.checkpoint import Checkpoints, load, naming
 from engine.report.records import read_records
 from engine.run_dir import FILES
 from engine.state import WITHOUT_EFFECT, changes
@@ -43,7 +43,7 @@ def main() -> int:
     run = Path(opt.run)
     start, end = choose(run, opt.start, opt.end)
     expected = load(checkpoint(run, end))
-    with tempfile.TemporaryDirectory(prefix="replay-") as folder:
+    with tempfile.TemporaryDirectory(prefix="replay-") as folder, naming(Path(folder)):
         again = Path(folder, "run")
         if start:
             checkpoint(again, start).parent.mkdir(parents=True)

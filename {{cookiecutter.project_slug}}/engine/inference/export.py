@@ -20,7 +20,7 @@ import json
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -132,7 +132,7 @@ def describe(model: Any, trained_with: Namespace) -> dict[str, Any]:
 
 
 def write_weights(model: Any, metadata: dict[str, Any], out: Path) -> None:
-    """Writes the weights of the network, and the metadata into a JSON file beside them."""
+    """Writes the weights of the network and beside them the metadata as JSON, or neither."""
     state = model.networks()["net"].state_dict()
     weights = {
         name: value.clone(memory_format=torch.contiguous_format)
@@ -141,8 +141,13 @@ def write_weights(model: Any, metadata: dict[str, Any], out: Path) -> None:
     }
     content = safetensors.torch.save(weights, {"format": "pt"})
     text, beside = json.dumps(metadata, indent=2) + "\n", out.with_suffix(".json")
-    write_atomically(beside, lambda file: file.write(text.encode()))
-    write_atomically(out, lambda file: file.write(content))
+
+    def write_both(file: BinaryIO) -> None:
+        file.write(text.encode())
+        file.flush()  # so a disk that is full by now leaves no weights
+        write_atomically(out, lambda weights: weights.write(content))
+
+    write_atomically(beside, write_both)
     print(f"wrote {out}: {len(weights)} tensors, {len(content) / 1e6:.1f} MB; and {beside.name}")
 
 

@@ -1,5 +1,6 @@
 """The page of a report: what every task shows of a run, and intervals for its numbers."""
 
+import json
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +41,11 @@ class Report:
         self.against = find_report(opt.against, name) if opt.against else None
         self.records = read_records(run_folder(opt.checkpoint))
         self.folder = report_dir(opt.report, opt.checkpoint, name)
+
+    def write_metrics(self, metrics: Mapping[str, object]) -> None:
+        """Writes metrics.json."""
+        text = json.dumps(metrics, indent=2) + "\n"
+        write_atomically(self.folder / "metrics.json", lambda file: file.write(text.encode()))
 
     def write(self, verdict: list[Html], sections: list[Html], pairs: dict[str, str]) -> None:
         """Writes index.html.

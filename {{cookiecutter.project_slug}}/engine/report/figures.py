@@ -4,6 +4,7 @@ import io
 import itertools
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from engine.checkpoint import write_atomically
 from engine.report.page import COLOURS, Html, escape
 
 MOST_POINTS = 400  # of a curve that are drawn
@@ -47,7 +49,7 @@ def save_sheet(images: list[Tensor], captions: list[str], path: Path, columns: i
         lines_shown = [shorten_text(line, int(width * 15)) for line in caption.split("\n")]
         text = "\n".join(lines_shown)
         axes.set_title(text, fontsize=7, y=0, pad=-3, va="top", parse_math=False)
-    figure.savefig(path, dpi=120)
+    write_atomically(path, partial(figure.savefig, format="png", dpi=120))
 
 
 def shorten_text(text: str, most: int) -> str:

@@ -11,7 +11,6 @@ The images are those of test/, unless --split names others.
 from engine.errors import DONE, run_program  # first: Ctrl-C ends in one line from here on
 
 # isort: split
-import json
 from argparse import Namespace
 
 import torch
@@ -57,8 +56,7 @@ def main() -> int:
     # 3. The metrics, and the report: figures, tables, and a page that shows them all.
     results = Results(scores, labels, files, model.classes)
     metrics = summarize(results, model)
-    text = json.dumps(metrics, indent=2)
-    (report.folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    report.write_metrics(metrics)
     write_report(report, metrics, results, test_set, opt.worst, model.loss_name)
     terminal.say(table(metrics))
     print(f"wrote {report.folder / 'index.html'}")

@@ -10,7 +10,6 @@ and a page of all.
 from engine.errors import DONE, run_program  # first: Ctrl-C ends in one line from here on
 
 # isort: split
-import json
 from argparse import Namespace
 from heapq import nlargest, nsmallest
 
@@ -73,8 +72,7 @@ def main() -> int:
 
     # 3. The report: sheets, tables, and a page that shows them all.
     metrics = add_intervals(summarize(rows))
-    text = json.dumps(metrics, indent=2)
-    (report.folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    report.write_metrics(metrics)
     shown = min(opt.worst, max(1, len(rows) // 2))  # no image is in both
     write_report(report, metrics, best[:shown], worst[:shown])
     terminal.say(table(metrics))

@@ -23,6 +23,7 @@ from torchvision import datasets
 
 from engine import terminal
 from engine.arguments import Parser
+from engine.checkpoint import naming
 from engine.errors import DONE, BadInput, run_program
 
 Keywords = dict[str, object]
@@ -70,7 +71,8 @@ def main() -> int:
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a call that was killed
     try:
-        write_folders(opt.name, SOURCES[opt.name], Path(opt.root), partial)
+        with naming(out):
+            write_folders(opt.name, SOURCES[opt.name], Path(opt.root), partial)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -144,7 +146,7 @@ def write_split(dataset: Dataset, folder: Path) -> None:
         directory = folder / folder_name(names[label] if names else f"{label:03d}")
         directory.mkdir(parents=True, exist_ok=True)
         if isinstance(image, Path):
-            shutil.copyfile(image, directory / f"{i:06d}{image.suffix.lower()}")
+            (directory / f"{i:06d}{image.suffix.lower()}").write_bytes(image.read_bytes())
         else:
             image.save(directory / f"{i:06d}.png")
 

@@ -4,13 +4,14 @@ import csv
 import io
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from engine.checkpoint import write_atomically
 from engine.data.classes import count_confusion
 from engine.inference.tables import write_csv
 from engine.report.common import Report, compare_images, interval, percent
@@ -303,4 +304,4 @@ def save_confusion(matrix: Tensor, classes: list[str], path: Path) -> None:
     axes.set_xticks(range(k), names, rotation=90)
     axes.set_yticks(range(k), names)
     axes.set(xlabel="predicted class", ylabel="true class")
-    figure.savefig(path)
+    write_atomically(path, partial(figure.savefig, format="png"))
