@@ -213,9 +213,7 @@ def load_weights(
         if name in weights and weights[name].shape != own[name].shape
     ]
     if different := missing + unknown + reshaped:
-        raise BadInput(
-            f"{path}: a checkpoint of another network (it has {different[0]}); {remedy}"
-        )
+        raise BadInput(f"{path}: a checkpoint of another network (it has {different[0]}); {remedy}")
     network.load_state_dict(weights)
 
 

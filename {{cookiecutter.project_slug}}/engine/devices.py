@@ -18,6 +18,13 @@ from engine.errors import LAUNCHED, BadInput
 MEMORY_FORMAT = torch.channels_last  # the fastest order in memory for convolutions
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+CPU_INFO = Path("/proc/cpuinfo")
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# What ONEDNN_MAX_CPU_ISA may be without instructions for bf16 being used.
+ISA_WITHOUT_BF16 = (
+    *("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"),
+    *("AVX512_MIC", "AVX512_MIC_4OPS", "AVX512_CORE", "AVX512_CORE_VNNI"),
+)
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # from malloc.h
 
 
@@ -47,6 +54,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device("cuda", local_rank())
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # events and streams are those of the current device
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cores():
+        torch.set_num_threads(cores())  # PyTorch counts those of the machine, whatever the quota
     return device
 
 
@@ -63,11 +72,7 @@ def gpu_names() -> str:
 
 def processor() -> str:
     """The model of the CPU, and the instructions of it that PyTorch uses."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # not Linux, or not readable in a sandbox
-        text = ""
-    model = re.search(r"(?m)^model name\s*: *(.+)", text)
+    model = re.search(r"(?m)^model name\s*: *(.+)", _read(CPU_INFO))
     name = model[1] if model else platform.processor() or platform.machine()
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
@@ -81,10 +86,11 @@ def set_up(deterministic: bool, threads: int | None = None) -> None:
 
     Args:
         deterministic: As `--deterministic`.
-        threads: As `--threads`; None: what OMP_NUM_THREADS says, or else as many as cores.
-            torchrun sets it to 1 whatever the machine is, so there a 1 says nothing.
+        threads: As `--threads`; None: what OMP_NUM_THREADS says, or else as many as cores. For
+            several processes torchrun sets it to 1 whatever the machine is, so a 1 says nothing.
     """
-    if threads is None and LAUNCHED and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+    several = processes_here() > 1
+    if threads is None and several and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         threads = cores()
     if threads is not None:
         torch.set_num_threads(threads)
@@ -121,8 +127,44 @@ def cores() -> int:
         found = len(os.sched_getaffinity(0))
     else:
         found = os.cpu_count() or 1
-    processes = int(os.environ["LOCAL_WORLD_SIZE"]) if LAUNCHED else 1
-    return max(1, found // processes)
+    if (quota := cpu_quota()) is not None:
+        found = min(found, max(1, round(quota)))
+    return max(1, found // processes_here())
+
+
+def processes_here() -> int:
+    """The number of torchrun's processes on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if LAUNCHED else 1
+
+
+def cpu_quota() -> float | None:
+    """How many CPUs the cgroups of this process may use, as of `docker --cpus`; None: no limit.
+
+    A cgroup is bound by the limits of those above it, too. In a container the topmost one that can
+    be seen may be its own, whatever path it has for the machine.
+    """
+    quotas = []
+    for line in _read(OWN_CGROUPS).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for root in (CGROUPS, CGROUPS / "cpu", CGROUPS / "cpu,cpuacct"):
+            for depth in range(len(parts) + 1):
+                folder = root.joinpath(*parts[:depth])
+                old = [_read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+                text = _read(folder / "cpu.max") or " ".join(old)  # of version 2, or 1
+                if found := re.fullmatch(r"(\d+)\s+(\d+)\s*", text):  # else max, or -1
+                    quotas.append(int(found[1]) / int(found[2]))
+    return min(quotas, default=None)
+
+
+def _read(path: Path) -> str:
+    """The text of a file of the system; empty if there is none, as elsewhere than on Linux."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def local_rank() -> int:
@@ -176,12 +218,19 @@ def best_precision(device: torch.device) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the processor has instructions for bf16; without them it is slower than float32."""
-    try:
-        words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
-    except OSError:  # not Linux, or not readable in a sandbox
-        return False
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
+    """Whether PyTorch uses instructions of the processor for bf16.
+
+    Without them it is slower than float32. The environment can forbid them: ATEN_CPU_CAPABILITY to
+    PyTorch's own kernels, ONEDNN_MAX_CPU_ISA to those of oneDNN, which are most.
+    """
+    words = set(_read(CPU_INFO).split())
+    if "bf16" in words:  # ARM
+        return True
+    names = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # the first that is set counts
+    limit = next((os.environ[name] for name in names if os.environ.get(name)), "DEFAULT")
+    own = torch.backends.cpu.get_cpu_capability()
+    allowed = own.startswith("AVX512") and limit.upper() not in ISA_WITHOUT_BF16
+    return allowed and not words.isdisjoint({"avx512_bf16", "amx_bf16"})
 
 
 def environment(

@@ -8,6 +8,7 @@ what the micro-batches contribute is added up in one binary tree (see `Fold`), w
 join the processes. So a run gives the same bits on 1, 2, 4 or 8 processes.
 """
 
+import hashlib
 import os
 import pickle
 import re
@@ -18,6 +19,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -29,6 +31,8 @@ from engine.devices import local_rank
 from engine.errors import LAUNCHED, BadInput, Fault
 
 T = TypeVar("T")
+# Numbers of processes as others than torchrun pass them on: accelerate, srun, Open MPI, MPICH.
+LAUNCHERS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 LONG = timedelta(days=7)  # for what may take as long as it likes, such as decoding a data set
 
 
@@ -65,6 +69,7 @@ class World:
                 device_id=device if cuda else None,
             )
         errors.among_processes(self._may_speak)
+        self._check_code()
         vars(opt).update(self.once(lambda: vars(opt)), device=opt.device)
 
     def _meeting(self, store: dist.Store, timeout: float) -> str:
@@ -88,6 +93,20 @@ class World:
                     raise RuntimeError(f"process {other} did not come")
                 time.sleep(0.01)
         return mine
+
+    def _check_code(self) -> None:
+        """Refuses processes whose code differs, as on machines with copies of the project."""
+        digests = code_digests()
+        hosts, all_digests = zip(*self.gather((socket.gethostname(), digests)), strict=True)
+        names = sorted({name for found in all_digests for name in found})
+        for name in names:
+            first = all_digests[0].get(name)
+            for rank, found in enumerate(all_digests):
+                if found.get(name) != first:
+                    raise BadInput(
+                        f"{name}: that of process 0 on {hosts[0]} is not that of process {rank} on "
+                        f"{hosts[rank]}; give all machines the same code"
+                    )
 
     def _may_speak(self) -> str | None:
         """What an error of this process begins with; None if another one has reported one."""
@@ -258,9 +277,11 @@ def start(opt: Namespace, device: torch.device) -> World:
         device: The device of this process.
 
     Raises:
-        BadInput: The micro-batches of a step cannot be divided among so many processes.
+        BadInput: The micro-batches of a step cannot be divided among so many processes, their code
+            differs, or something else than torchrun has started several.
         Fault: The others cannot be reached.
     """
+    _check_launcher()
     size = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1
     exact = size & (size - 1) == 0 and (device.type == "cpu" or opt.deterministic)
     world = World(int(os.environ["RANK"]) if LAUNCHED else 0, size, exact)
@@ -273,6 +294,37 @@ def start(opt: Namespace, device: torch.device) -> World:
             f"{', '.join(fitting[:-1])} or {fitting[-1]}"
         )
     return world
+
+
+def _check_launcher() -> None:
+    """Refuses to be one of several processes that know nothing of each other."""
+    if LAUNCHED:
+        return
+
+    def number(name: str) -> int:
+        text = os.environ.get(name, "")
+        return int(text) if text.isdecimal() else 0
+
+    # In a script for sbatch Slurm counts the tasks of the whole job, though it has one process.
+    sizes = [name for name in LAUNCHERS if number(name) > 1]
+    sizes += ["SLURM_NTASKS"] * (number("SLURM_NTASKS") > 1 and number("SLURM_PROCID") > 0)
+    if sizes:
+        name = sizes[0]
+        raise BadInput(
+            f"{name} is {number(name)}, but torchrun has not started this process: each would "
+            "train alone; use torchrun (see docs/processes.md), or for separate runs unset "
+            f"{', '.join(sizes)}"
+        )
+
+
+def code_digests() -> dict[str, str]:
+    """A digest of each Python file that computes a run, by its path in the project."""
+    root = Path(__file__).resolve().parents[1]
+    files = [*root.glob("*.py"), *root.glob("engine/**/*.py")]
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        for path in files
+    }
 
 
 class Fold:

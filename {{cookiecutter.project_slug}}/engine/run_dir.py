@@ -1,5 +1,7 @@
 """The folder of a run: its options, its environment, its checkpoints, its lock."""
 
+import errno
+import inspect
 import os
 import platform
 import shlex
@@ -7,6 +9,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,12 @@ from engine.errors import DONE, LAUNCHED, OUTPUT_CLOSED, STOPPED, BadInput, Dive
 from engine.report.records import run_folder
 from engine.state import TrainState
 
+PROJECT = Path(__file__).resolve().parents[1]
+OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # as in a hook of git
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+# Never by a marker file instead, which would outlive a process that is killed.
+HAS_FALLBACK = "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters
+HOW_TO_LOCK: dict[str, Any] = {"fallback_to_soft": False} if HAS_FALLBACK else {}
 FILES = "files.jsonl"  # in a run folder: the training images, as cache.CachedImages.records
 
 
@@ -48,6 +57,7 @@ class RunDir:
         self.writes = world.rank == 0
         self.images: CachedImages | None = None
         self.problem = ""  # of the records, not told yet
+        self.lockable = True
         self._use(opt.run_dir or _unused_name())
         if not self.writes:
             return
@@ -62,17 +72,25 @@ class RunDir:
     def _use(self, name: str) -> None:
         self.path = Path(name)
         self.checkpoints = Checkpoints(self.path / "checkpoints", self.opt.keep, self.world)
-        self.lock = FileLock(self.path / ".lock", blocking=False)
+        self.lock = FileLock(self.path / ".lock", blocking=False, **HOW_TO_LOCK)
 
     def _lock(self) -> None:
+        if not self.lockable:
+            return
         try:
             self.lock.acquire()
-        except Timeout:
-            raise BadInput(
-                f"--run-dir {self.path}: another process is running in it; wait, or name another"
-            ) from None
-        except NotImplementedError:  # a network file system without locks
-            print(f"warning: {self.path}: cannot be locked on this file system", file=sys.stderr)
+        except (NotImplementedError, OSError) as error:  # Timeout is an OSError
+            self.lockable = _can_lock(self.path / ".lock", error)
+            if not self.lockable:
+                warning = "cannot be locked on this file system: start no second process in it"
+                print(f"warning: {self.path}: {warning}", file=sys.stderr)
+            elif isinstance(error, Timeout):
+                raise BadInput(
+                    f"--run-dir {self.path}: another process is running in it; wait, or name "
+                    "another"
+                ) from None
+            else:
+                raise
 
     def note_files(self, train_set: Any) -> None:
         """Lets files.jsonl tell later which training images have changed, if they are files."""
@@ -82,6 +100,7 @@ class RunDir:
     def __enter__(self) -> "RunDir":
         if not self.writes:
             return self
+        new = not self.path.exists()
         try:
             if self.opt.run_dir:
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -89,6 +108,10 @@ class RunDir:
                 self._claim()
             self._lock()
         except OSError as error:
+            if new:
+                with suppress(OSError):
+                    (self.path / ".lock").unlink(missing_ok=True)
+                    self.path.rmdir()
             raise BadInput(
                 f"--run-dir {self.path}: {error.strerror}; name another folder"
             ) from None
@@ -179,6 +202,25 @@ class RunDir:
         return DONE
 
 
+def _can_lock(path: Path, error: Exception) -> bool:
+    """Whether a file can be locked, after an error of filelock.
+
+    Old versions of it take a file system without locks for a lock that is held, unless it says so
+    by ENOSYS.
+    """
+    if isinstance(error, Timeout):
+        try:
+            import fcntl
+
+            with open(path) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except ImportError:  # Windows
+            return True
+        except OSError as found:
+            return found.errno not in NO_LOCKS
+    return not isinstance(error, NotImplementedError) and getattr(error, "errno", 0) not in NO_LOCKS
+
+
 def report_dir(named: str | None, checkpoint: str, name: str = "report") -> Path:
     """Makes the folder for a report on a checkpoint: the one named, or `name` in that of the run.
 
@@ -215,14 +257,36 @@ def _unused_name() -> str:
     return next(name + end for end in taken if not Path(name + end).exists())
 
 
+def git_commit(folder: Path = PROJECT) -> str:
+    """The commit of the code in a folder, with `-dirty` if files have changed since.
+
+    Whatever folder a program is started from. A repository around it that does not have its files
+    says nothing about them: then, and without any commit, it is `none`.
+    """
+    env = {name: text for name, text in os.environ.items() if name not in OTHER_REPOSITORY}
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        how: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace"}
+        done = subprocess.run(command, timeout=10, env={**env, "LC_ALL": "C"}, **how)
+        if "dubious ownership" in done.stderr:
+            raise PermissionError("git: dubious ownership")
+        return done.stdout.strip()
+
+    try:
+        if not git("ls-files", "--", "*.py"):
+            return "none"
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or "none"
+    except PermissionError as error:
+        return f"unknown ({error})"
+    except OSError:
+        return "unknown (no git)"
+    except subprocess.TimeoutExpired:
+        return "unknown (git does not answer)"
+
+
 def environment() -> dict[str, str]:
     """What the result of a run may depend on, for whoever has to explain it later."""
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        answer = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)
-        commit = answer.stdout.strip() or "none"
-    except (OSError, subprocess.TimeoutExpired):
-        commit = "unknown (no git)"
     return {
         "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
@@ -232,5 +296,5 @@ def environment() -> dict[str, str]:
         "processor": processor(),
         "threads": str(torch.get_num_threads()),
         "gpus": gpu_names() or "none",
-        "git commit": commit,
+        "git commit": git_commit(),
     }

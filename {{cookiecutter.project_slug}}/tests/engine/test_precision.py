@@ -29,6 +29,49 @@ def settings() -> Iterator[None]:
     torch.backends.cudnn.allow_tf32 = before[1]
 
 
+BF16 = "flags\t\t: fpu avx2 avx512f avx512_bf16 amx_bf16\n"
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU whose instructions PyTorch may use."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("isa", "older", "capability", "best"),
+    [
+        (None, None, "AVX512", "bf16"),
+        (None, None, "AVX2", "fp32"),
+        (None, None, "DEFAULT", "fp32"),
+        ("AVX2", None, "AVX512", "fp32"),
+        ("avx512_core_vnni", None, "AVX512", "fp32"),
+        ("AVX512_CORE_BF16", None, "AVX512", "bf16"),
+        ("AVX512_CORE_AMX", None, "AVX512", "bf16"),
+        ("AVX10_1_512", None, "AVX512", "bf16"),
+        ("DEFAULT", "AVX2", "AVX512", "bf16"),
+        (None, "AVX2", "AVX512", "fp32"),
+        ("all", None, "AVX512", "bf16"),
+    ],
+)
+def test_bf16_is_taken_if_pytorch_may_use_its_instructions(
+    monkeypatch: pytest.MonkeyPatch,
+    isa: str | None,
+    older: str | None,
+    capability: str,
+    best: str,
+) -> None:
+    Path("cpuinfo").write_text(BF16)
+    monkeypatch.setattr(devices, "CPU_INFO", Path("cpuinfo"))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    for name, value in (("ONEDNN_MAX_CPU_ISA", isa), ("DNNL_MAX_CPU_ISA", older)):
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert best_precision(CPU) == best
+
+
 @pytest.mark.parametrize(
     ("cpuinfo", "best"),
     [
@@ -46,7 +89,7 @@ def test_a_cpu_computes_in_what_it_has_instructions_for(
     file = Path("cpuinfo")
     if cpuinfo is not None:
         file.write_text(cpuinfo)
-    monkeypatch.setattr(devices, "Path", {"/proc/cpuinfo": file}.get)
+    monkeypatch.setattr(devices, "CPU_INFO", file)
     assert best_precision(CPU) == best
     assert Amp("auto", CPU).name == best
 

@@ -3,7 +3,9 @@
 import os
 import random
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +104,48 @@ def test_one_seed_gives_the_same_bits_on_two_processes(train: Train, small: list
         ]
 
     assert curves("many") == curves("one")
+
+
+EACH_ITS_OWN = """
+import os, runpy, sys
+root = sys.argv.pop(1 + int(os.environ["RANK"]))
+del sys.argv[1]
+sys.path[0] = root
+runpy.run_path(os.path.join(root, "train.py"), run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@needs_gloo
+@pytest.mark.parametrize("differ", [False, True])
+def test_processes_with_different_code_are_refused(
+    small: list[str], tmp_path: Path, differ: bool
+) -> None:
+    """As on two machines with copies of the project, one of them out of date."""
+    copy = tmp_path / "copy"
+    for folder in ("engine", "tools"):
+        shutil.copytree(ROOT / folder, copy / folder)
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, copy)
+    if differ:
+        for name in ("networks.py", "train.py"):
+            (copy / name).write_text((copy / name).read_text() + "# changed\n")
+    Path("start.py").write_text(EACH_ITS_OWN)
+    words = ["--standalone", "--nproc-per-node=2", "start.py", str(ROOT), str(copy)]
+    ended = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *words, *small, *STEP, "--run-dir=many"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    lines = ours(ended.stderr)
+    if differ:
+        (line,) = lines
+        host = re.escape(socket.gethostname())
+        assert re.search(f"networks.py: that of process 0 on {host} is not that of process 1", line)
+        assert not Path("many").exists()
+    else:
+        assert (ended.returncode, lines) == (0, [])
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A run folder belongs to one process at a time."""
 
+import errno
 import os
 from argparse import Namespace
 from pathlib import Path
@@ -70,6 +71,44 @@ def test_of_two_that_begin_at_once_one_is_refused() -> None:
         pass
     with second:  # released
         pass
+
+
+@pytest.mark.parametrize("number", ["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
+def test_without_locks_there_is_one_warning_and_no_marker(
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: str,
+) -> None:
+    """As on NFS without its lock daemon, or Lustre without flock. A killed run can be resumed."""
+    fcntl = pytest.importorskip("fcntl")
+    run = Path("run")
+
+    def flock(file: object, how: int) -> None:
+        raise OSError(getattr(errno, number), "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert train(run, "--epochs=1") == 0
+    assert resume(run) == 0
+    warnings = capsys.readouterr().err.splitlines()
+    line = "warning: run: cannot be locked on this file system: start no second process in it"
+    assert warnings == [line] * 2  # one for each
+    with make(), make():  # nothing says that another process is there, or was
+        pass
+
+
+def test_a_folder_that_cannot_be_locked_for_another_reason_is_not_left(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def acquire(self: object) -> None:
+        Path("run/.lock").touch()
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    assert train("run") == 2
+    error = capsys.readouterr().err
+    assert error == "train.py: error: --run-dir run: Input/output error; name another folder\n"
+    assert not Path("run").exists()
 
 
 def test_a_folder_without_a_name_is_another_one_for_each_run() -> None:
