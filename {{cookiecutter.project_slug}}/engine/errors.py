@@ -270,7 +270,7 @@ class _Stream(io.FileIO):
 
     lost: ClassVar[set[int]] = set()  # descriptors
 
-    def write(self, data: Any, /) -> int | None:
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
