@@ -141,7 +141,8 @@ class World:
         """Has requirements installed; returns those that pip got."""
         file = self.folder / "requirements.txt"
         file.write_text(text)
-        self.run(sys.executable, str(INSTALL), "-r", file.name, "-c", "limits.txt", **env)
+        words = ("-r", file.name, "-c", "limits.txt")
+        self.run(sys.executable, str(INSTALL), *words, cwd=self.folder, **env)
         assert file.read_text() == text
         assert not list(self.folder.glob(".requirements*")), "the copy is removed"
         (told,) = self.told()
@@ -320,3 +321,96 @@ def test_an_environment_that_cannot_get_pip(world: World, tmp_path: Path) -> Non
     done = subprocess.run(command, env=world.env, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"{tmp_path / 'half'}: has no pip; delete it")
+
+
+AWKWARD = "my templates, $HOME (1) 'a' \"b\" & c; #d"
+
+
+def wrapped_environment(folder: Path) -> None:
+    """An environment whose Python is the one of the tests, and finds the module for pip."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (folder / "bin/python").chmod(0o755)
+
+
+@pytest.fixture
+def clone(world: World, template: Path, tmp_path: Path) -> Path:
+    """The template in a folder whose name has much that a shell acts on; its programs only talk."""
+    folder = shutil.copytree(template, tmp_path / AWKWARD)
+    wrapped_environment(folder / ".venv")
+    inner = folder / TEMPLATE.name
+    for path in (inner / "train.py", inner / "tasks/image-classification/test.py"):
+        path.write_text("import sys\nprint('ran', sys.argv)\n")
+    return folder
+
+
+def names(told: dict) -> set[str]:
+    return set(re.findall(r"(?m)^([\w-]+)[>=]", told["text"]))
+
+
+def test_the_demo_installs_what_it_needs(world: World, clone: Path) -> None:
+    """And runs, whatever the name of the folder is."""
+    offline = {"TORCH_CPU_INDEX": "http://127.0.0.1:1"}
+    said = world.run("make", "demo", cwd=clone, **offline)
+    assert "ran ['train.py', '--run-dir', 'runs/demo']" in said and "ran ['test.py'" in said
+    (told,) = world.told(clone)
+    demo = Project(clone / "demo/my_vision_project")
+    needed = re.findall(r'(?m)^ {4}"([\w-]+)>=', demo.read("pyproject.toml"))
+    assert names(told) == {*needed[: needed.index("tqdm") + 1], "cookiecutter"}
+    assert "http" not in told["text"]
+    assert not [path for path in clone.iterdir() if path.name.startswith(".requirements")]
+    world.run("make", "demo", cwd=clone, **offline)
+    assert not (clone / "told.jsonl").exists(), "once is enough"
+
+
+def test_what_tests_need_is_installed_by_make_test(world: World, clone: Path) -> None:
+    """Before or after the demo, and again when the requirements have changed."""
+    demo, tests = ".venv/.installed-demo", ".venv/.installed"
+    dry = world.run("make", "-n", "test", cwd=clone)
+    assert dry.index(f"touch {demo}\n") < dry.index(f"touch {tests}\n") < dry.index("-m pytest")
+    world.run("make", tests, cwd=clone)
+    first, second = world.told(clone)
+    assert "pytest" not in names(first) and "cookiecutter" in names(first)
+    assert second["words"] == ["install", "-r", "requirements.txt"]
+    world.run("make", tests, demo, cwd=clone)
+    assert not (clone / "told.jsonl").exists()
+    later = time.time() + 60
+    os.utime(clone / TEMPLATE.name / "requirements.txt", (later, later))
+    world.run("make", tests, cwd=clone)
+    assert len(world.told(clone)) == 2
+
+
+def test_an_interrupted_installation_goes_on(world: World, clone: Path) -> None:
+    """pip that ends badly leaves no mark; the next call has it go on."""
+    (world.modules / "pip/__init__.py").write_text(
+        "import sys\nsys.exit('--version' not in sys.argv)"
+    )
+    done = subprocess.run(
+        ["make", ".venv/.installed"], cwd=clone, env=world.env, capture_output=True
+    )
+    assert done.returncode == 2 and not list(clone.glob(".venv/.installed*"))
+    (world.modules / "pip/__init__.py").write_text("")
+    world.run("make", ".venv/.installed", cwd=clone)
+    assert len(world.told(clone)) == 2
+
+
+def test_a_project_in_an_awkward_folder(
+    bake: Callable[..., Project], world: World, tmp_path: Path
+) -> None:
+    project = Project(shutil.copytree(bake(accelerator="cpu").path, tmp_path / AWKWARD))
+    wrapped_environment(project.path / ".venv")
+    (project.path / "train.py").write_text("import sys\nprint('ran', sys.argv)\n")
+    said = world.run("make", "train", "ARGS=--epochs 3", cwd=project.path)
+    assert "ran ['train.py', '--epochs', '3']" in said
+    world.run("make", "test", "ARGS=--collect-only tests/test_model.py", cwd=project.path)
+    (told,) = world.told(project.path)
+    assert told["words"] == ["install", "-r", "requirements.txt"], "what was chosen is obeyed"
+
+
+def test_the_checks_of_a_change_in_an_awkward_folder(world: World, clone: Path) -> None:
+    world.put("make", 'pwd; echo "made $*"; echo "== 1 passed =="')
+    said = world.run(str(clone / ".ci/run"))
+    assert [line[5:] for line in said.splitlines() if line.startswith("made")] == [
+        *("test", "demo", "stress")
+    ]
+    assert said.count(str(clone)) == 3 and said.endswith("tests: == 1 passed ==\n")
