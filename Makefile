@@ -8,15 +8,22 @@ ARGS ?=
 OLDEST ?= python3.10
 OLDEST_VENV ?= .venv-oldest
 
-PY := $(abspath $(VENV))/$(if $(filter Windows_NT,$(OS)),Scripts,bin)/python
-OLD_PY := $(abspath $(OLDEST_VENV))/$(if $(filter Windows_NT,$(OS)),Scripts,bin)/python
+# Exported, so that a shell takes them as they are, whatever characters the path has.
+export PY := $(abspath $(VENV))/$(if $(filter Windows_NT,$(OS)),Scripts,bin)/python
+export OLD_PY := $(abspath $(OLDEST_VENV))/$(if $(filter Windows_NT,$(OS)),Scripts,bin)/python
 INSTALLED := $(VENV)/.installed
+DEMO_INSTALLED := $(VENV)/.installed-demo
 BENCH_INSTALLED := $(VENV)/.installed-benchmarks
 PROJECT := {{cookiecutter.project_slug}}
+INSTALL := '$(PROJECT)/tools/install.py'
 DEMO := demo/my_vision_project
 # Whole files of tests in two processes, in their order; each test computes with one thread.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
+PYTEST := OMP_NUM_THREADS=1 "$$PY" -m pytest
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# What the demo needs: cookiecutter, and what a project runs with, from the index of one that was made
+# without a driver. What only checks need comes with `make test`.
+RUNS_WITH = sed -e '/^\# What its checks need/,$$d' -e 's/^\#! \([^{]*\).*/\1  \# auto: cpu/' \
+	'$(PROJECT)'/requirements.txt && grep '^cookiecutter' requirements.txt
 # The files in which `--full` means more.
 FULL := $(addprefix tests/test_,faults.py generated_answers.py benchmarks.py accuracy.py docs.py \
 	edits.py hosts.py matrix.py notebook.py processes.py project.py slurm.py translation.py)
@@ -26,12 +33,12 @@ FULL := $(addprefix tests/test_,faults.py generated_answers.py benchmarks.py acc
 help:  ## shows this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1: /p' Makefile
 
-demo: $(INSTALLED)  ## makes a project in demo/, trains it and tests it
+demo: $(DEMO_INSTALLED)  ## makes a project in demo/, trains it and tests it
 	rm -rf demo
 	find '$(PROJECT)' -name '*_cache' -prune -exec rm -rf {} +
-	$(PY) -m cookiecutter --no-input --default-config --output-dir demo .
-	cd $(DEMO) && $(PY) train.py --run-dir runs/demo
-	cd $(DEMO) && $(PY) test.py --checkpoint runs/demo/checkpoints/best.pt
+	"$$PY" -m cookiecutter --no-input --default-config --output-dir demo .
+	cd $(DEMO) && "$$PY" train.py --run-dir runs/demo
+	cd $(DEMO) && "$$PY" test.py --checkpoint runs/demo/checkpoints/best.pt
 	@echo "The pictures are in $(DEMO)/runs/demo/report/"
 
 test: lint  ## runs every check and every test
@@ -41,26 +48,28 @@ stress: $(INSTALLED)  ## many more faults and answers than `make test`, and thre
 	$(PYTEST) --full $(TWO) --durations=20 --durations-min=20 $(FULL) $(ARGS)
 
 bench: $(BENCH_INSTALLED)  ## measures speed against others and the limit; ARGS="--help" says more
-	$(PY) -m benchmarks $(ARGS)
+	"$$PY" -m benchmarks $(ARGS)
 
 oldest:  ## makes a project and runs its tests with the oldest versions that are allowed
 	rm -rf $(OLDEST_VENV)/project
-	test -d $(OLDEST_VENV) || $(OLDEST) -m venv $(OLDEST_VENV)
+	test -x "$$OLD_PY" || $(OLDEST) -m venv $(OLDEST_VENV)
 	sed -n 's/^\([A-Za-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2/p' requirements.txt '$(PROJECT)'/requirements.txt \
 		> $(OLDEST_VENV)/constraints.txt
-	$(OLD_PY) -m pip install -r requirements.txt -c $(OLDEST_VENV)/constraints.txt
+	{ $(RUNS_WITH); } > $(OLDEST_VENV)/demo.txt
+	"$$OLD_PY" $(INSTALL) -r $(OLDEST_VENV)/demo.txt -c $(OLDEST_VENV)/constraints.txt
+	"$$OLD_PY" -m pip install -r requirements.txt -c $(OLDEST_VENV)/constraints.txt
 	find '$(PROJECT)' -name '*_cache' -prune -exec rm -rf {} +
-	$(OLD_PY) -m cookiecutter --no-input --default-config -o $(OLDEST_VENV)/project .
-	cd $(OLDEST_VENV)/project/my_vision_project && $(OLD_PY) -m pytest $(ARGS)
+	"$$OLD_PY" -m cookiecutter --no-input --default-config -o $(OLDEST_VENV)/project .
+	cd $(OLDEST_VENV)/project/my_vision_project && "$$OLD_PY" -m pytest $(ARGS)
 
 lint: $(INSTALLED)  ## checks style and types, of the template and of its projects
-	$(PY) -m ruff check --config pyproject.toml .
+	"$$PY" -m ruff check --config pyproject.toml .
 	for task in '$(PROJECT)'/tasks/*; do \
 		copy=".mypy_cache/projects/$${task##*/}"; rm -rf "$$copy"; mkdir -p "$$copy" && \
 		cp -Rp '$(PROJECT)'/. "$$copy" && rm -r "$$copy/tasks" && cp -Rp "$$task"/. "$$copy" && \
-		(cd "$$copy" && exec $(PY) -m mypy --config-file ../../../pyproject.toml \
+		(cd "$$copy" && exec "$$PY" -m mypy --config-file ../../../pyproject.toml \
 			--cache-dir "../../$${task##*/}" .) & all="$$all $$!"; done; \
-	$(PY) -m mypy pt_template_answers.py tests benchmarks && \
+	"$$PY" -m mypy pt_template_answers.py tests benchmarks && \
 	for process in $$all; do wait $$process || exit; done
 
 clean:  ## removes the environment, the demo and the caches
@@ -69,14 +78,19 @@ clean:  ## removes the environment, the demo and the caches
 	find '$(PROJECT)' -name '*_cache' -prune -exec rm -rf {} +
 
 gpu: $(INSTALLED)  ## checks and measures on this machine's GPU, in 8 minutes; writes gpu-results/
-	@$(PY) -m benchmarks.gpu $(ARGS)
+	@"$$PY" -m benchmarks.gpu $(ARGS)
 
-$(INSTALLED): requirements.txt $(PROJECT)/requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -r requirements.txt
+$(DEMO_INSTALLED): requirements.txt $(PROJECT)/requirements.txt
+	@test -x "$$PY" || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
+	test -x "$$PY" || $(PYTHON) -m venv $(VENV)
+	{ $(RUNS_WITH); } > $(VENV)/demo.txt
+	"$$PY" $(INSTALL) -r $(VENV)/demo.txt
+	@touch $@
+
+$(INSTALLED): $(DEMO_INSTALLED)
+	"$$PY" -m pip install -r requirements.txt
 	@touch $@
 
 $(BENCH_INSTALLED): $(INSTALLED) benchmarks/requirements.txt
-	$(PY) -m pip install -r benchmarks/requirements.txt
+	"$$PY" -m pip install -r benchmarks/requirements.txt
 	@touch $@

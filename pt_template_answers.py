@@ -11,8 +11,12 @@ from pathlib import Path
 import click
 from jinja2 import Environment
 from jinja2.ext import Extension
-from rich.prompt import Prompt
 from slugify import slugify
+
+try:
+    from rich.prompt import Prompt
+except ImportError as error:  # an old cookiecutter, which shows this text in its own line
+    raise ImportError("needs cookiecutter 2.7 or newer: pip install -U cookiecutter") from error
 
 TAKEN = re.sub("#.*", "", Path(__file__).with_name("pt_template_taken.txt").read_text("utf-8"))
 RESERVED = {*TAKEN.split(), *keyword.kwlist, *keyword.softkwlist, *sys.stdlib_module_names}

@@ -1,6 +1,7 @@
-"""Finishes a new project: the files of its task, its PyTorch build, git, and what to do next."""
+"""Finishes a new project: the files of its task, its PyTorch build, and what to do next."""
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -58,23 +59,37 @@ def choose_build(accelerator: str) -> tuple[str, dict[str, str], str]:
     return index, {}, f"{reason} here; CUDA needs driver {version} or newer"
 
 
-def write_build(index: str, limits: dict[str, str]) -> None:
+def write_build(files: set[str], index: str, limits: dict[str, str]) -> None:
     """Puts torch and torchvision on one wheel index, for pip and for uv."""
-    for file in (Path("requirements.txt"), Path("pyproject.toml")):
+    for file in map(Path, files):
         text = re.sub("(?m)^#! (.*)", lambda m: m[1].replace("cpu", index), file.read_text("utf-8"))
         text = re.sub(r'(?m)^ *"?(torch\w*)>=[\d.]+', lambda m: m[0] + limits.get(m[1], ""), text)
         file.write_text(text, "utf-8", newline="\n")
 
 
+def move_up(task: str, keep: bool, before: set[str]) -> None:
+    """Puts the files of the task where they belong; `keep` leaves those that are there."""
+    for path in sorted(Path("tasks", task).rglob("*")):
+        target = Path(*path.parts[2:])
+        if path.is_file() and not (keep and os.path.lexists(target)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+    for path in sorted([Path("tasks"), *Path("tasks").rglob("*")], reverse=True):
+        if path.as_posix() not in before:
+            path.rmdir() if path.is_dir() else path.unlink()
+
+
 if __name__ == "__main__":
-    shutil.copytree(Path("tasks", TASK), ".", dirs_exist_ok=True)
-    shutil.rmtree("tasks")
+    note = Path("tasks/.before")  # of the hook before this one; none in a new folder
+    before = set(json.loads(note.read_text("utf-8")) if note.exists() else [])
+    keep = Path("tasks/.overwrite").read_text("utf-8") == "no\n"
+    move_up(TASK, keep, before)
     wheels, ends, why = choose_build(ACCELERATOR)
-    write_build(wheels, ends)
-    with contextlib.suppress(OSError):  # no git: the project works without
-        subprocess.run(["git", "-c", "init.defaultBranch=main", "init", "--quiet"], check=False)
+    new = {"requirements.txt", "pyproject.toml"} - (before if keep else set())
+    write_build(new, wheels, ends)
+    build = f"{wheels} build ({why})" if "requirements.txt" in new else "as requirements.txt was"
     here, py, python = shlex.quote(os.getcwd()), "python3", ".venv/bin/python"
     if os.name == "nt":
         here, py, python = f'"{os.getcwd()}"', "py", r".venv\Scripts\python"
     with contextlib.suppress(OSError, UnicodeError):  # a closed or a narrow terminal
-        print(f"PyTorch: {wheels} build ({why})\n{STEPS.format(here=here, py=py, python=python)}")
+        print(f"PyTorch: {build}\n{STEPS.format(here=here, py=py, python=python)}")

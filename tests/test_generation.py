@@ -165,6 +165,17 @@ def test_an_unknown_choice_writes_nothing(run: Cookiecutter) -> None:
     assert result.stderr.splitlines()[-1].startswith("ValueError: GPL provided for choice variable")
 
 
+def test_an_old_cookiecutter_is_told_what_is_needed(run: Cookiecutter) -> None:
+    """Up to 2.2 it has no rich; this one is made to have none where the template looks for it."""
+    program = (
+        "import sys\nfrom cookiecutter.cli import main\nsys.modules['rich.prompt'] = None\nmain()\n"
+    )
+    command = [sys.executable, "-c", program, str(run.template), "--no-input", "-o", str(run.out)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode != 0 and not run.out.exists() and "Traceback" not in result.stderr
+    assert "needs cookiecutter 2.7 or newer: pip install -U cookiecutter" in result.stdout
+
+
 @needs_fork
 def test_without_hooks_the_docs_finish_the_project(run: Cookiecutter, bake: Bake) -> None:
     """The very lines of docs/build.md; what they leave is what the hook leaves."""

@@ -39,7 +39,7 @@ def test_the_board_needs_no_more_than_an_environment(
     def would_do() -> str:
         return project.run("make", "-n", "board", "VENV=own", MAKEFLAGS="", ARGS="").stdout
 
-    assert "-m venv own" in would_do() and "install -r requirements.txt" in would_do()
+    assert "-m venv own" in would_do() and "install.py -r requirements.txt" in would_do()
     (project.path / "own/bin").mkdir(parents=True)
     (project.path / "own/bin/python").touch()
     assert "requirements.txt" not in would_do() and "tensorboard.main" in would_do()
