@@ -295,6 +295,7 @@ def naming(path: Path, partial: Path | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         if error.filename in (None, str(partial)):
+            error.strerror = error.strerror or str(error)  # some have nothing but a text
             error.filename = str(path)
         raise
 

@@ -172,8 +172,9 @@ def test_a_write_that_fails_leaves_the_old_file_alone() -> None:
         file.write(b"half of the n")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match="disk full") as error:
         write_atomically(path, fail)
+    assert error.value.filename == "file"
     assert path.read_bytes() == b"old"
     assert list(Path().iterdir()) == [path]
 
