@@ -1,12 +1,15 @@
 """Options: argparse with errors of one line, the options that tasks share, config.txt."""
 
 import argparse
+import contextlib
 import difflib
+import io
+import itertools
 import os
 import re
 import sys
 from argparse import BooleanOptionalAction
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,7 +44,52 @@ class Parser(argparse.ArgumentParser):
 
     def convert_arg_line_to_args(self, line: str) -> list[str]:
         """A line of a config file is one argument, blanks and all; `#` starts a comment line."""
-        return [line] if line.strip() and not line.startswith("#") else []
+        flags, flag = self._option_string_actions, line.replace("--no-", "--", 1)
+        off = line.startswith("--no-") and line not in flags and flag in flags  # a store_true
+        return [] if off or not line.strip() or line.startswith("#") else [line]
+
+    def require_nothing(self) -> None:
+        """Lets every option be left out."""
+        for action in self._actions:
+            action.required = False
+
+    def defaults(self) -> argparse.Namespace:
+        """The options of a command line without any."""
+        self.require_nothing()
+        return super().parse_args([])
+
+    def read_back(self, saved: Mapping[str, Any]) -> argparse.Namespace:
+        """The options that a checkpoint has saved; those that were added since by default."""
+        known = {action.dest for action in self._actions}
+        lines = config_lines({name: saved[name] for name in saved if name in known})
+        read = map(self.convert_arg_line_to_args, "\n".join(lines).splitlines())
+        opt = super().parse_args(list(itertools.chain(*read)))
+        parsed = {line.partition("=")[0].replace("--no-", "--", 1) for line in lines}
+        for name, value in saved.items():
+            if _flag(name) not in parsed:
+                setattr(opt, name, value)
+        return opt
+
+    def check_read_back(self, opt: argparse.Namespace) -> None:
+        """Raises BadInput unless config.txt and a checkpoint can hold the options."""
+        told = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(told):
+                again = vars(self.read_back(plain(opt)))
+        except SystemExit:
+            reason = told.getvalue().rpartition("error: ")[2].partition(" (--help")[0]
+            raise BadInput(
+                f"options.py: an option cannot be read back from config.txt ({reason}); give it a "
+                "flag of its own name, and a type that reads the text of its values"
+            ) from None
+        for name, value in vars(opt).items():
+            for one in value if isinstance(value, list) else [value]:
+                if again[name] != value or not isinstance(one, str | int | float | Path | None):
+                    raise BadInput(
+                        f"options.py: {_flag(name)}: {value!r} cannot be kept in config.txt and in "
+                        "checkpoints; let the option be a text, a number or a Path, and convert it "
+                        "where it is used"
+                    )
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         self._given = sys.argv[1:] if args is None else args
@@ -118,10 +166,15 @@ def parse_run(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
 
     A resumed run takes those of its own config.txt first, and then those of the command line. One
     that torchrun has started again is resumed.
+
+    Raises:
+        BadInput: An option has a value that could not be read back when the run is resumed.
     """
     given = sys.argv[1:] if argv is None else argv
     if LAUNCHED and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
         given = [*given, "--resume"]
+    if "--resume" in given:
+        parser.require_nothing()  # config.txt has what was required
     opt = parser.parse_args(given)
     if LAUNCHED and os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0" and opt.run_dir is None:
         parser.error("torchrun --max-restarts needs --run-dir DIR, to go on in the same folder")
@@ -131,6 +184,7 @@ def parse_run(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
         opt = parser.parse_args([f"@{config}", *given])
     if opt.nesterov and (opt.optimizer != "sgd" or not opt.momentum):
         parser.error("--nesterov: needs --optimizer sgd and a --momentum above 0")
+    parser.check_read_back(opt)
     terminal.be_quiet(opt.quiet)
     processes = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1
     opt.accumulate = opt.accumulate or processes
@@ -165,7 +219,7 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that every predict.py has."""
     parser.add_argument("paths", nargs="+", metavar="FILE_OR_DIR",
         help="images, or their folders; - reads names of files from standard input, one a line")
-    add_checkpoint_option(parser, ", or an .onnx or .pt2 file of export.py")
+    add_checkpoint_option(parser, ", or an .onnx file of export.py")
     _add_quiet(parser)
 
 
@@ -273,13 +327,31 @@ def add_training_machine_options(parser: argparse.ArgumentParser) -> None:
 
 def config_text(opt: argparse.Namespace, path: Path) -> str:
     """The options, one to a line, in the form that `@path` reads back from the file `path`."""
-    lines = ["# The options of this run. To repeat it: python train.py @" + path.as_posix()]
-    for name, value in sorted(vars(opt).items()):
-        flag = "--" + name.replace("_", "-")
+    head = "# The options of this run. To repeat it: python train.py @" + path.as_posix()
+    return "\n".join([head, *config_lines(vars(opt))]) + "\n"
+
+
+def config_lines(options: Mapping[str, Any]) -> list[str]:
+    """Options as lines, each an argument: `--name=value`, `--flag`, or a list below its name."""
+    lines: list[str] = []
+    for name, value in sorted(options.items()):
         if name in NOT_IN_CONFIG or value is None:
             continue
         if isinstance(value, bool):
-            lines.append(flag if value else flag.replace("--", "--no-", 1))
+            lines.append(_flag(name) if value else _flag(name).replace("--", "--no-", 1))
+        elif isinstance(value, list):
+            lines += [_flag(name), *map(str, value)]
         else:
-            lines.append(f"{flag}={value}")
-    return "\n".join(lines) + "\n"
+            lines.append(f"{_flag(name)}={value}")
+    return lines
+
+
+def plain(opt: argparse.Namespace) -> dict[str, Any]:
+    """The options as a checkpoint holds them: a Path as its text."""
+    return {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(opt).items()
+    }
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -5,6 +5,7 @@ beside its final name, forced to the disk and then renamed, so no crash leaves h
 name that is read. Reading checks every byte first: a flipped bit would load without an error.
 """
 
+import errno
 import hashlib
 import os
 import pickle
@@ -23,7 +24,11 @@ from torch import Tensor, nn
 
 from engine import terminal
 from engine.distributed import ALONE, World
-from engine.errors import BadInput, Fault, shorten
+from engine.errors import OUT_OF_MEMORY, BadInput, Fault, shorten
+
+
+class Damaged(BadInput):
+    """A checkpoint has not the bytes that were written."""
 
 
 class Saved(Protocol):
@@ -118,16 +123,18 @@ class Checkpoints:
         """The newest checkpoint that is whole, on the CPU; None if there is no file at all.
 
         A damaged one is passed over with a line on stderr. If an older one is whole, the damaged
-        are renamed, so that they don't count among the newest that are kept.
+        are renamed, so that they don't count among the newest that are kept. One that cannot be
+        read for another reason ends the program: to go on from an older one would lose steps.
 
         Raises:
-            BadInput: There are files, and none of them is whole.
+            BadInput: There are files, and none of them is whole; or one is no checkpoint.
+            Fault: One cannot be read at the moment.
         """
         damaged: list[Path] = []
         for path in self._candidates():
             try:
                 state = load(path)
-            except BadInput as error:
+            except Damaged as error:
                 damaged.append(path)
                 print(f"warning: {error}; trying the one before", file=sys.stderr)
                 continue
@@ -150,6 +157,9 @@ class Checkpoints:
         yield from (path for path in (self.last, self.best) if path.exists())
 
 
+SEAL_LENGTH = len(b"sha256:") + 64  # bytes at the end of a checkpoint
+
+
 def find_checkpoint(name: str) -> str:
     """The checkpoint that `--checkpoint` names: a file, or in a run folder best.pt, or last.pt."""
     folders = (Path(name), Path(name, "checkpoints"))
@@ -161,8 +171,10 @@ def load(path: Path) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU, after checking all of it.
 
     Raises:
-        BadInput: The file is missing, damaged, or not a checkpoint of this program; one that
-            would run code when loaded is refused as well.
+        BadInput: The file is missing, or not a checkpoint of this program; one that would run code
+            when loaded is refused as well.
+        Damaged: Its bytes are not those that were written.
+        Fault: The disk does not give it.
     """
     if not path.is_file():
         runs = sorted({str(file.parents[1]) for file in path.glob("*/checkpoints/*.pt")})
@@ -178,8 +190,14 @@ def load(path: Path) -> dict[str, Any]:
             f"{path}: holds more than tensors and plain values, and was not loaded because that "
             "could run code; use a checkpoint written by train.py"
         ) from None
-    except Exception as error:  # a damaged file makes zipfile and pickle raise almost anything
-        raise BadInput(f"{path}: damaged or not a checkpoint ({error})") from None
+    except (MemoryError, Damaged):
+        raise
+    except OSError as error:
+        raise Fault(f"{path}: cannot be read ({error.strerror or error}); try again") from None
+    except Exception as error:  # what is no checkpoint makes pickle raise almost anything
+        if re.search(OUT_OF_MEMORY, str(error)):
+            raise
+        raise BadInput(f"{path}: not a checkpoint ({error})") from None
     if not isinstance(state, dict) or not {"n_iter", "args"} <= state.keys():
         raise BadInput(f"{path}: not a checkpoint written by train.py")
     return state
@@ -241,13 +259,27 @@ def _save_sealed(state: dict[str, Any], file: BinaryIO) -> None:
 
 
 def _verify(path: Path) -> None:
-    """Raises BadZipFile unless a checkpoint is whole; one saved by others has no seal to check."""
-    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-        if archive.comment:
-            if archive.comment != _digest(file, path.stat().st_size - len(archive.comment) - 2):
-                raise zipfile.BadZipFile("its bytes are not those that were written")
-        elif (member := archive.testzip()) is not None:
-            raise zipfile.BadZipFile(f"damaged at {member}")
+    """Raises Damaged unless a checkpoint is whole; one saved by others has no seal to check."""
+    with open(path, "rb") as file:
+        length = max(0, path.stat().st_size - SEAL_LENGTH)
+        file.seek(length)
+        seal = file.read()
+        if seal.startswith(b"sha256:"):
+            if seal != _digest(file, length - 2):  # the length of the comment is not sealed
+                raise Damaged(f"{path}: damaged, its bytes are not those that were written")
+            return
+        try:
+            file.seek(0)
+            with zipfile.ZipFile(file) as archive:
+                member = archive.testzip()
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file makes zipfile raise almost anything
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise  # the disk; a place before the beginning is asked for in damaged files
+            raise Damaged(f"{path}: damaged or not a checkpoint ({error})") from None
+        if member is not None:
+            raise Damaged(f"{path}: damaged at {member}")
 
 
 def _digest(file: BinaryIO, length: int) -> bytes:

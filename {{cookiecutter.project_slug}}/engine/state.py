@@ -1,13 +1,16 @@
 """The state of a run: the content of a checkpoint, and the decisions that follow from it."""
 
+import math
 import sys
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from engine import terminal
+from engine.arguments import plain
 from engine.checkpoint import load_weights
-from engine.errors import BadInput, shorten
+from engine.errors import BadInput, Diverged, shorten
 from engine.optimizers import Optimizers
 from engine.weights import load_fitting
 
@@ -20,7 +23,7 @@ WITHOUT_EFFECT = (
 # Keys of a checkpoint that are not networks.
 RESERVED = (
     *("optim", "scaler", "epoch", "n_iter", "validated", "best", "waited", "model", "args"),
-    *("environment", "ema"),
+    *("environment", "ema", "info"),
 )
 RESUME_REMEDY = "use the options of its config.txt, or undo the change of the network"
 
@@ -55,7 +58,7 @@ class TrainState:
         self.opt, self.optimizers, self.steps_per_epoch = opt, optimizers, steps_per_epoch
         self.networks, self.info, self.environment = optimizers.networks, model.info, environment
         self.model_name, self.monitor = type(model).__name__, model.monitor
-        reserved = {*RESERVED, *self.info} & self.networks.keys()
+        reserved = {*RESERVED} & self.networks.keys()
         if reserved:
             raise ValueError(f"no network can be called {reserved.pop()}: checkpoints use it")
         self.total = opt.epochs * steps_per_epoch  # optimizer steps of the whole run
@@ -91,7 +94,15 @@ class TrainState:
 
         Of equal ones the last counts as the best, since few images often give equal metrics. The
         patience waits for a better one.
+
+        Raises:
+            Diverged: It is no number.
         """
+        if math.isnan(value):
+            raise Diverged(
+                f"the validation after step {self.n_iter} gave no number for {self.monitor}, which "
+                "chooses the best checkpoint; see compute_metrics of the model"
+            )
         self.waited = 0 if value > self.best else self.waited + 1
         self.validated, self.best = self.n_iter, max(self.best, value)
         return value == self.best
@@ -120,9 +131,9 @@ class TrainState:
             "best": self.best,
             "waited": self.waited,
             "model": self.model_name,
-            "args": vars(self.opt),
+            "args": plain(self.opt),
             "environment": self.environment,
-            **self.info,
+            "info": self.info,
         }
 
     def start_from(self, path: str) -> None:
@@ -140,15 +151,12 @@ class TrainState:
         Raises:
             BadInput: It is one of other data, another network or another optimizer.
         """
-        for key, now in self.info.items():
-            if list(state.get(key, [])) != list(now):
-                raise BadInput(
-                    f"{path}: written for the {key} {shorten(list(state.get(key, [])))}, and now "
-                    f"they are {shorten(list(now))}; give it the data it was trained on"
-                )
+        before = state.get("info", {})
+        if different := first_difference(before, self.info):
+            raise BadInput(f"{path}: written for {different}; give it the data it was trained on")
         for name, network in self.networks.items():
             load_weights(network, state.get(name, {}), path, RESUME_REMEDY)
-        options = changes(state["args"], vars(self.opt), WITHOUT_EFFECT, "--")
+        options = changes(state["args"], plain(self.opt), WITHOUT_EFFECT, "--")
         try:
             same = state["args"].get("optimizer") == self.opt.optimizer
             self.optimizers.load_state_dict(state["optim"] if same else {})
@@ -161,13 +169,38 @@ class TrainState:
         if state.get("scaler"):
             self.optimizers.scaler.load_state_dict(state["scaler"])
         environment = changes(state.get("environment", {}), self.environment, (), "")
-        if different := ", ".join(filter(None, (options, environment))):
+        counts = "" if before == self.info else "other counts or statistics of the data"
+        if different := ", ".join(filter(None, (options, environment, counts))):
             print(f"warning: not an exact continuation: {different}", file=sys.stderr)
         self.n_iter, self.validated = state["n_iter"], state["validated"]
         self.best, self.waited = state["best"], state["waited"]
         terminal.say(f"resumed after step {self.n_iter} of {self.total}")
         if self.is_over() and self.n_iter >= self.total:
             terminal.say(f"all {self.total} steps are done; a larger --epochs goes on")
+
+
+def first_difference(before: Any, now: Any, name: str = "info") -> str:
+    """What differs first between what two data sets say of themselves; empty if they fit.
+
+    Names, their order, texts and shapes have to be equal. Bare numbers, such as counts and means,
+    need not be.
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        if list(before) != list(now):
+            return _names(before, now, name)
+        found = (first_difference(before[key], now[key], str(key)) for key in now)
+        return next(filter(None, found), "")
+    if isinstance(before, list | tuple) and isinstance(now, list | tuple):
+        return _names(before, now, name) if list(before) != list(now) else ""
+    numbers = all(isinstance(value, int | float) for value in (before, now))
+    if numbers or before == now:
+        return ""
+    return f"{name} {before}, and now it is {now}"
+
+
+def _names(before: Iterable, now: Iterable, name: str) -> str:
+    one, other = (shorten(list(map(str, names))) or "none" for names in (before, now))
+    return f"the {name} {one}, and now they are {other}"
 
 
 def changes(before: dict, now: dict, ignored: tuple[str, ...], prefix: str) -> str:

@@ -33,7 +33,9 @@ from engine.state import WITHOUT_EFFECT, changes
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 # What a checkpoint holds besides networks, optimizers and averages.
-BOOKKEEPING = {"epoch", "n_iter", "validated", "best", "waited", "model", "args", "environment"}
+BOOKKEEPING = {
+    *("epoch", "n_iter", "validated", "best", "waited", "model", "args", "environment", "info"),
+}
 # Of an image: size in bytes, time of change in ns, digest of the pixels if it is known.
 Record = tuple[int, int, int | None]
 

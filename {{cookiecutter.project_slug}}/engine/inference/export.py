@@ -27,11 +27,19 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import center_crop
 
-from engine.arguments import Parser, add_checkpoint_option, output_file
+from engine.arguments import Parser, add_checkpoint_option, output_file, plain
 from engine.checkpoint import write_atomically
 from engine.data.images import eval_side, images_below
 from engine.errors import DONE, BadInput, Fault
-from engine.inference.exported import FORMAT_VERSION, INPUT, METADATA, READERS, optional, silence
+from engine.inference.exported import (
+    FORMAT_VERSION,
+    INPUT,
+    METADATA,
+    Run,
+    optional,
+    read_onnx,
+    silence,
+)
 from engine.state import WITHOUT_EFFECT
 
 FORMATS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "safetensors": ()}
@@ -127,7 +135,7 @@ def describe(model: Any, trained_with: Namespace) -> dict[str, Any]:
         "resize": getattr(trained_with, "resize", None),
         "input": f"uint8 {shape}, RGB in [0, 255]",
         "output": of_classes if classes else of_images,
-        "options": {k: v for k, v in vars(trained_with).items() if k not in left_out},
+        "options": {k: v for k, v in plain(trained_with).items() if k not in left_out},
     }
 
 
@@ -211,6 +219,11 @@ def pt2_content(program: torch.export.ExportedProgram, metadata: str) -> bytes:
     return file.getvalue()
 
 
+def runs_pt2(content: bytes) -> Run:
+    """A function that runs a pt2 file. To open one of others could run code in it."""
+    return torch.no_grad()(torch.export.load(io.BytesIO(content)).module())
+
+
 def check_images(opt: Namespace, load: Load, folder: Path) -> tuple[list[Tensor], str]:
     """Up to 17 images to compare on, uint8 (3, H, W), and what they are.
 
@@ -246,7 +259,7 @@ def compare(model: Any, content: bytes, suffix: str, images: list[Tensor], vary:
     Returns:
         Of probabilities; of images as a share of their range.
     """
-    run, _ = READERS[suffix](content)
+    run = runs_pt2(content) if suffix == ".pt2" else read_onnx(content)[0]
     differences = []
     for n in BATCHES:
         size = [64 + n, 96 - n] if vary else list(images[0].shape[1:])

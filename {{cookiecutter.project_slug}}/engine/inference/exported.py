@@ -1,7 +1,7 @@
-"""Files written by export.py, and run in the place of a checkpoint: ONNX and PyTorch's pt2.
+"""ONNX files written by export.py, run in the place of a checkpoint.
 
-All of them hold `metadata.json` (export.py beside this file lists its keys): ONNX among its
-metadata_props, pt2 among its extra files. They are run on the CPU, in float32.
+They hold `metadata.json` (export.py beside this file lists its keys) among their metadata_props,
+and are run on the CPU, in float32. A pt2 file is none of them: to open one can run code in it.
 """
 
 import importlib
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from engine import modules
+from engine.arguments import Parser
 from engine.devices import Amp, pick_device
 from engine.errors import BadInput
 
@@ -48,12 +49,13 @@ class Exported:
         return self.predict(images).round().to(torch.uint8)
 
 
-def load_model(opt: Namespace, model_class: Any) -> tuple[Any, Namespace, Amp]:
+def load_model(opt: Namespace, model_class: Any, parser: Parser) -> tuple[Any, Namespace, Amp]:
     """The model of `--checkpoint`, ready to predict.
 
     Args:
         opt: The options of a program: checkpoint, device, precision.
         model_class: The finished model.
+        parser: That of the options of training, for those that an exported file does not have.
 
     Returns:
         The model, or an `Exported`; the options that it was trained with; where and how to compute.
@@ -62,7 +64,11 @@ def load_model(opt: Namespace, model_class: Any) -> tuple[Any, Namespace, Amp]:
         BadInput: The file cannot be used, or not with the device or the precision.
     """
     path = Path(opt.checkpoint)
-    if path.suffix not in READERS:
+    if path.suffix == ".pt2":
+        raise BadInput(
+            f"{path}: not opened, since a pt2 file can run code; use the checkpoint or ONNX"
+        )
+    if path.suffix != ".onnx":
         device = pick_device(opt.device)
         amp = Amp(opt.precision, device)
         model, trained_with = model_class.from_checkpoint(opt.checkpoint)
@@ -76,11 +82,11 @@ def load_model(opt: Namespace, model_class: Any) -> tuple[Any, Namespace, Amp]:
         raise BadInput(
             f"{path}: exported from another model ({metadata['model']}); use the project it is of"
         )
-    return exported, Namespace(**metadata["options"]), Amp("fp32", torch.device("cpu"))
+    return exported, parser.read_back(metadata["options"]), Amp("fp32", torch.device("cpu"))
 
 
 def open_exported(path: Path) -> tuple[Exported, dict[str, Any]]:
-    """Opens an ONNX or a pt2 file, by its ending; returns its metadata too.
+    """Opens an ONNX file; returns its metadata too.
 
     Raises:
         BadInput: It is missing, damaged or not written by export.py; or a package is missing.
@@ -89,7 +95,7 @@ def open_exported(path: Path) -> tuple[Exported, dict[str, Any]]:
         raise BadInput(f"{path}: no such file")
     try:
         with silence():
-            run, text = READERS[path.suffix](path.read_bytes())
+            run, text = read_onnx(path.read_bytes())
         metadata = json.loads(text or "{}")
     except (BadInput, OSError):
         raise
@@ -113,16 +119,6 @@ def read_onnx(content: bytes) -> tuple[Run, str]:
         return torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
 
     return run, session.get_modelmeta().custom_metadata_map.get(METADATA, "")
-
-
-def read_pt2(content: bytes) -> tuple[Run, str]:
-    """A function that runs a pt2 file, and its metadata as JSON."""
-    files = {METADATA: ""}
-    program = torch.export.load(io.BytesIO(content), extra_files=files)
-    return torch.no_grad()(program.module()), files[METADATA]
-
-
-READERS = {".onnx": read_onnx, ".pt2": read_pt2}
 
 
 @contextmanager

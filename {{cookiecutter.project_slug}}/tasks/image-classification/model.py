@@ -70,15 +70,14 @@ class Classifier(nn.Module):
             BadInput: The file is missing, damaged, or not a checkpoint of this model.
         """
         state = load(Path(path))
-        if "classes" not in state:
+        if state.get("model") != cls.__name__:
             raise BadInput(
                 f"{path}: a checkpoint of another model ({state.get('model')}); use one of a run "
                 "of this project"
             )
         # The weights are in the checkpoint; those of ImageNet need not be downloaded.
-        defaults = vars(options.make_parser().parse_args([]))  # for options added since
-        opt = Namespace(**{**defaults, **state["args"], "pretrained": False})
-        model = cls(opt, {"classes": state["classes"]})
+        opt = options.make_parser().read_back({**state["args"], "pretrained": False})
+        model = cls(opt, state["info"])
         weights = judged(state, "net")
         load_weights(model.net, weights, path, "networks.py was changed since then")
         return model.eval(), opt

@@ -13,6 +13,7 @@ from engine.errors import run_program  # first: Ctrl-C ends in one line from her
 from functools import partial
 
 import dataset
+import options
 from engine import terminal
 from engine.arguments import Parser, add_machine_options, add_predict_options, number
 from engine.data.images import eval_side
@@ -35,7 +36,7 @@ def main() -> int:
     opt = parser.parse_args()
     terminal.be_quiet(opt.quiet)
 
-    model, trained_with, amp = load_model(opt, Model)
+    model, trained_with, amp = load_model(opt, Model, options.make_parser())
     table = Predictions(opt.out, model.classes, opt.top)
     load = partial(dataset.load_to_judge, opt=trained_with)
     images = ImageFiles(opt.paths, load, eval_side(trained_with))

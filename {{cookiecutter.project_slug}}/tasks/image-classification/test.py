@@ -46,7 +46,7 @@ def main() -> int:
     test_set = dataset.eval_set(judged_with, model.classes, opt.split)
     sampler = EvalBatchSampler(len(test_set), opt.batch_size)
     loader = Loader(test_set, sampler, device, opt.workers, opt.prefetch)
-    report = Report(opt, trained_with, options.make_parser().parse_args([]))
+    report = Report(opt, trained_with, options.make_parser().defaults())
 
     # 2. The scores of all images.
     files = test_set.files()

@@ -78,8 +78,7 @@ class Translator(nn.Module):
                 f"{path}: a checkpoint of another model ({state['model']}); use one of a run of "
                 "this project"
             )
-        defaults = vars(options.make_parser().parse_args([]))  # for options added since
-        opt = Namespace(**{**defaults, **state["args"]})
+        opt = options.make_parser().read_back(state["args"])
         alone = {"adversarial", "features", "perceptual"}  # the losses that need more networks
         loss = next(name for name in losses.LOSSES if name not in alone)
         model = cls(Namespace(**{**vars(opt), "losses": loss}), {})

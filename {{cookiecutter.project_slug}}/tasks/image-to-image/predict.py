@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 import dataset
+import options
 from engine import terminal
 from engine.arguments import Parser, add_machine_options, add_predict_options, number
 from engine.checkpoint import write_atomically
@@ -44,7 +45,7 @@ def main() -> int:
     terminal.be_quiet(opt.quiet)
 
     check_tiles(opt.tile, opt.overlap)
-    model, trained_with, amp = load_model(opt, Model)
+    model, trained_with, amp = load_model(opt, Model, options.make_parser())
     if opt.scale is None:
         opt.scale = trained_with.scale if trained_with.degrade == "low-resolution" else 1
     images = ImageFiles(opt.paths, partial(load_enlarged, scale=opt.scale))

@@ -53,7 +53,7 @@ def main() -> int:
     test_set = dataset.eval_set(judged_with, opt.split)
     sampler = EvalBatchSampler(len(test_set), 1)  # images of any size cannot share a batch
     loader = Loader(test_set, sampler, device, opt.workers, opt.prefetch)
-    report = Report(opt, trained_with, options.make_parser().parse_args([]))
+    report = Report(opt, trained_with, options.make_parser().defaults())
 
     # 2. The outputs and their metrics. Images are kept of the best and the worst alone.
     rows: list[Row] = []

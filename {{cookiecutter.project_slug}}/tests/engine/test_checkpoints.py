@@ -1,5 +1,6 @@
 """Nothing that was saved is lost, and nothing that is damaged is used."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -127,6 +128,40 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert str(damaged) in streams.err
     assert f"resumed after step {saved_steps(run)[-2]} " in streams.out
     assert same_weights(run, finished)
+
+
+@pytest.mark.parametrize(
+    ("error", "ends", "told"),
+    [
+        (OSError(errno.EIO, "Input/output error"), 1, "Input/output error"),
+        (OSError(errno.ESTALE, "Stale file handle"), 1, "Stale file handle"),
+        (MemoryError(), 1, "out of memory"),
+        (RuntimeError("[enforce fail] can't allocate memory: you tried"), 1, "out of memory"),
+        (ValueError("what a later PyTorch says"), 2, "what a later PyTorch says"),
+    ],
+    ids=str,
+)
+def test_a_whole_checkpoint_that_cannot_be_read_at_the_moment_is_left_as_it_is(
+    run: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    ends: int,
+    told: str,
+) -> None:
+    """And the run does not go back to an older one."""
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    before = sorted(path.name for path in (run / "checkpoints").iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", fail)
+        assert resume(run) == ends
+    line = capsys.readouterr().err
+    assert told in line and line.count("\n") == 1
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == before
+    assert resume(run) == 0
 
 
 def test_without_a_whole_checkpoint_there_is_no_silent_fresh_start(

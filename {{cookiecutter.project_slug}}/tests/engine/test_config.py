@@ -1,12 +1,21 @@
 """What the options of every task have in common: config.txt, help."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import Train
+from programs import last, refusal, resume, status
 
+import export
 import options
-from engine.arguments import config_text
+import predict
+import test
+import train as program
+from engine.arguments import Parser, config_text
+from model import Model
 
 
 def parse(*words: str) -> dict:
@@ -51,3 +60,100 @@ def test_help_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[
         assert "--" + name.replace("_", "-") in text
     assert "(default: 3)" in text
     assert "default: None" not in text
+
+
+@pytest.fixture
+def add(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function that adds an option of the owner to options.py."""
+    make_parser = options.make_parser
+
+    def add(*name: str, **how: Any) -> None:
+        def make() -> Parser:
+            parser = make_parser()
+            parser.add_argument(*name, **how)
+            return parser
+
+        monkeypatch.setattr(options, "make_parser", make)
+
+    return add
+
+
+@pytest.mark.parametrize(
+    ("how", "words", "value"),
+    [
+        ({"action": "store_true"}, [], False),
+        ({"action": "store_true"}, ["--own"], True),
+        ({"type": Path}, ["--own=a b/c"], Path("a b/c")),
+        ({"type": Path, "default": Path("x")}, [], Path("x")),
+        ({"nargs": "+", "type": int}, ["--own", "1", "2"], [1, 2]),
+        ({"nargs": "*", "default": []}, [], []),
+        ({"required": True}, ["--own=#1"], "#1"),
+        ({"choices": ["a", "b"], "default": "b"}, [], "b"),
+        ({"type": float}, [], None),
+    ],
+)
+def test_an_own_option_survives_a_resume_and_the_other_programs(
+    add: Callable[..., None],
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    how: dict,
+    words: list[str],
+    value: Any,
+) -> None:
+    """In whatever way of argparse it is added."""
+    add("--own", **how)
+    seen: list[Any] = []
+    build = Model.__init__
+
+    def note(self: Model, opt: Any, info: Any) -> None:
+        seen.append(opt.own)
+        build(self, opt, info)
+
+    monkeypatch.setattr(Model, "__init__", note)
+    assert train("run", "--epochs=1", *words) == 0
+    assert resume(Path("run"), "--epochs=2") == 0
+    assert train("again", f"@{Path('run/config.txt')}") == 0
+    for main, name in ((test.main, "test.py"), (export.main, "export.py")):
+        more = ["--format=safetensors"] if name == "export.py" else ["--split=val"]
+        assert status(main, name, "--checkpoint=run", *more) == 0
+    assert seen == [value] * 5
+    assert last(Path("again"))["args"].keys() == last(Path("run"))["args"].keys()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"type": complex},
+        {"type": lambda text: text.split(","), "default": ["a", "b"]},
+        {"action": "append", "default": ["a"]},
+        {"dest": "another", "default": "x"},
+        {"dest": "plain", "action": "store_false"},
+        {"default": "two\nlines"},
+    ],
+)
+def test_an_own_option_that_could_not_be_read_back_is_refused_at_the_start(
+    add: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    small: list[str],
+    how: dict,
+) -> None:
+    add("--own", **how)
+    given = ["--own=1j"] if how.get("type") is complex else []
+    error = refusal(capsys, program.main, "train.py", *small, "--run-dir=run", *given)
+    assert "options.py: " in error
+    assert not Path("run").exists()
+
+
+def test_options_that_a_checkpoint_does_not_know_have_their_defaults(
+    add: Callable[..., None], finished: Path, tmp_path: Path, images: Path
+) -> None:
+    """An exported file does not know them either."""
+    onnx = tmp_path / "x.onnx"
+    words = [f"--checkpoint={finished}", "--format=onnx", f"--out={onnx}"]
+    assert status(export.main, "export.py", *words) == 0
+    add("--own", default=3)
+    opt = options.make_parser().read_back(last(finished)["args"])
+    assert opt.own == 3
+    image = str(next(images.glob("train/**/*.png")))
+    for checkpoint in (finished, onnx):
+        assert status(predict.main, "predict.py", f"--checkpoint={checkpoint}", image) == 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from needs import FORMATS
+from needs import FORMATS, OLD
 from programs import files, refusal, status
 from safetensors.torch import load_file
 from torch import Tensor
@@ -35,6 +35,16 @@ def exported(
     return out
 
 
+def opened(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    """A function that runs an exported file, and its metadata."""
+    if path.suffix == ".onnx":
+        found, metadata = open_exported(path)
+        return found.predict, metadata
+    extra = {"metadata.json": ""}
+    program = torch.export.load(path, extra_files=extra)
+    return torch.no_grad()(program.module()), json.loads(extra["metadata.json"])
+
+
 def batch(metadata: dict[str, Any], n: int) -> Tensor:
     random = torch.Generator().manual_seed(n)
     side = metadata["image_size"]
@@ -44,7 +54,7 @@ def batch(metadata: dict[str, Any], n: int) -> Tensor:
 
 def test_a_file_computes_what_the_checkpoint_does(exported: Path, finished: Path) -> None:
     """Also for images whose channels come last, as predict.py has them."""
-    opened, metadata = open_exported(exported)
+    run, metadata = opened(exported)
     model, _ = Model.from_checkpoint(str(finished / "checkpoints" / "best.pt"))
     for n in (1, 2, 17):
         images = batch(metadata, n)
@@ -52,17 +62,17 @@ def test_a_file_computes_what_the_checkpoint_does(exported: Path, finished: Path
         unit = 1 if metadata["classes"] else 255
         assert wanted.dtype == torch.float32 and wanted.std() > 0
         for order in (torch.contiguous_format, torch.channels_last):
-            found = opened.predict(images.contiguous(memory_format=order))
+            found = run(images.contiguous(memory_format=order))
             assert found.shape == wanted.shape
             assert (found - wanted).abs().max() <= LIMIT * unit
 
 
 def test_what_predictions_need_is_in_the_file(exported: Path, finished: Path) -> None:
-    opened, metadata = open_exported(exported)
+    _, metadata = opened(exported)
     model, opt = Model.from_checkpoint(str(finished / "checkpoints" / "best.pt"))
     assert metadata["format_version"] == FORMAT_VERSION
     assert metadata["model"] == type(model).__name__
-    assert opened.classes == metadata["classes"] == list(model.info.get("classes", []))
+    assert metadata["classes"] == list(model.info.get("classes", []))
     assert metadata["image_size"] == (opt.img_size if metadata["classes"] else None)
     assert metadata["resize"] == getattr(opt, "resize", None)
     assert metadata["options"]["img_size"] == opt.img_size
@@ -171,7 +181,7 @@ def test_the_averaged_weights_are_exported_and_can_be_trained_on(
     assert all(weights[name].equal(average[name]) for name in weights)
     metadata = json.loads(checkpoint.with_suffix(".json").read_text())
     assert metadata["options"]["img_size"] == state["args"]["img_size"]
-    assert metadata["classes"] == list(state.get("classes", []))
+    assert metadata["classes"] == list(state["info"].get("classes", []))
     capsys.readouterr()
     assert train("run", f"--weights={checkpoint.with_suffix('.safetensors')}") == 0
     count = len(average)
@@ -180,26 +190,40 @@ def test_the_averaged_weights_are_exported_and_can_be_trained_on(
     assert "weights alone" in refusal(capsys, predict.main, "predict.py", *words)
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@OLD
 def test_a_file_that_cannot_be_run(
-    finished: Path, images: Path, capsys: pytest.CaptureFixture[str], suffix: str
+    finished: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name = f"model.{suffix}"
-    words = [f"--checkpoint={name}", str(images / "test")]
+    words = ["--checkpoint=model.onnx", str(images / "test")]
     assert "no such file" in refusal(capsys, predict.main, "predict.py", *words)
-    Path(name).write_text("no model")
+    Path("model.onnx").write_text("no model")
     assert "damaged" in refusal(capsys, predict.main, "predict.py", *words)
     assert "cuda" in refusal(capsys, predict.main, "predict.py", *words, "--device=cuda")
     assert "bf16" in refusal(capsys, predict.main, "predict.py", *words, "--precision=bf16")
 
 
+@OLD
 def test_a_file_of_another_program_or_project(
-    images: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    layer = torch.export.export(torch.nn.Identity(), (torch.zeros(1),))
+    onnx = pytest.importorskip("onnx")
+    words = [best(finished), "--format=onnx", "--out=model.onnx"]
+    assert status(export.main, "export.py", *words) == 0
+    content = onnx.load("model.onnx")
     other = {"format_version": FORMAT_VERSION, "model": "Other", "classes": [], "options": {}}
-    words = ["--checkpoint=model.pt2", str(images / "test")]
-    extras = {"export it again": {}, "Other": {"metadata.json": json.dumps(other)}}
-    for culprit, extra in extras.items():
-        torch.export.save(layer, "model.pt2", extra_files=extra)
+    words = ["--checkpoint=model.onnx", str(images / "test")]
+    for culprit, text in {"export it again": "{}", "Other": json.dumps(other)}.items():
+        (entry,) = content.metadata_props
+        entry.value = text
+        onnx.save(content, "model.onnx")
         assert culprit in refusal(capsys, predict.main, "predict.py", *words)
+
+
+def test_a_pt2_file_is_not_opened_since_that_can_run_code(
+    images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = torch.export.export(torch.nn.Identity(), (torch.zeros(1),))
+    torch.export.save(program, "model.pt2")
+    monkeypatch.setattr(torch.export, "load", lambda *args, **kwargs: pytest.fail("opened"))
+    words = ["--checkpoint=model.pt2", str(images / "test")]
+    assert "can run code" in refusal(capsys, predict.main, "predict.py", *words)

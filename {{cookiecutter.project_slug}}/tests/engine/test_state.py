@@ -10,7 +10,7 @@ import torch
 from conftest import Build
 
 from engine.errors import BadInput, Diverged
-from engine.state import TrainState
+from engine.state import TrainState, first_difference
 
 
 def make(steps_per_epoch: int = 4, **options: int) -> TrainState:
@@ -94,13 +94,37 @@ def test_patience_waits_for_a_better_one() -> None:
         assert state.is_over()
 
 
-def test_a_metric_that_is_not_a_number_is_never_the_best() -> None:
-    state = make(patience=2)
-    assert not state.record(float("nan"))
-    assert state.best == float("-inf")
-    assert state.record(0.1)
-    assert not state.record(float("nan"))
-    assert (state.best, state.waited, state.is_over()) == (0.1, 1, False)
+@pytest.mark.parametrize("before", [[], [0.1]])
+def test_a_monitored_metric_that_is_not_a_number_ends_the_run(before: list[float]) -> None:
+    """It could not choose a checkpoint, and the last line would name one that does not exist."""
+    state = make()
+    state.n_iter = 4
+    for value in before:
+        state.record(value)
+    with pytest.raises(Diverged, match=r"^the validation after step 4 gave no number for accuracy"):
+        state.record(float("nan"))
+
+
+INFO = {"classes": {"cat": 3, "dog": 4}, "size": (3, 8), "mean": 0.5, "classes_are": "species"}
+
+
+@pytest.mark.parametrize(
+    ("now", "difference"),
+    [
+        ({}, ""),
+        ({"classes": {"cat": 30, "dog": 4}, "mean": 0.25}, ""),
+        ({"classes": {"dog": 4, "cat": 3}}, "the classes cat, dog, and now they are dog, cat"),
+        ({"classes": {"cat": 3}}, "the classes cat, dog, and now they are cat"),
+        ({"size": (3, 9)}, "the size 3, 8, and now they are 3, 9"),
+        ({"classes_are": "breeds"}, "classes_are species, and now it is breeds"),
+        ({"more": 1}, "the info classes, size, mean, classes_are, and now they are "),
+    ],
+)
+def test_names_and_shapes_of_the_data_have_to_be_equal_and_numbers_not(
+    now: dict, difference: str
+) -> None:
+    found = first_difference(INFO, {**INFO, **now})
+    assert found.startswith(difference) and bool(found) == bool(difference)
 
 
 def test_a_saved_state_comes_back(build: Build, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,6 +154,8 @@ def test_a_saved_state_comes_back(build: Build, capsys: pytest.CaptureFixture[st
     assert "--seed 0 is now 77" in warning and "threads 1 is now 8" in warning
     assert "workers" not in warning  # changes no bit
 
+    second.info = {"classes": ["a", "b"], "optim": 1}
+    second.load_state_dict(second.state_dict(), Path("last.pt"))
     second.info = {"classes": ["a", "c"]}
     with pytest.raises(BadInput, match=r"^last\.pt: written for the classes a, b, .* a, c;"):
         second.load_state_dict(saved, Path("last.pt"))

@@ -155,7 +155,7 @@ def write_page(run: Path, results: Results) -> str:
         data=None,
         split="test",
     )
-    defaults = options.make_parser().parse_args([])
+    defaults = options.make_parser().defaults()
     report = Report(words, defaults, defaults)
     metrics = test.summarize(results, model)
     write_report(report, metrics, results, Black(), 32, model.loss_name)

@@ -127,7 +127,7 @@ def test_the_page_of_many_images_is_small(run: Path) -> None:
     examples = [(row, list(crops)) for row in rows[:10]]
     words = ["checkpoint", "report", "against", "data", "split"]
     given = [str(run / "checkpoints/best.pt"), "made-up", None, None, "test"]
-    defaults = options.make_parser().parse_args([])
+    defaults = options.make_parser().defaults()
     report = Report(Namespace(**dict(zip(words, given, strict=True))), defaults, defaults)
     metrics = add_intervals(test.summarize(rows))
     for name in ("psnr", "ssim", "l1"):
