@@ -1,6 +1,7 @@
 """What is shown and recorded of a run: the progress bar, metrics.jsonl, TensorBoard's files."""
 
 import json
+import math
 import threading
 import time
 from collections import deque
@@ -17,7 +18,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from engine import terminal
-from engine.arguments import config_text
+from engine.arguments import config_text, plain
 from engine.checkpoint import write_atomically
 from engine.distributed import ALONE, World
 from engine.evaluation import Losses, Metrics, mean_losses
@@ -71,7 +72,7 @@ class Logger:
         kept: list[dict] = []
         if self.metrics.exists():
             limit = {"train": n_iter, "val": self.state.validated}
-            kept = [p for p in read_points(self.metrics) if p["n_iter"] <= limit[p["split"]]]
+            kept = [p for p in read_points(self.metrics) if p["n_iter"] <= limit.get(p["split"], n_iter)]
             text = "".join(json.dumps(point) + "\n" for point in kept)
             write_atomically(self.metrics, lambda file: file.write(text.encode()))
         self._lines = self.metrics.open("a", buffering=1, encoding="utf-8")
@@ -170,7 +171,11 @@ class Logger:
         columns. Without that list TensorBoard shows first the options that differ between runs, and
         of the metrics, which are all scalars, the first by their names: hence best/.
         """
-        options = {k: v for k, v in vars(self.state.opt).items() if k not in WITHOUT_EFFECT}
+        options = {
+            name: str(value) if isinstance(value, list) else value
+            for name, value in plain(self.state.opt).items()
+            if name not in WITHOUT_EFFECT
+        }
         _, begin, end = summary.hparams(options, {})
         for part in (begin, end):
             self._record(0, summary=part)
@@ -181,7 +186,9 @@ class Logger:
     def _add(self, split: str, values: dict[str, float], more: dict[str, float]) -> None:
         """Adds a point: a line of metrics.jsonl, and the scalars `split/name`, with some more."""
         n_iter = self.state.n_iter
-        point = {"n_iter": n_iter, "epoch": self.state.epoch, "split": split, "values": values}
+        # JSON has no word for what is no number.
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        point = {"n_iter": n_iter, "epoch": self.state.epoch, "split": split, "values": finite}
         if not self.first:
             return
         try:

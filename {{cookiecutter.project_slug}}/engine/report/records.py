@@ -46,15 +46,27 @@ def read_records(folder: Path) -> Records:
 
 
 def read_points(path: Path) -> list[dict[str, Any]]:
-    """The points of a metrics.jsonl, without lines that a kill or a full disk has cut off."""
+    """The points of a metrics.jsonl, with the values that are numbers.
+
+    Lines that a kill or a full disk has cut off are left out, as are those of other programs.
+    """
     points = []
     for line in _read(path).splitlines():
         try:
             points.append(json.loads(line))
         except ValueError:
             continue
-    keys = {"n_iter", "split", "values"}
-    return [point for point in points if isinstance(point, dict) and keys <= point.keys()]
+    kinds = {"n_iter": int, "split": str, "values": dict}
+    found = [
+        point
+        for point in points
+        if isinstance(point, dict)
+        and all(isinstance(point.get(name), kind) for name, kind in kinds.items())
+    ]
+    for point in found:
+        values = point["values"].items()
+        point["values"] = {name: value for name, value in values if isinstance(value, int | float)}
+    return found
 
 
 def read_options(folder: Path) -> dict[str, str]:

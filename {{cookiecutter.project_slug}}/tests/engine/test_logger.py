@@ -5,6 +5,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 import train as program
 from engine.logger import Logger
+from model import Model
 
 
 def read_events(path: Path) -> Iterator[Event]:
@@ -141,6 +143,21 @@ def test_a_file_of_tensorboard_that_cannot_grow_ends_the_records_and_not_the_run
     error = capsys.readouterr().err
     assert error.count("No space left on device; the run goes on without a record") == 1
     assert last(Path("run"))["n_iter"] == points(Path("run"))[-1]["n_iter"]
+
+
+def test_a_metric_that_is_no_number_is_null_in_the_records(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JSON has no NaN, and other programs would not read the line."""
+    compute = Model.compute_metrics
+
+    def with_another(model: Model, *batch: Any) -> dict[str, Any]:
+        return {**compute(model, *batch), "undefined": float("nan")}
+
+    monkeypatch.setattr(Model, "compute_metrics", with_another)
+    assert train("run", "--epochs=1") == 0
+    text = Path("run/metrics.jsonl").read_text()
+    assert '"undefined": null' in text and "NaN" not in text
 
 
 def test_a_run_on_one_batch_prints_its_losses(

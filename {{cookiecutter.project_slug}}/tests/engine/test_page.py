@@ -110,6 +110,21 @@ def test_damaged_records_are_passed_over() -> None:
     assert read_records(Path("nowhere")) == Records(Path("nowhere"), [], [])
 
 
+def test_what_is_no_number_is_no_point_of_a_curve() -> None:
+    """Null stands for NaN; the rest was written by another program."""
+    lines = [
+        '{"n_iter": 1, "split": "val", "values": {"loss": null, "accuracy": 0.5}}',
+        '{"n_iter": 2, "split": "val", "values": {"loss": "low", "accuracy": 0.6}}',
+        '{"n_iter": 3, "split": "val", "values": [0.7]}',
+        '{"n_iter": null, "split": "val", "values": {"loss": 1.0}}',
+        "[1]",
+    ]
+    Path("metrics.jsonl").write_text("\n".join(lines))
+    records = Records(Path(), read_points(Path("metrics.jsonl")), [])
+    assert records.curve("val", "loss") == ([], [])
+    assert records.curve("val", "accuracy") == ([1, 2], [0.5, 0.6])
+
+
 def test_options_are_read_as_they_are_written(finished: Path) -> None:
     options = read_options(finished)
     assert options["device"] == "cpu" and options["deterministic"] == "no"
