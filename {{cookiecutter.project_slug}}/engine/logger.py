@@ -72,7 +72,8 @@ class Logger:
         kept: list[dict] = []
         if self.metrics.exists():
             limit = {"train": n_iter, "val": self.state.validated}
-            kept = [p for p in read_points(self.metrics) if p["n_iter"] <= limit.get(p["split"], n_iter)]
+            points = read_points(self.metrics)
+            kept = [p for p in points if p["n_iter"] <= limit.get(p["split"], n_iter)]
             text = "".join(json.dumps(point) + "\n" for point in kept)
             write_atomically(self.metrics, lambda file: file.write(text.encode()))
         self._lines = self.metrics.open("a", buffering=1, encoding="utf-8")
