@@ -17,8 +17,10 @@ BENCH_INSTALLED := $(VENV)/.installed-benchmarks
 PROJECT := {{cookiecutter.project_slug}}
 INSTALL := '$(PROJECT)/tools/install.py'
 DEMO := demo/my_vision_project
-# Whole files of tests in two processes, in their order; each test computes with one thread.
-PYTEST := OMP_NUM_THREADS=1 "$$PY" -m pytest
+# Whole files of tests in two processes, in their order; each test computes with one thread, unless
+# OMP_NUM_THREADS is set. Empty, it leaves the number to PyTorch.
+OMP_NUM_THREADS ?= 1
+PYTEST := OMP_NUM_THREADS=$(OMP_NUM_THREADS) "$$PY" -m pytest
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # What the demo needs: cookiecutter, and what a project runs with, from the index of one that was made
 # without a driver. What only checks need comes with `make test`.

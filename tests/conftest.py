@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 from cookiecutter.main import cookiecutter
 
+# For the tests and the processes that they start, unless it is set; "" leaves it to PyTorch.
+if not os.environ.setdefault("OMP_NUM_THREADS", "1"):
+    del os.environ["OMP_NUM_THREADS"]
+
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
 TASKS = ["image-classification", "image-to-image"]
@@ -27,6 +31,9 @@ ANSWERS = {
     "license": "BSD-3-Clause",
     "accelerator": "cpu",
 }
+# Seconds until a test gives up waiting for what should take one. It is against hanging alone: no
+# test says how fast a machine is.
+PATIENCE = 180.0
 SMALL = ["--img-size=8", "--batch-size=64", "--epochs=1", "--workers=0", "--device=cpu"]
 
 

@@ -18,8 +18,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # the bits of a run depend on the number of threads
-
 import matplotlib.figure  # noqa: F401  imported here for the children, as are the next ones
 import skimage.metrics  # noqa: F401
 import tensorboardX  # noqa: F401
@@ -27,6 +25,7 @@ import torch
 import torchvision.datasets
 import torchvision.transforms.v2  # noqa: F401
 import tqdm  # noqa: F401
+from conftest import PATIENCE
 
 PATIENCE = 180.0  # seconds until a test gives up waiting
 
@@ -47,7 +46,7 @@ def start(
         output: The file for what it prints.
         errors: The file for its stderr; None: as `output`.
     """
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # whatever OMP_NUM_THREADS is: threads do not outlive a fork
     if pid := os.fork():
         return pid
     status = 1
@@ -93,11 +92,12 @@ def forget_projects() -> None:
         del sys.modules[name]
 
 
-def finish(pid: int, patience: float = 300) -> int:
+def finish(pid: int) -> int:
     """Waits for a program; returns its exit status, negative if a signal ended it.
 
-    One that takes longer than `patience` seconds is killed, and the test fails.
+    One that hangs is killed, and the test fails. A whole run may take minutes where it is slow.
     """
+    patience = 5 * PATIENCE
     if (status := ended(pid, patience)) is None:
         os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -105,8 +105,8 @@ def finish(pid: int, patience: float = 300) -> int:
     return status
 
 
-def ended(pid: int, patience: float) -> int | None:
-    """The exit status of a program that ends within some seconds, else None."""
+def ended(pid: int, patience: float = PATIENCE) -> int | None:
+    """The exit status of a program, or None if it goes on for ever."""
     deadline = time.monotonic() + patience
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -117,21 +117,25 @@ def ended(pid: int, patience: float) -> int | None:
         time.sleep(0.005)
 
 
-def left_over(group: int, patience: float) -> list[int]:
-    """The processes of a group that are alive `patience` seconds from now; zombies are not."""
-    deadline = time.monotonic() + patience
-    while True:
-        alive = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
-            except OSError:
-                continue
-            if int(pgrp) == group and state != "Z":
-                alive.append(int(stat.parent.name))
-        if not alive or time.monotonic() > deadline:
-            return alive
+def members(group: int) -> list[int]:
+    """The processes of a group that are alive; zombies are not."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(pgrp) == group and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def left_over(group: int) -> list[int]:
+    """The processes of a group that do not end."""
+    deadline = time.monotonic() + PATIENCE
+    while (found := members(group)) and time.monotonic() < deadline:
         time.sleep(0.05)
+    return found
 
 
 def alive(pid: int) -> bool:
@@ -139,7 +143,7 @@ def alive(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
-def wait_for(path: Path, pid: int, patience: float = 120) -> None:
+def wait_for(path: Path, pid: int, patience: float = PATIENCE) -> None:
     """Returns as soon as a running program has made a file."""
     deadline = time.monotonic() + patience
     while not path.exists():

@@ -105,7 +105,7 @@ def test_the_table_of_denoising_has_means_and_failures(
 
 def run_denoise(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks.denoise", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_denoising_judges_a_checkpoint_as_its_own_report_does(
@@ -140,8 +140,7 @@ def test_smoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool) -> N
     few = ["--cases", "photos", "startup", "--only", "ours-beside-pure", "train.py"]
     words = ["--cases", *(name for name in IN_SMOKE if name not in few)] if full else few
     command = [sys.executable, "-m", "benchmarks", "--smoke", "--out", str(tmp_path), *words]
-    limit = 3600 if full else 900
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     results = json.loads((tmp_path / "results.json").read_text("utf-8"))
     measured = [one for case in results.values() for one in case["measurements"]]

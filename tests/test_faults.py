@@ -22,8 +22,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Project, Tell
-from forked import alive, ended, finish, left_over, start, wait_for
+from conftest import PATIENCE, Project, Tell
+from forked import alive, ended, finish, left_over, members, start, wait_for
 from PIL import Image
 
 resource = pytest.importorskip("resource")  # Windows has none
@@ -91,7 +91,6 @@ def watch(last: Path, seconds: float) -> int:
     return seen
 
 
-@pytest.mark.timeout(3600)
 def test_killed_runs_end_with_the_same_bits(
     undisturbed: tuple[str, float], full: bool, tell: Tell
 ) -> None:
@@ -108,7 +107,7 @@ def test_killed_runs_end_with_the_same_bits(
             os.kill(pid, signal.SIGKILL)
             kills += finish(pid) == -signal.SIGKILL
             in_write += any((run / "checkpoints").glob(".*.tmp"))
-            assert left_over(pid, patience=10) == []
+            assert left_over(pid) == []
         run_to_the_end([*flags, f"--workers={moments.choice([0, 1])}"])
         assert bits(run / "checkpoints/last.pt") == wanted
         last, best = (
@@ -128,7 +127,6 @@ def count_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-@pytest.mark.timeout(3600)
 def test_a_signal_to_the_group_saves_the_step(
     undisturbed: tuple[str, float], full: bool, tell: Tell
 ) -> None:
@@ -152,7 +150,7 @@ def test_a_signal_to_the_group_saves_the_step(
         slowest = max(slowest, time.monotonic() - begun)
         output = Path("output.txt").read_text()
         assert status == 75, output
-        assert left_over(pid, patience=0.5) == []
+        assert left_over(pid) == []
         state = torch.load(run / "checkpoints/last.pt", weights_only=True)
         said = output.splitlines()[-2]
         assert said.startswith(f"{number.name}: saved step {state['n_iter']} as {run}"), output
@@ -180,7 +178,7 @@ def test_other_numbers_and_compiled_networks_are_exact_too(
 
     run = Path(f"runs/{name}-killed")
     pid = start([f"--run-dir={run}", *flags])
-    wait_for(run / "checkpoints/last.pt", pid, patience=300)
+    wait_for(run / "checkpoints/last.pt", pid, patience=5 * PATIENCE)  # to compile takes minutes
     while not any(int(path.stem[5:]) >= 30 for path in (run / "checkpoints").glob("iter-*.pt")):
         assert alive(pid), "it ended before it was killed"
         time.sleep(0.005)
@@ -207,7 +205,7 @@ def test_a_kill_while_images_are_decoded_leaves_no_usable_half(
     wait_for(digits / ".cache", pid)
     os.kill(pid, signal.SIGKILL)
     assert finish(pid) == -signal.SIGKILL
-    assert left_over(pid, patience=10) == []
+    assert left_over(pid) == []
     assert not list((digits / ".cache").glob("*.u8")) and not run.exists()
     run_to_the_end(flags)
     assert bits(run / "checkpoints/last.pt") == undisturbed[0]
@@ -251,10 +249,10 @@ def test_no_worker_outlives_the_trainer(in_project: Path, method: str, full: boo
             start_new_session=True,
         )
     wait_for(Path(f"runs/{method}/checkpoints/last.pt"), trainer.pid)
-    assert len(left_over(trainer.pid, patience=0)) >= 3, "the trainer and two workers"
+    assert len(members(trainer.pid)) >= 3, "the trainer and two workers"
     trainer.kill()
     trainer.wait()
-    assert left_over(trainer.pid, patience=15) == []
+    assert left_over(trainer.pid) == []
 
 
 @pytest.fixture(scope="module")
@@ -380,8 +378,6 @@ SITUATIONS = {
     "computes, with a cache": (["--img-size=8", "--width=64", "--cache"], 0.0),
 }
 PHOTOS = 1000
-# Seconds in which a run is over. Another test on the other core may take half of the time.
-LIMIT = 30 if "PYTEST_XDIST_WORKER" in os.environ else 10
 
 
 class Injected:
@@ -591,8 +587,8 @@ KINDS = {
 
 def children(pid: int) -> list[int]:
     """The worker processes of a run, as soon as there are any."""
-    deadline = time.monotonic() + 120
-    while not (found := [child for child in left_over(pid, patience=0) if child != pid]):
+    deadline = time.monotonic() + PATIENCE
+    while not (found := [child for child in members(pid) if child != pid]):
         assert time.monotonic() < deadline, "no worker was started"
         time.sleep(0.005)
     return found
@@ -606,9 +602,9 @@ def check_stopped(run: Path, name: str, stdout: str, stderr: str) -> None:
 
 def stacks(pid: int) -> str:
     """Ends a run that hangs; returns where its threads were, and how many workers it had."""
-    workers = len(left_over(pid, patience=0)) - 1
+    workers = len(members(pid)) - 1
     os.kill(pid, signal.SIGABRT)
-    ended(pid, 10)
+    ended(pid)
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     return f"{workers} workers are left; {Path('errors.txt').read_text()}"
@@ -626,9 +622,8 @@ def photos(in_project: Path) -> None:
             os.link(folder / "0.jpg", folder / f"{i}.jpg")
 
 
-@pytest.mark.timeout(3600)
 def test_a_fault_at_any_moment_ends_the_run(photos: None, full: bool, tell: Tell) -> None:
-    """Whatever is done to a run in whatever situation, it is over in seconds, and says why."""
+    """Whatever is done to a run in whatever situation, it is over soon, and says why."""
     count = int(os.environ.get("FAULTS", 60 if full else len(KINDS)))
     draw = random.Random(int(os.environ.get("FAULTS_SEED", 0)))
     slowest, hangs, wrong = 0.0, 0, []
@@ -646,11 +641,11 @@ def test_a_fault_at_any_moment_ends_the_run(photos: None, full: bool, tell: Tell
         try:
             wait_for(run / "environment.txt", pid)  # from then on, no other children than workers
             done = fault.inject(pid)
-            if (status := ended(pid, LIMIT - (time.monotonic() - done))) is None:
+            if (status := ended(pid)) is None:
                 hangs += 1
-                raise AssertionError(f"not over after {LIMIT} s; {stacks(pid)}")
+                raise AssertionError(f"not over after {PATIENCE} s; {stacks(pid)}")
             slowest = max(slowest, time.monotonic() - done)
-            assert left_over(pid, patience=5) == []
+            assert left_over(pid) == []
             fault.check(run, status, Path("output.txt").read_text(), Path("errors.txt").read_text())
         except (AssertionError, OSError, ValueError):
             wrong.append(f"{told}\n{traceback.format_exc()}")

@@ -1,4 +1,4 @@
-"""The notebook of each task: it runs within a minute, shows what it says, and is kept bare."""
+"""The notebook of each task: it runs, shows what it says, and is kept bare."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def execute(project: Project, more: str = "") -> Any:
     notebook = nbformat.read(project.path / NOTEBOOK, as_version=4)
     notebook.cells += [nbformat.v4.new_code_cell(more)] if more else []
     where = {"metadata": {"path": str(project.path / "docs")}}
-    NotebookClient(notebook, timeout=240, resources=where).execute()
+    NotebookClient(notebook, resources=where).execute()
     return notebook
 
 
@@ -40,12 +40,9 @@ def outputs(notebook: Any) -> list[tuple[str, Any]]:
     return [(cell.id, output) for cell in code for output in cell.outputs]
 
 
-@pytest.mark.timeout(300)  # a machine that is busy with other things takes longer
 @pytest.mark.parametrize("task", TASKS)
-def test_the_notebook_runs_within_a_minute(
-    bake: Callable[..., Project], task: str, tell: Tell
-) -> None:
-    """A minute of one core. There is no run to look at, so it trains one; both losses learn."""
+def test_the_notebook_runs(bake: Callable[..., Project], task: str, tell: Tell) -> None:
+    """There is no run to look at, so it trains one; both losses learn."""
     project = bake(task=task, accelerator="cpu")
     start, before = time.monotonic(), os.times()
     first = "assert all(abs(c[-1] - c[0]) > 2 for c in curves.values()) and len(curves) == 2"
@@ -53,7 +50,6 @@ def test_the_notebook_runs_within_a_minute(
     used = os.times()
     cpu = sum(used[2:4]) - sum(before[2:4])  # of the kernel and train.py
     tell(f"{time.monotonic() - start:.0f} s, {cpu:.0f} s of them computing")
-    assert cpu < 60
     found = outputs(notebook)
     pictures = {cell for cell, output in found if "image/png" in output.get("data", {})}
     assert pictures == set(PICTURES[task])

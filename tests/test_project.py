@@ -78,7 +78,6 @@ def follow(steps: list[str], world: dict[str, str]) -> None:
     assert shell.returncode == 0, shell.stdout[-4000:] + shell.stderr[-4000:]
 
 
-@pytest.mark.timeout(1800)
 def test_next_steps_with_make(owner: tuple[Project, list[str], dict[str, str]], full: bool) -> None:
     """`make train`, then `make test`: all tests that the project brings along pass.
 

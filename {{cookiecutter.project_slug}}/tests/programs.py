@@ -31,8 +31,12 @@ def command_line(program: str, *words: str) -> Iterator[None]:
 
 def status(main: Callable[[], int], program: str, *words: str) -> int:
     """Runs a program in this process and returns its exit status."""
-    with command_line(program, *words), pytest.raises(SystemExit) as ended:
-        run_program(main)
+    threads = torch.get_num_threads()
+    try:
+        with command_line(program, *words), pytest.raises(SystemExit) as ended:
+            run_program(main)
+    finally:
+        torch.set_num_threads(threads)  # --threads is for that run alone
     assert isinstance(ended.value.code, int)
     return ended.value.code
 

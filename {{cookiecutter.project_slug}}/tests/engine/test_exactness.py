@@ -10,6 +10,7 @@ import pytest
 from conftest import Train
 from faults import at_step
 from programs import (
+    PATIENCE,
     last,
     points,
     resume,
@@ -116,7 +117,7 @@ def test_sigterm_saves_and_resume_goes_on(
     process = start("train.py", *small, *LONG, f"--run-dir={run}", "--workers=1")
     wait_for_step(process, run, 5)
     os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does it: to the workers too
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, err
     assert err == ""
     assert out.splitlines()[-2].startswith("SIGTERM: saved ")  # the last one is how to resume

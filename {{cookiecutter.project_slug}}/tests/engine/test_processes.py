@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Train
-from programs import ROOT, last, points, resume, same_weights, saved_steps, wait_for_step
+from programs import (
+    PATIENCE,
+    ROOT,
+    last,
+    points,
+    resume,
+    same_weights,
+    saved_steps,
+    wait_for_step,
+)
 
 from engine.distributed import Fold
 
@@ -89,7 +98,7 @@ def test_a_fold_can_be_used_again() -> None:
 @needs_gloo
 def test_one_seed_gives_the_same_bits_on_two_processes(train: Train, small: list[str]) -> None:
     assert train("one", *STEP) == 0
-    out, errors = torchrun(2, small, "--run-dir=many").communicate(timeout=120)
+    out, errors = torchrun(2, small, "--run-dir=many").communicate(timeout=PATIENCE)
     assert "done: best" in out, errors
     assert "4 micro-batches of 2 = 8 images, on 2 processes" in out
     assert out.count("run: many") == 1
@@ -165,7 +174,7 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_with_fewer(
     launcher = torchrun(2, small, "--run-dir=many", LONG)
     wait_for_step(launcher, Path("many"), 3)
     os.kill(ranks(launcher)[1], signal.SIGKILL)
-    _, errors = launcher.communicate(timeout=60)
+    _, errors = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 1
     (line,) = ours(errors)
     assert "process 0 of 2" in line and "--resume" in line
@@ -180,7 +189,7 @@ def test_with_max_restarts_it_goes_on_by_itself(small: list[str], undisturbed: P
     launcher = torchrun(2, small, "--run-dir=many", LONG, restarts=3)
     wait_for_step(launcher, Path("many"), 3)
     os.kill(ranks(launcher)[0], signal.SIGKILL)
-    out, errors = launcher.communicate(timeout=120)
+    out, errors = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 0, errors
     assert "resumed after step" in out and "done: best" in out
     assert same_weights(Path("many"), undisturbed)
@@ -193,7 +202,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(small: list[str])
     launcher = torchrun(2, small, "--run-dir=many", "--epochs=1000")
     wait_for_step(launcher, Path("many"), 3)
     os.kill(ranks(launcher)[1], signal.SIGTERM)
-    out, errors = launcher.communicate(timeout=60)
+    out, errors = launcher.communicate(timeout=PATIENCE)
     assert "SIGTERM: saved step" in out
     assert not ours(errors)
     # Of a process that still runs when torchrun notices the end of the other it tells nothing.
@@ -205,7 +214,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(small: list[str])
 @needs_gloo
 def test_a_step_that_cannot_be_divided_is_refused_in_one_line(small: list[str]) -> None:
     launcher = torchrun(2, small, "--run-dir=many", "--accumulate=9")
-    _, errors = launcher.communicate(timeout=60)
+    _, errors = launcher.communicate(timeout=PATIENCE)
     (line,) = ours(errors)
     assert "--accumulate 9" in line and "1, 3 or 9" in line
     assert not Path("many").exists()
@@ -216,9 +225,9 @@ def test_a_step_that_cannot_be_divided_is_refused_in_one_line(small: list[str]) 
 def test_two_gpus_give_the_bits_of_one(small: list[str]) -> None:
     words = ["--device=cuda", "--deterministic", "--precision=fp32"]
     launcher = torchrun(2, small, "--run-dir=two", *words)
-    out, errors = launcher.communicate(timeout=120)
+    out, errors = launcher.communicate(timeout=PATIENCE)
     assert "done: best" in out, errors
     launcher = torchrun(1, small, "--run-dir=one", *words)
-    out, errors = launcher.communicate(timeout=120)
+    out, errors = launcher.communicate(timeout=PATIENCE)
     assert "done: best" in out, errors
     assert same_weights(Path("two"), Path("one"))
