@@ -17,6 +17,7 @@ import train
 from engine.errors import run_program
 
 ROOT = Path(__file__).parents[1]
+HELD = "tests/engine/held.py"  # train.py that does not end before there is a file `go`
 # Seconds until a test gives up waiting for what should take one. It is against hanging alone: no
 # test says how fast a machine is.
 PATIENCE = 180.0
@@ -83,11 +84,14 @@ def start(program: str, *words: str) -> "subprocess.Popen[str]":
 
 
 def wait_for_step(process: "subprocess.Popen[str]", run: Path, n_iter: int) -> None:
-    """Returns as soon as the running `process` has saved a checkpoint of step `n_iter` or later."""
+    """Returns as soon as the running `process` has saved step `n_iter`, as last.pt too.
+
+    That gets its name after the checkpoint with the number of the step, and before the next one.
+    """
     deadline = time.monotonic() + PATIENCE
-    while saved_steps(run)[-1:] < [n_iter]:
+    while saved_steps(run)[-1:] <= [n_iter]:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"no checkpoint of step {n_iter} in {run}"
+        assert time.monotonic() < deadline, f"no checkpoint after step {n_iter} in {run}"
         time.sleep(0.005)
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import Train
 from programs import (
+    HELD,
     PATIENCE,
     ROOT,
     last,
@@ -28,7 +29,7 @@ from engine.distributed import Fold
 
 # More of everything random than in a SMALL run, on one thread whatever the number of processes.
 STEP = ["--accumulate=4", "--batch-size=2", "--threads=1", "--save-every=1"]
-LONG = "--epochs=100"
+LONG = "--epochs=20"
 needs_gloo = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="torch.distributed is not in this build"
 )
@@ -38,11 +39,15 @@ needs_proc = pytest.mark.skipif(
 
 
 def torchrun(
-    processes: int, small: list[str], *words: str, restarts: int = 0
+    processes: int,
+    small: list[str],
+    *words: str,
+    restarts: int = 0,
+    program: str = "train.py",
 ) -> "subprocess.Popen[str]":
-    """Starts train.py on several processes, as the leaders of a group."""
+    """Starts a program on several processes, as the leaders of a group."""
     launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    launcher += [f"--max-restarts={restarts}", str(ROOT / "train.py")]
+    launcher += [f"--max-restarts={restarts}", str(ROOT / program)]
     return subprocess.Popen(
         [sys.executable, "-m", *launcher, *small, *STEP, *words],
         stdout=subprocess.PIPE,
@@ -55,7 +60,11 @@ def torchrun(
 def ranks(launcher: "subprocess.Popen[str]") -> list[int]:
     """The process ids of the processes that torchrun started, in the order of their ranks."""
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-    return sorted(map(int, children))
+
+    def rank(pid: str) -> str:
+        return re.findall("\0RANK=([0-9]+)", Path(f"/proc/{pid}/environ").read_text())[0]
+
+    return [int(pid) for pid in sorted(children, key=rank)]  # not the order of their starts
 
 
 def ours(errors: str) -> list[str]:
@@ -171,9 +180,10 @@ def undisturbed(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_process_ends_all_and_the_run_goes_on_with_fewer(
     small: list[str], undisturbed: Path
 ) -> None:
-    launcher = torchrun(2, small, "--run-dir=many", LONG)
+    launcher = torchrun(2, small, "--run-dir=many", LONG, program=HELD)
     wait_for_step(launcher, Path("many"), 3)
     os.kill(ranks(launcher)[1], signal.SIGKILL)
+    Path("go").touch()
     _, errors = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 1
     (line,) = ours(errors)
@@ -186,9 +196,10 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_with_fewer(
 @needs_gloo
 @needs_proc
 def test_with_max_restarts_it_goes_on_by_itself(small: list[str], undisturbed: Path) -> None:
-    launcher = torchrun(2, small, "--run-dir=many", LONG, restarts=3)
+    launcher = torchrun(2, small, "--run-dir=many", LONG, restarts=3, program=HELD)
     wait_for_step(launcher, Path("many"), 3)
     os.kill(ranks(launcher)[0], signal.SIGKILL)
+    Path("go").touch()
     out, errors = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 0, errors
     assert "resumed after step" in out and "done: best" in out
