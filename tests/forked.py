@@ -47,6 +47,8 @@ def start(
         errors: The file for its stderr; None: as `output`.
     """
     torch.set_num_threads(1)  # whatever OMP_NUM_THREADS is: threads do not outlive a fork
+    for path in (Path("go"), *Path().glob("stepping*")):  # what `hold` has made for another
+        path.unlink(missing_ok=True)
     if pid := os.fork():
         return pid
     status = 1
@@ -83,6 +85,25 @@ def start(
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def hold(rank: int = 0) -> None:
+    """Keeps train.py from being over before a test has disturbed it. For `prepare`.
+
+    It makes a file `stepping<rank>` when it begins its first step, and waits before its last two
+    until there is a file `go`.
+    """
+    import train  # type: ignore[import-not-found]
+
+    rate = train.learning_rate
+
+    def held(opt: object, n_iter: int, total: int) -> float:
+        Path(f"stepping{rank}").touch()
+        while n_iter >= total - 2 and not Path("go").exists():
+            time.sleep(0.005)
+        return float(rate(opt, n_iter, total))
+
+    train.learning_rate = held
 
 
 def forget_projects() -> None:
@@ -130,6 +151,15 @@ def members(group: int) -> list[int]:
     return found
 
 
+def workers_of(pid: int, least: int = 1) -> list[int]:
+    """The worker processes of a run, as soon as there are so many: its first steps need none."""
+    deadline = time.monotonic() + PATIENCE
+    while len(found := [child for child in members(pid) if child != pid]) < least:
+        assert time.monotonic() < deadline, f"fewer than {least} workers were started"
+        time.sleep(0.005)
+    return found
+
+
 def left_over(group: int) -> list[int]:
     """The processes of a group that do not end."""
     deadline = time.monotonic() + PATIENCE
@@ -145,8 +175,9 @@ def alive(pid: int) -> bool:
 
 def wait_for(path: Path, pid: int, patience: float = PATIENCE) -> None:
     """Returns as soon as a running program has made a file."""
-    deadline = time.monotonic() + patience
+    deadline, going = time.monotonic() + patience, True
     while not path.exists():
-        assert alive(pid), f"it ended without {path}"
+        assert going, f"it ended without {path}"
         assert time.monotonic() < deadline, f"{path} never came"
         time.sleep(0.002)
+        going = alive(pid)  # before the next look: it may make the file and end

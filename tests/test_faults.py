@@ -23,8 +23,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PATIENCE, Project, Tell
-from forked import alive, ended, finish, left_over, members, start, wait_for
-from PIL import Image
+from forked import alive, ended, finish, hold, left_over, members, start, wait_for, workers_of
+from PIL import Image, ImageOps
 
 resource = pytest.importorskip("resource")  # Windows has none
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc, as on Linux")
@@ -102,10 +102,11 @@ def test_killed_runs_end_with_the_same_bits(
         run = Path(f"runs/killed{i}")
         flags = [f"--run-dir={run}", *SMALL, *EVERY_STEP, "--resume"]
         for _ in range(moments.choice([1, 1, 2])):
-            pid = start([*flags, f"--workers={moments.choice([0, 0, 1, 2])}"])
+            pid = start([*flags, f"--workers={moments.choice([0, 0, 1, 2])}"], hold)
             looks += watch(run / "checkpoints/last.pt", moments.uniform(0.05, duration))
             os.kill(pid, signal.SIGKILL)
-            kills += finish(pid) == -signal.SIGKILL
+            assert finish(pid) == -signal.SIGKILL
+            kills += 1
             in_write += any((run / "checkpoints").glob(".*.tmp"))
             assert left_over(pid) == []
         run_to_the_end([*flags, f"--workers={moments.choice([0, 1])}"])
@@ -120,7 +121,6 @@ def test_killed_runs_end_with_the_same_bits(
         f"{runs} of {runs} runs equal after {kills} kills, {in_write} of them within a write; "
         f"last.pt was read {looks} times meanwhile and never unreadable"
     )
-    assert kills >= runs * 0.5
 
 
 def count_lines(path: Path) -> int:
@@ -136,7 +136,7 @@ def test_a_signal_to_the_group_saves_the_step(
     for i in range(runs):
         run = Path(f"runs/stopped{i}")
         flags = [f"--run-dir={run}", *SMALL, "--save-every=1000", "--log-every=5"]
-        pid = start([*flags, f"--workers={moments.choice([0, 1, 2])}"])
+        pid = start([*flags, f"--workers={moments.choice([0, 1, 2])}"], hold)
         wait_for(run / "config.txt", pid)  # by then the handlers are in place
         points = moments.randrange(16)  # of 8 epochs with 4 points each, and a moment after that
         while points and count_lines(run / "metrics.jsonl") < points:
@@ -146,6 +146,7 @@ def test_a_signal_to_the_group_saves_the_step(
         begun = time.monotonic()
         number = moments.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
         os.killpg(pid, number)
+        Path("go").touch()
         status = finish(pid)
         slowest = max(slowest, time.monotonic() - begun)
         output = Path("output.txt").read_text()
@@ -177,7 +178,7 @@ def test_other_numbers_and_compiled_networks_are_exact_too(
     wanted = bits(Path(f"runs/{name}/checkpoints/last.pt"))
 
     run = Path(f"runs/{name}-killed")
-    pid = start([f"--run-dir={run}", *flags])
+    pid = start([f"--run-dir={run}", *flags], hold)
     wait_for(run / "checkpoints/last.pt", pid, patience=5 * PATIENCE)  # to compile takes minutes
     while not any(int(path.stem[5:]) >= 30 for path in (run / "checkpoints").glob("iter-*.pt")):
         assert alive(pid), "it ended before it was killed"
@@ -199,10 +200,22 @@ def digits(undisturbed: tuple[str, float]) -> Path:
 def test_a_kill_while_images_are_decoded_leaves_no_usable_half(
     digits: Path, undisturbed: tuple[str, float]
 ) -> None:
+    def stop_halfway() -> None:
+        upright, seen = ImageOps.exif_transpose, iter(range(2000))
+
+        def exif_transpose(image: Image.Image) -> Image.Image:  # read_image calls it
+            if next(seen) == 700:
+                Path("halfway").touch()
+                time.sleep(3600)
+            return upright(image)
+
+        ImageOps.exif_transpose = exif_transpose  # type: ignore[assignment]
+
     run = Path("runs/decoding")
     flags = [f"--run-dir={run}", f"--data={digits}", *SMALL, *EVERY_STEP]
-    pid = start(flags)
-    wait_for(digits / ".cache", pid)
+    pid = start(flags, stop_halfway)
+    wait_for(Path("halfway"), pid)
+    assert any((digits / ".cache").iterdir())
     os.kill(pid, signal.SIGKILL)
     assert finish(pid) == -signal.SIGKILL
     assert left_over(pid) == []
@@ -249,7 +262,7 @@ def test_no_worker_outlives_the_trainer(in_project: Path, method: str, full: boo
             start_new_session=True,
         )
     wait_for(Path(f"runs/{method}/checkpoints/last.pt"), trainer.pid)
-    assert len(members(trainer.pid)) >= 3, "the trainer and two workers"
+    workers_of(trainer.pid, 2)
     trainer.kill()
     trainer.wait()
     assert left_over(trainer.pid) == []
@@ -434,7 +447,7 @@ class KilledWorker(Injected):
     least_workers = 1
 
     def inject(self, pid: int) -> float:
-        workers = children(pid)
+        workers = workers_of(pid)
         time.sleep(self.delay)
         os.kill(self.draw.choice(workers), signal.SIGKILL)
         return time.monotonic()
@@ -457,7 +470,7 @@ class CorruptFiles(Injected):
         self.flags.append("--data=corrupt")
 
     def inject(self, pid: int) -> float:
-        children(pid)
+        workers_of(pid)
         time.sleep(self.delay)
         Path("cut").write_bytes(b"cut off")
         for path in sorted(Path("corrupt/train").glob("*/*"))[::10]:
@@ -583,15 +596,6 @@ KINDS = {
     "a bug in the main thread": Raises,
     "a bug in a worker": WorkerRaises,
 }
-
-
-def children(pid: int) -> list[int]:
-    """The worker processes of a run, as soon as there are any."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := [child for child in members(pid) if child != pid]):
-        assert time.monotonic() < deadline, "no worker was started"
-        time.sleep(0.005)
-    return found
 
 
 def check_stopped(run: Path, name: str, stdout: str, stderr: str) -> None:

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import PATIENCE, TASKS, Project, Tell
-from forked import alive, ended, finish, left_over, members, start
+from conftest import TASKS, Project, Tell
+from forked import alive, ended, finish, hold, left_over, start, workers_of
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc, as on Linux")
 
@@ -75,6 +75,19 @@ class Processes:
             start(flags, launch(rank), output=f"out{rank}.txt", errors=f"errors{rank}.txt")
             for rank in range(size)
         ]
+
+    def step(self) -> bool:
+        """Returns when all that are held step, by when their handlers are in place, or have ended.
+
+        Returns:
+            Whether they step.
+        """
+        files = [Path(f"stepping{rank}") for rank in range(self.size)]
+        while not all(file.exists() for file in files):
+            if not all(map(alive, self.pids)):
+                return False
+            time.sleep(0.005)
+        return True
 
     def finish(self) -> list[int]:
         """The exit statuses."""
@@ -184,12 +197,6 @@ def test_the_number_of_processes_changes_no_bit(
         assert_same(Path(f"{run}-{size}"), Path(f"{run}-1"))
 
 
-def steps_seen(run: Path) -> tuple[int, int]:
-    """The size of the curves of a run and their time: they change with each step."""
-    metrics = run / "metrics.jsonl"
-    return (metrics.stat().st_size, metrics.stat().st_mtime_ns) if metrics.exists() else (0, 0)
-
-
 class Walk:
     """A run that is disturbed again and again, on other numbers of processes each time.
 
@@ -206,26 +213,23 @@ class Walk:
 
     def stage(self, size: int) -> str:
         """Starts it on so many processes and disturbs it; returns what was done."""
-        processes = Processes(size, self.flags)
+        processes = Processes(size, self.flags, hold)
         try:
-            # After its first step all handlers are in place.
-            before = steps_seen(self.run)
-            while steps_seen(self.run) == before and all(map(alive, processes.pids)):
-                time.sleep(0.005)
+            if not processes.step():
+                assert processes.finish() == [0] * size, processes.errors()
+                return f"{size}: was done"
             time.sleep(self.draw.uniform(0, self.duration))
             what = self.draw.choice(["kill", "signal", "signals"])
             which = self.draw.randrange(size)
             number = signal.SIGKILL if what == "kill" else signal.SIGTERM
             for rank, pid in enumerate(processes.pids):
                 if what == "signals" or rank == which:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, number)
+                    os.kill(pid, number)
+            Path("go").touch()
             statuses = processes.finish()
         finally:
             processes.kill()
         told = f"{what} {which} of {size}: {statuses}"
-        if statuses == [0] * size:
-            return f"{told} (was done)"
         assert all(left_over(pid) == [] for pid in processes.pids), told
         lines = processes.errors()
         if what == "kill":
@@ -267,12 +271,13 @@ def test_processes_that_are_started_again_are_not_misled_by_the_first_ones(task:
     store = serve_store()
     try:
         for size, killed in ((4, True), (2, True), (2, True), (4, False)):
-            before = steps_seen(run)
-            processes = Processes(size, [f"--run-dir={run}", "--resume", *flags], store=store)
+            words = [f"--run-dir={run}", "--resume", *flags]
+            processes = Processes(size, words, hold if killed else lambda rank: None, store)
             if not killed:
                 assert processes.finish() == [0] * size, processes.errors()
                 break
-            while steps_seen(run) == before:
+            assert processes.step()
+            while not (run / "checkpoints/last.pt").exists():
                 assert all(map(alive, processes.pids)), processes.errors()
                 time.sleep(0.005)
             for pid in processes.pids:
@@ -407,10 +412,7 @@ def test_a_fault_of_one_process_ends_all_of_them(task: str, full: bool, tell: Te
 
 def strike(kind: str, processes: Processes, victim: int) -> None:
     if kind == "kill -9 of a worker":
-        deadline = time.monotonic() + PATIENCE  # the first steps are loaded without workers
-        while len(found := members(processes.pids[victim])) < 2:
-            assert time.monotonic() < deadline, "no worker was started"
-        os.kill(next(pid for pid in found if pid != processes.pids[victim]), signal.SIGKILL)
+        os.kill(workers_of(processes.pids[victim])[0], signal.SIGKILL)
     for rank, pid in enumerate(processes.pids):
         if kind == "kill -9" and rank == victim:
             os.kill(pid, signal.SIGKILL)
