@@ -26,9 +26,6 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # without a driver. What only checks need comes with `make test`.
 RUNS_WITH = sed -e '/^\# What its checks need/,$$d' -e 's/^\#! \([^{]*\).*/\1  \# auto: cpu/' \
 	'$(PROJECT)'/requirements.txt && grep '^cookiecutter' requirements.txt
-# The files in which `--full` means more.
-FULL := $(addprefix tests/test_,faults.py generated_answers.py benchmarks.py accuracy.py docs.py \
-	edits.py hosts.py matrix.py notebook.py processes.py project.py slurm.py translation.py)
 
 .PHONY: help demo test stress bench oldest lint clean gpu
 
@@ -47,7 +44,7 @@ test: lint  ## runs every check and every test
 	$(PYTEST) $(TWO) $(ARGS)
 
 stress: $(INSTALLED)  ## many more faults and answers than `make test`, and three seeds
-	$(PYTEST) --full $(TWO) --durations=20 --durations-min=20 $(FULL) $(ARGS)
+	$(PYTEST) --full $(TWO) --durations=20 --durations-min=20 $(ARGS)
 
 bench: $(BENCH_INSTALLED)  ## measures speed against others and the limit; ARGS="--help" says more
 	"$$PY" -m benchmarks $(ARGS)

@@ -11,7 +11,9 @@ import multiprocessing
 import multiprocessing.util
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -19,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.figure  # noqa: F401  imported here for the children, as are the next ones
+import pytest
 import skimage.metrics  # noqa: F401
 import tensorboardX  # noqa: F401
 import torch
@@ -85,6 +88,18 @@ def start(
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def run(folder: Path, program: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program in a folder, which is its project, to its end."""
+    with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        files = [f"{scratch}/{name}.txt" for name in ("output", "errors")]
+        find = lambda: sys.path.insert(0, str(folder))  # noqa: E731
+        name = program.removesuffix(".py").replace("/", ".")
+        status = finish(start(list(flags), find, name, *files))
+        output, errors = (Path(file).read_text(encoding="utf-8") for file in files)
+    return subprocess.CompletedProcess([program, *flags], status, output, errors)
 
 
 def hold(rank: int = 0) -> None:
