@@ -76,7 +76,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --full leaves out the tests that have no long form: `make test` runs them."""
+    """The longest file comes first; with --full, without the tests that have no long form."""
+    items.sort(key=lambda item: item.path.name != "test_edits.py")
     if config.getoption("full"):
         short = [item for item in items if "full" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=short)
