@@ -86,7 +86,7 @@ def test_next_steps_with_make(owner: tuple[Project, list[str], dict[str, str]], 
     project, steps, world = owner
     world = {**world, "VENV": ".venv-made"}
     assert [step.split(" ")[0] for step in steps[:3]] == ["cd", "make", "make"]
-    follow(steps[:2], {**world, "ARGS": "--epochs=3"})
+    follow(steps[:2], {**world, "ARGS": "--epochs=3"})  # see test_accuracy.py for all of them
     if not full:
         world = {**world, "PYTEST_ADDOPTS": "--collect-only -q"}
     follow(steps[0:3:2], world)
@@ -106,10 +106,10 @@ def test_next_steps_without_make(
     assert len(steps) == 7
 
 
-def test_the_default_run_is_tested_and_used(
+def test_the_first_run_is_tested_and_used(
     owner: tuple[Project, list[str], dict[str, str]],
 ) -> None:
-    """One seed on any machine; `make stress` holds the median of three to 99 %."""
+    """One seed on any machine, after three epochs; `make stress` holds whole runs to 99 %."""
     project = owner[0]
     best = max((project.path / "runs").iterdir()) / "checkpoints/best.pt"
     tested = project.run("python", "test.py", "--checkpoint", str(best))
@@ -117,7 +117,7 @@ def test_the_default_run_is_tested_and_used(
     report = best.parents[1] / "report"
     metrics = json.loads((report / "metrics.json").read_text())
     assert metrics["images"] == sum(map(sum, metrics["confusion"])) == 355
-    assert metrics["accuracy"] >= 0.98
+    assert metrics["accuracy"] >= 0.97
     for name in ("confusion.png", "mistakes.png"):
         with Image.open(report / name) as picture:
             assert min(picture.size) > 50
