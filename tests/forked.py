@@ -30,8 +30,6 @@ import torchvision.transforms.v2  # noqa: F401
 import tqdm  # noqa: F401
 from conftest import PATIENCE
 
-PATIENCE = 180.0  # seconds until a test gives up waiting
-
 
 def start(
     flags: list[str],

@@ -154,7 +154,7 @@ def test_processes_with_different_code_are_refused(
         [sys.executable, "-m", "torch.distributed.run", *words, *small, *STEP, "--run-dir=many"],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=PATIENCE,
     )
     lines = ours(ended.stderr)
     if differ:
