@@ -108,11 +108,11 @@ def hold(rank: int = 0) -> None:
     """
     import train  # type: ignore[import-not-found]
 
-    rate = train.learning_rate
+    rate, parent = train.learning_rate, os.getppid()
 
     def held(opt: object, n_iter: int, total: int) -> float:
         Path(f"stepping{rank}").touch()
-        while n_iter >= total - 2 and not Path("go").exists():
+        while n_iter >= total - 2 and not Path("go").exists() and os.getppid() == parent:
             time.sleep(0.005)
         return float(rate(opt, n_iter, total))
 
