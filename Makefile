@@ -17,16 +17,15 @@ BENCH_INSTALLED := $(VENV)/.installed-benchmarks
 PROJECT := {{cookiecutter.project_slug}}
 INSTALL := '$(PROJECT)/tools/install.py'
 DEMO := demo/my_vision_project
-# Whole files of tests in two processes, in their order; each test computes with one thread.
-PYTEST := OMP_NUM_THREADS=1 "$$PY" -m pytest
+# Whole files of tests in two processes, in their order; each test computes with one thread, unless
+# OMP_NUM_THREADS is set. Empty, it leaves the number to PyTorch.
+OMP_NUM_THREADS ?= 1
+PYTEST := OMP_NUM_THREADS=$(OMP_NUM_THREADS) "$$PY" -m pytest
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # What the demo needs: cookiecutter, and what a project runs with, from the index of one that was made
 # without a driver. What only checks need comes with `make test`.
 RUNS_WITH = sed -e '/^\# What its checks need/,$$d' -e 's/^\#! \([^{]*\).*/\1  \# auto: cpu/' \
 	'$(PROJECT)'/requirements.txt && grep '^cookiecutter' requirements.txt
-# The files in which `--full` means more.
-FULL := $(addprefix tests/test_,faults.py generated_answers.py benchmarks.py accuracy.py docs.py \
-	edits.py hosts.py matrix.py notebook.py processes.py project.py slurm.py translation.py)
 
 .PHONY: help demo test stress bench oldest lint clean gpu
 
@@ -45,7 +44,7 @@ test: lint  ## runs every check and every test
 	$(PYTEST) $(TWO) $(ARGS)
 
 stress: $(INSTALLED)  ## many more faults and answers than `make test`, and three seeds
-	$(PYTEST) --full $(TWO) --durations=20 --durations-min=20 $(FULL) $(ARGS)
+	$(PYTEST) --full $(TWO) --durations=20 --durations-min=20 $(ARGS)
 
 bench: $(BENCH_INSTALLED)  ## measures speed against others and the limit; ARGS="--help" says more
 	"$$PY" -m benchmarks $(ARGS)

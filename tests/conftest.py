@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 from cookiecutter.main import cookiecutter
 
+# For the tests and the processes that they start, unless it is set; "" leaves it to PyTorch.
+if not os.environ.setdefault("OMP_NUM_THREADS", "1"):
+    del os.environ["OMP_NUM_THREADS"]
+
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
 TASKS = ["image-classification", "image-to-image"]
@@ -27,6 +31,9 @@ ANSWERS = {
     "license": "BSD-3-Clause",
     "accelerator": "cpu",
 }
+# Seconds until a test gives up waiting for what should take one. It is against hanging alone: no
+# test says how fast a machine is.
+PATIENCE = 180.0
 SMALL = ["--img-size=8", "--batch-size=64", "--epochs=1", "--workers=0", "--device=cpu"]
 
 
@@ -41,7 +48,15 @@ class Project:
         return (self.path / name).read_text(encoding="utf-8")
 
     def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command in its folder; "python" is the interpreter of the tests."""
+        """Runs a command in its folder; "python" is the interpreter of the tests.
+
+        A program of the project is forked where that can be, which saves seconds of imports.
+        """
+        program = command[1] if command[0] == "python" and hasattr(os, "fork") else ""
+        if program.endswith(".py") and not env:
+            import forked
+
+            return forked.run(self.path, *command[1:])
         words = [sys.executable if word == "python" else word for word in command]
         return subprocess.run(
             words, cwd=self.path, env={**os.environ, **env}, capture_output=True, text=True
@@ -58,6 +73,15 @@ Tell = Callable[[str], None]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="inject as many faults as `make stress`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest file comes first; with --full, without the tests that have no long form."""
+    items.sort(key=lambda item: item.path.name != "test_edits.py")
+    if config.getoption("full"):
+        short = [item for item in items if "full" not in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=short)
+        items[:] = [item for item in items if item not in short]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -11,24 +11,24 @@ import multiprocessing
 import multiprocessing.util
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # the bits of a run depend on the number of threads
-
 import matplotlib.figure  # noqa: F401  imported here for the children, as are the next ones
+import pytest
 import skimage.metrics  # noqa: F401
 import tensorboardX  # noqa: F401
 import torch
 import torchvision.datasets
 import torchvision.transforms.v2  # noqa: F401
 import tqdm  # noqa: F401
-
-PATIENCE = 180.0  # seconds until a test gives up waiting
+from conftest import PATIENCE
 
 
 def start(
@@ -47,7 +47,9 @@ def start(
         output: The file for what it prints.
         errors: The file for its stderr; None: as `output`.
     """
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # whatever OMP_NUM_THREADS is: threads do not outlive a fork
+    for path in (Path("go"), *Path().glob("stepping*")):  # what `hold` has made for another
+        path.unlink(missing_ok=True)
     if pid := os.fork():
         return pid
     status = 1
@@ -86,6 +88,37 @@ def start(
         os._exit(status)
 
 
+def run(folder: Path, program: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program in a folder, which is its project, to its end."""
+    with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        files = [f"{scratch}/{name}.txt" for name in ("output", "errors")]
+        find = lambda: sys.path.insert(0, str(folder))  # noqa: E731
+        name = program.removesuffix(".py").replace("/", ".")
+        status = finish(start(list(flags), find, name, *files))
+        output, errors = (Path(file).read_text(encoding="utf-8") for file in files)
+    return subprocess.CompletedProcess([program, *flags], status, output, errors)
+
+
+def hold(rank: int = 0) -> None:
+    """Keeps train.py from being over before a test has disturbed it. For `prepare`.
+
+    It makes a file `stepping<rank>` when it begins its first step, and waits before its last two
+    until there is a file `go`.
+    """
+    import train  # type: ignore[import-not-found]
+
+    rate, parent = train.learning_rate, os.getppid()
+
+    def held(opt: object, n_iter: int, total: int) -> float:
+        Path(f"stepping{rank}").touch()
+        while n_iter >= total - 2 and not Path("go").exists() and os.getppid() == parent:
+            time.sleep(0.005)
+        return float(rate(opt, n_iter, total))
+
+    train.learning_rate = held
+
+
 def forget_projects() -> None:
     """Forgets the modules of another project that another test has imported in this process."""
     own = {path.stem for path in Path().glob("*.py")} | {"engine", "tools"}
@@ -93,11 +126,12 @@ def forget_projects() -> None:
         del sys.modules[name]
 
 
-def finish(pid: int, patience: float = 300) -> int:
+def finish(pid: int) -> int:
     """Waits for a program; returns its exit status, negative if a signal ended it.
 
-    One that takes longer than `patience` seconds is killed, and the test fails.
+    One that hangs is killed, and the test fails. A whole run may take minutes where it is slow.
     """
+    patience = 5 * PATIENCE
     if (status := ended(pid, patience)) is None:
         os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -105,8 +139,8 @@ def finish(pid: int, patience: float = 300) -> int:
     return status
 
 
-def ended(pid: int, patience: float) -> int | None:
-    """The exit status of a program that ends within some seconds, else None."""
+def ended(pid: int, patience: float = PATIENCE) -> int | None:
+    """The exit status of a program, or None if it goes on for ever."""
     deadline = time.monotonic() + patience
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -117,21 +151,34 @@ def ended(pid: int, patience: float) -> int | None:
         time.sleep(0.005)
 
 
-def left_over(group: int, patience: float) -> list[int]:
-    """The processes of a group that are alive `patience` seconds from now; zombies are not."""
-    deadline = time.monotonic() + patience
-    while True:
-        alive = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
-            except OSError:
-                continue
-            if int(pgrp) == group and state != "Z":
-                alive.append(int(stat.parent.name))
-        if not alive or time.monotonic() > deadline:
-            return alive
+def members(group: int) -> list[int]:
+    """The processes of a group that are alive; zombies are not."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(pgrp) == group and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def workers_of(pid: int, least: int = 1) -> list[int]:
+    """The worker processes of a run, as soon as there are so many: its first steps need none."""
+    deadline = time.monotonic() + PATIENCE
+    while len(found := [child for child in members(pid) if child != pid]) < least:
+        assert time.monotonic() < deadline, f"fewer than {least} workers were started"
+        time.sleep(0.005)
+    return found
+
+
+def left_over(group: int) -> list[int]:
+    """The processes of a group that do not end."""
+    deadline = time.monotonic() + PATIENCE
+    while (found := members(group)) and time.monotonic() < deadline:
         time.sleep(0.05)
+    return found
 
 
 def alive(pid: int) -> bool:
@@ -139,10 +186,11 @@ def alive(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
-def wait_for(path: Path, pid: int, patience: float = 120) -> None:
+def wait_for(path: Path, pid: int, patience: float = PATIENCE) -> None:
     """Returns as soon as a running program has made a file."""
-    deadline = time.monotonic() + patience
+    deadline, going = time.monotonic() + patience, True
     while not path.exists():
-        assert alive(pid), f"it ended without {path}"
+        assert going, f"it ended without {path}"
         assert time.monotonic() < deadline, f"{path} never came"
         time.sleep(0.002)
+        going = alive(pid)  # before the next look: it may make the file and end

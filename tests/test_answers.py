@@ -13,7 +13,7 @@ import click
 import pt_template_answers as answers
 import pytest
 import yaml
-from conftest import Project
+from conftest import PATIENCE, Project
 from hypothesis import example, given
 from hypothesis import strategies as st
 from jinja2 import Environment
@@ -283,7 +283,7 @@ def type_in(template: Path, tmp_path: Path) -> Callable[..., str]:
             text=True,
         ) as program:
             os.write(terminal, "".join(f"{line}\n" for line in lines).encode())
-            output = program.communicate(timeout=60)[0]
+            output = program.communicate(timeout=PATIENCE)[0]
         os.close(terminal)
         os.close(stdin)
         assert program.returncode == 0, output

@@ -108,7 +108,6 @@ def make_data(root: Path, task: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("task", TASKS)
 def test_commands_of_a_project_run(
     project: Project, task: str, template: Path, tmp_path: Path, full: bool

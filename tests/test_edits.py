@@ -6,9 +6,9 @@ taken out, defaults changed: only tests/example.py, the one file that says so, c
 """
 
 import json
+import os
 import re
 from collections.abc import Callable
-from importlib.util import find_spec
 
 import pytest
 from conftest import ROOT, TASKS, Project
@@ -46,8 +46,8 @@ def run_tests(project: Project, *words: str) -> str:
     Those that start processes are run in projects as they are, by `make stress`.
     """
     words += ("-q", "-rfs", "--tb=short", "-p", "no:cacheprovider", "-m", "not slow")
-    words += ("-n", "2") if find_spec("xdist") else ()
-    tested = project.run("python", "-m", "pytest", *words, OMP_NUM_THREADS="1")
+    threads = os.environ.get("OMP_NUM_THREADS", "")  # "" for its tests as well as for ours
+    tested = project.run("python", "-m", "pytest", *words, OMP_NUM_THREADS=threads)
     assert tested.returncode == 0, tested.stdout[-6000:] + tested.stderr[-2000:]
     return tested.stdout
 

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Project, Tell
-from forked import alive, ended, finish, left_over, start, wait_for
-from PIL import Image
+from conftest import PATIENCE, Project, Tell
+from forked import alive, ended, finish, hold, left_over, members, start, wait_for, workers_of
+from PIL import Image, ImageOps
 
 resource = pytest.importorskip("resource")  # Windows has none
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc, as on Linux")
@@ -91,7 +91,6 @@ def watch(last: Path, seconds: float) -> int:
     return seen
 
 
-@pytest.mark.timeout(3600)
 def test_killed_runs_end_with_the_same_bits(
     undisturbed: tuple[str, float], full: bool, tell: Tell
 ) -> None:
@@ -103,12 +102,13 @@ def test_killed_runs_end_with_the_same_bits(
         run = Path(f"runs/killed{i}")
         flags = [f"--run-dir={run}", *SMALL, *EVERY_STEP, "--resume"]
         for _ in range(moments.choice([1, 1, 2])):
-            pid = start([*flags, f"--workers={moments.choice([0, 0, 1, 2])}"])
+            pid = start([*flags, f"--workers={moments.choice([0, 0, 1, 2])}"], hold)
             looks += watch(run / "checkpoints/last.pt", moments.uniform(0.05, duration))
             os.kill(pid, signal.SIGKILL)
-            kills += finish(pid) == -signal.SIGKILL
+            assert finish(pid) == -signal.SIGKILL
+            kills += 1
             in_write += any((run / "checkpoints").glob(".*.tmp"))
-            assert left_over(pid, patience=10) == []
+            assert left_over(pid) == []
         run_to_the_end([*flags, f"--workers={moments.choice([0, 1])}"])
         assert bits(run / "checkpoints/last.pt") == wanted
         last, best = (
@@ -121,14 +121,12 @@ def test_killed_runs_end_with_the_same_bits(
         f"{runs} of {runs} runs equal after {kills} kills, {in_write} of them within a write; "
         f"last.pt was read {looks} times meanwhile and never unreadable"
     )
-    assert kills >= runs * 0.5
 
 
 def count_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-@pytest.mark.timeout(3600)
 def test_a_signal_to_the_group_saves_the_step(
     undisturbed: tuple[str, float], full: bool, tell: Tell
 ) -> None:
@@ -138,7 +136,7 @@ def test_a_signal_to_the_group_saves_the_step(
     for i in range(runs):
         run = Path(f"runs/stopped{i}")
         flags = [f"--run-dir={run}", *SMALL, "--save-every=1000", "--log-every=5"]
-        pid = start([*flags, f"--workers={moments.choice([0, 1, 2])}"])
+        pid = start([*flags, f"--workers={moments.choice([0, 1, 2])}"], hold)
         wait_for(run / "config.txt", pid)  # by then the handlers are in place
         points = moments.randrange(16)  # of 8 epochs with 4 points each, and a moment after that
         while points and count_lines(run / "metrics.jsonl") < points:
@@ -148,11 +146,12 @@ def test_a_signal_to_the_group_saves_the_step(
         begun = time.monotonic()
         number = moments.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
         os.killpg(pid, number)
+        Path("go").touch()
         status = finish(pid)
         slowest = max(slowest, time.monotonic() - begun)
         output = Path("output.txt").read_text()
         assert status == 75, output
-        assert left_over(pid, patience=0.5) == []
+        assert left_over(pid) == []
         state = torch.load(run / "checkpoints/last.pt", weights_only=True)
         said = output.splitlines()[-2]
         assert said.startswith(f"{number.name}: saved step {state['n_iter']} as {run}"), output
@@ -179,8 +178,8 @@ def test_other_numbers_and_compiled_networks_are_exact_too(
     wanted = bits(Path(f"runs/{name}/checkpoints/last.pt"))
 
     run = Path(f"runs/{name}-killed")
-    pid = start([f"--run-dir={run}", *flags])
-    wait_for(run / "checkpoints/last.pt", pid, patience=300)
+    pid = start([f"--run-dir={run}", *flags], hold)
+    wait_for(run / "checkpoints/last.pt", pid, patience=5 * PATIENCE)  # to compile takes minutes
     while not any(int(path.stem[5:]) >= 30 for path in (run / "checkpoints").glob("iter-*.pt")):
         assert alive(pid), "it ended before it was killed"
         time.sleep(0.005)
@@ -201,13 +200,25 @@ def digits(undisturbed: tuple[str, float]) -> Path:
 def test_a_kill_while_images_are_decoded_leaves_no_usable_half(
     digits: Path, undisturbed: tuple[str, float]
 ) -> None:
+    def stop_halfway() -> None:
+        upright, seen = ImageOps.exif_transpose, iter(range(2000))
+
+        def exif_transpose(image: Image.Image) -> Image.Image:  # read_image calls it
+            if next(seen) == 700:
+                Path("halfway").touch()
+                time.sleep(3600)
+            return upright(image)
+
+        ImageOps.exif_transpose = exif_transpose  # type: ignore[assignment]
+
     run = Path("runs/decoding")
     flags = [f"--run-dir={run}", f"--data={digits}", *SMALL, *EVERY_STEP]
-    pid = start(flags)
-    wait_for(digits / ".cache", pid)
+    pid = start(flags, stop_halfway)
+    wait_for(Path("halfway"), pid)
+    assert any((digits / ".cache").iterdir())
     os.kill(pid, signal.SIGKILL)
     assert finish(pid) == -signal.SIGKILL
-    assert left_over(pid, patience=10) == []
+    assert left_over(pid) == []
     assert not list((digits / ".cache").glob("*.u8")) and not run.exists()
     run_to_the_end(flags)
     assert bits(run / "checkpoints/last.pt") == undisturbed[0]
@@ -251,10 +262,10 @@ def test_no_worker_outlives_the_trainer(in_project: Path, method: str, full: boo
             start_new_session=True,
         )
     wait_for(Path(f"runs/{method}/checkpoints/last.pt"), trainer.pid)
-    assert len(left_over(trainer.pid, patience=0)) >= 3, "the trainer and two workers"
+    workers_of(trainer.pid, 2)
     trainer.kill()
     trainer.wait()
-    assert left_over(trainer.pid, patience=15) == []
+    assert left_over(trainer.pid) == []
 
 
 @pytest.fixture(scope="module")
@@ -380,8 +391,6 @@ SITUATIONS = {
     "computes, with a cache": (["--img-size=8", "--width=64", "--cache"], 0.0),
 }
 PHOTOS = 1000
-# Seconds in which a run is over. Another test on the other core may take half of the time.
-LIMIT = 30 if "PYTEST_XDIST_WORKER" in os.environ else 10
 
 
 class Injected:
@@ -438,7 +447,7 @@ class KilledWorker(Injected):
     least_workers = 1
 
     def inject(self, pid: int) -> float:
-        workers = children(pid)
+        workers = workers_of(pid)
         time.sleep(self.delay)
         os.kill(self.draw.choice(workers), signal.SIGKILL)
         return time.monotonic()
@@ -461,7 +470,7 @@ class CorruptFiles(Injected):
         self.flags.append("--data=corrupt")
 
     def inject(self, pid: int) -> float:
-        children(pid)
+        workers_of(pid)
         time.sleep(self.delay)
         Path("cut").write_bytes(b"cut off")
         for path in sorted(Path("corrupt/train").glob("*/*"))[::10]:
@@ -589,15 +598,6 @@ KINDS = {
 }
 
 
-def children(pid: int) -> list[int]:
-    """The worker processes of a run, as soon as there are any."""
-    deadline = time.monotonic() + 120
-    while not (found := [child for child in left_over(pid, patience=0) if child != pid]):
-        assert time.monotonic() < deadline, "no worker was started"
-        time.sleep(0.005)
-    return found
-
-
 def check_stopped(run: Path, name: str, stdout: str, stderr: str) -> None:
     state = torch.load(run / "checkpoints/last.pt", weights_only=True)
     assert stdout.splitlines()[-2].startswith(f"{name}: saved step {state['n_iter']} as {run}")
@@ -606,9 +606,9 @@ def check_stopped(run: Path, name: str, stdout: str, stderr: str) -> None:
 
 def stacks(pid: int) -> str:
     """Ends a run that hangs; returns where its threads were, and how many workers it had."""
-    workers = len(left_over(pid, patience=0)) - 1
+    workers = len(members(pid)) - 1
     os.kill(pid, signal.SIGABRT)
-    ended(pid, 10)
+    ended(pid)
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     return f"{workers} workers are left; {Path('errors.txt').read_text()}"
@@ -626,9 +626,8 @@ def photos(in_project: Path) -> None:
             os.link(folder / "0.jpg", folder / f"{i}.jpg")
 
 
-@pytest.mark.timeout(3600)
 def test_a_fault_at_any_moment_ends_the_run(photos: None, full: bool, tell: Tell) -> None:
-    """Whatever is done to a run in whatever situation, it is over in seconds, and says why."""
+    """Whatever is done to a run in whatever situation, it is over soon, and says why."""
     count = int(os.environ.get("FAULTS", 60 if full else len(KINDS)))
     draw = random.Random(int(os.environ.get("FAULTS_SEED", 0)))
     slowest, hangs, wrong = 0.0, 0, []
@@ -646,11 +645,11 @@ def test_a_fault_at_any_moment_ends_the_run(photos: None, full: bool, tell: Tell
         try:
             wait_for(run / "environment.txt", pid)  # from then on, no other children than workers
             done = fault.inject(pid)
-            if (status := ended(pid, LIMIT - (time.monotonic() - done))) is None:
+            if (status := ended(pid)) is None:
                 hangs += 1
-                raise AssertionError(f"not over after {LIMIT} s; {stacks(pid)}")
+                raise AssertionError(f"not over after {PATIENCE} s; {stacks(pid)}")
             slowest = max(slowest, time.monotonic() - done)
-            assert left_over(pid, patience=5) == []
+            assert left_over(pid) == []
             fault.check(run, status, Path("output.txt").read_text(), Path("errors.txt").read_text())
         except (AssertionError, OSError, ValueError):
             wrong.append(f"{told}\n{traceback.format_exc()}")

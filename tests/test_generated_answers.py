@@ -277,7 +277,6 @@ def world(
     yield World(tmp_path / "world", settings, template)
 
 
-@pytest.mark.timeout(3600)  # with --full, on a machine that has more to do
 def test_all_questions_at_once(
     world: World, full: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import ROOT, TASKS, TEMPLATE, Project
+from conftest import PATIENCE, ROOT, TASKS, TEMPLATE, Project
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -137,7 +137,7 @@ def test_a_hanging_driver_is_left(
 
     monkeypatch.setattr(hook.subprocess, "Popen", Impatient)
     assert hook.choose_build("auto")[0] == "cpu"
-    assert [process.wait(10) for process in started] == [-9]
+    assert [process.wait(PATIENCE) for process in started] == [-9]
 
 
 @needs_posix

@@ -19,14 +19,13 @@ from threading import Thread
 from urllib.parse import unquote
 
 import pytest
-from conftest import TEMPLATE, Project
+from conftest import PATIENCE, TEMPLATE, Project
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="elsewhere the usual index has the CPU build"
 )
 
 INSTALL = TEMPLATE / "tools/install.py"
-HANGING = 180  # seconds after which a test counts as hanging; all of them take a few
 AUTO = "--extra-index-url http://127.0.0.1:{port}/whl/{name}  # auto: {name}\ntorch>=2.6\n"
 # Writes down what it was told, and the requirements.
 PIP = """import json, pathlib, sys
@@ -56,7 +55,7 @@ class Index:
             def do_GET(self) -> None:
                 asked.append(self.path)
                 if way == "hangs":
-                    time.sleep(2 * HANGING)
+                    time.sleep(2 * PATIENCE)
                 with contextlib.suppress(OSError):  # the other side has gone
                     while way == "drips":
                         self.wfile.write(b"H")
@@ -131,7 +130,7 @@ class World:
             env={**self.env, **env},
             capture_output=True,
             text=True,
-            timeout=HANGING,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Traceback" not in done.stderr

@@ -78,17 +78,18 @@ def follow(steps: list[str], world: dict[str, str]) -> None:
     assert shell.returncode == 0, shell.stdout[-4000:] + shell.stderr[-4000:]
 
 
-@pytest.mark.timeout(1800)
 def test_next_steps_with_make(owner: tuple[Project, list[str], dict[str, str]], full: bool) -> None:
-    """`make train`, then `make test`: all tests that the project brings along pass.
+    """`make train` in few epochs, then `make test`: all tests that the project brings pass.
 
     They are only collected unless in full: test_edits.py runs most of them after owner's edits.
     """
     project, steps, world = owner
+    world = {**world, "VENV": ".venv-made"}
+    assert [step.split(" ")[0] for step in steps[:3]] == ["cd", "make", "make"]
+    follow(steps[:2], {**world, "ARGS": "--epochs=3"})  # see test_accuracy.py for all of them
     if not full:
         world = {**world, "PYTEST_ADDOPTS": "--collect-only -q"}
-    assert [step.split(" ")[0] for step in steps[:3]] == ["cd", "make", "make"]
-    follow(steps[:3], {**world, "VENV": ".venv-made"})
+    follow(steps[0:3:2], world)
     assert (project.path / ".venv-made/.installed").exists()
 
 
@@ -99,15 +100,16 @@ def test_next_steps_without_make(
     if not full:
         pytest.skip("takes a minute; `make stress` has it")
     project, steps, world = owner
-    follow([steps[0], *steps[3:]], {**world, "PYTEST_ADDOPTS": "--collect-only -q"})
+    short = [step.replace("train.py", "train.py --epochs=1") for step in steps]
+    follow([short[0], *short[3:]], {**world, "PYTEST_ADDOPTS": "--collect-only -q"})
     assert (project.path / ".venv/bin/python").exists()
     assert len(steps) == 7
 
 
-def test_the_default_run_is_tested_and_used(
+def test_the_first_run_is_tested_and_used(
     owner: tuple[Project, list[str], dict[str, str]],
 ) -> None:
-    """One seed on any machine; `make stress` holds the median of three to 99 %."""
+    """One seed on any machine, after three epochs; `make stress` holds whole runs to 99 %."""
     project = owner[0]
     best = max((project.path / "runs").iterdir()) / "checkpoints/best.pt"
     tested = project.run("python", "test.py", "--checkpoint", str(best))
@@ -115,7 +117,7 @@ def test_the_default_run_is_tested_and_used(
     report = best.parents[1] / "report"
     metrics = json.loads((report / "metrics.json").read_text())
     assert metrics["images"] == sum(map(sum, metrics["confusion"])) == 355
-    assert metrics["accuracy"] >= 0.98
+    assert metrics["accuracy"] >= 0.97
     for name in ("confusion.png", "mistakes.png"):
         with Image.open(report / name) as picture:
             assert min(picture.size) > 50

@@ -89,7 +89,7 @@ def test_the_pages_of_both_tasks_are_valid(bake: Callable[..., Project], task: s
     project = bake(task=task, accelerator="cpu")
 
     def run(*words: str) -> None:
-        ended = project.run("python", *words, OMP_NUM_THREADS="1")
+        ended = project.run("python", *words)
         assert ended.returncode == 0, ended.stderr
 
     run("-c", "import dataset; dataset.data_dir(dataset.BUILT_IN)")  # writes the images

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Project
+from conftest import PATIENCE, Project
 
 pytestmark = pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
 
@@ -49,13 +49,13 @@ def test_before_the_time_limit_it_saves_and_is_queued_again(
         first = subprocess.Popen(
             [*command, "--epochs=1000"], cwd=folder, env=env, stdout=out, stderr=out
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while not (run / "checkpoints/last.pt").exists():
             assert first.poll() is None, (folder / "out.txt").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
         first.send_signal(signal.SIGUSR2)
-        assert first.wait(60) == 0
+        assert first.wait(PATIENCE) == 0
     saved = re.search(r"saved step (\d+)", (folder / "out.txt").read_text())
     assert saved
     assert (folder / "queued").read_text() == "requeue 7\n"

@@ -15,8 +15,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, Project, Tell
-from forked import PATIENCE, left_over
+from conftest import PATIENCE, SMALL, Project, Tell
+from forked import left_over, members
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 
@@ -115,9 +115,9 @@ def test_a_program_with_workers_ends(
         begun = act(process, tmp_path, ending)
         out, err = process.communicate(timeout=PATIENCE)
         took = time.monotonic() - begun
-        assert left_over(process.pid, PATIENCE) == []
+        assert left_over(process.pid) == []
     finally:
-        if left_over(process.pid, 0):
+        if members(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
     if ending != "itself":
         tell(f"{took:.1f} s")

@@ -1,4 +1,4 @@
-"""What all tests share: one thread, a tiny data set, one short trained run."""
+"""What all tests share: the number of threads, a tiny data set, one short trained run."""
 
 import contextlib
 import gc
@@ -9,18 +9,18 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start
+# For the tests and the processes that they start, unless it is set; "" leaves it to PyTorch.
+if not os.environ.setdefault("OMP_NUM_THREADS", "1"):
+    del os.environ["OMP_NUM_THREADS"]
 
 import example
 import programs
 import pytest
-import torch
 from parts import Parts
 
 import train as program
 from engine.errors import STOP_SIGNALS
 
-torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C is for pytest again
 
 Train = Callable[..., int]

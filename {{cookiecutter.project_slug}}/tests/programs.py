@@ -17,7 +17,10 @@ import train
 from engine.errors import run_program
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 60.0  # seconds until a test gives up waiting
+HELD = "tests/engine/held.py"  # train.py that does not end before there is a file `go`
+# Seconds until a test gives up waiting for what should take one. It is against hanging alone: no
+# test says how fast a machine is.
+PATIENCE = 180.0
 
 
 @contextmanager
@@ -29,8 +32,12 @@ def command_line(program: str, *words: str) -> Iterator[None]:
 
 def status(main: Callable[[], int], program: str, *words: str) -> int:
     """Runs a program in this process and returns its exit status."""
-    with command_line(program, *words), pytest.raises(SystemExit) as ended:
-        run_program(main)
+    threads = torch.get_num_threads()
+    try:
+        with command_line(program, *words), pytest.raises(SystemExit) as ended:
+            run_program(main)
+    finally:
+        torch.set_num_threads(threads)  # --threads is for that run alone
     assert isinstance(ended.value.code, int)
     return ended.value.code
 
@@ -77,11 +84,14 @@ def start(program: str, *words: str) -> "subprocess.Popen[str]":
 
 
 def wait_for_step(process: "subprocess.Popen[str]", run: Path, n_iter: int) -> None:
-    """Returns as soon as the running `process` has saved a checkpoint of step `n_iter` or later."""
+    """Returns as soon as the running `process` has saved step `n_iter`, as last.pt too.
+
+    That gets its name after the checkpoint with the number of the step, and before the next one.
+    """
     deadline = time.monotonic() + PATIENCE
-    while saved_steps(run)[-1:] < [n_iter]:
+    while saved_steps(run)[-1:] <= [n_iter]:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"no checkpoint of step {n_iter} in {run}"
+        assert time.monotonic() < deadline, f"no checkpoint after step {n_iter} in {run}"
         time.sleep(0.005)
 
 

@@ -11,7 +11,7 @@ if not (ROOT / NOTEBOOK).is_file():
     pytest.skip(f"{NOTEBOOK} is no longer there", allow_module_level=True)
 nbclient, nbformat = (pytest.importorskip(name) for name in ("nbclient", "nbformat"))
 pytest.importorskip("ipykernel")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def execute(project: Path, start: Path, cells: int | None = None) -> None:
     notebook = nbformat.read(project / NOTEBOOK, as_version=4)
     notebook.cells = notebook.cells[:cells]
     where = {"metadata": {"path": str(start)}}
-    nbclient.NotebookClient(notebook, timeout=100, resources=where).execute()
+    nbclient.NotebookClient(notebook, resources=where).execute()
 
 
 def test_the_notebook_runs(project: Path) -> None:

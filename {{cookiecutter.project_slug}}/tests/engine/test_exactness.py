@@ -10,6 +10,8 @@ import pytest
 from conftest import Train
 from faults import at_step
 from programs import (
+    HELD,
+    PATIENCE,
     last,
     points,
     resume,
@@ -90,11 +92,11 @@ def test_two_kills_in_mid_epoch_change_nothing(
     run = Path("run")
     first, second = [*small, *LONG, "--workers=1"], ["--resume", "--workers=2", "--no-cache"]
     for kill_at, options in ((5, first), (45, second)):
-        process = start("train.py", f"--run-dir={run}", *options)
+        process = start(HELD, f"--run-dir={run}", *options)
         wait_for_step(process, run, kill_at)
         process.kill()
         process.communicate()
-        assert process.returncode == -9, "the run was over before it could be killed"
+        assert process.returncode == -9
     killed_at = saved_steps(run)[-1]
     assert 45 <= killed_at < last(undisturbed)["n_iter"]
 
@@ -113,10 +115,11 @@ def test_sigterm_saves_and_resume_goes_on(
     train: Train, small: list[str], undisturbed: Path
 ) -> None:
     run = Path("run")
-    process = start("train.py", *small, *LONG, f"--run-dir={run}", "--workers=1")
+    process = start(HELD, *small, *LONG, f"--run-dir={run}", "--workers=1")
     wait_for_step(process, run, 5)
     os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does it: to the workers too
-    out, err = process.communicate(timeout=60)
+    Path("go").touch()
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, err
     assert err == ""
     assert out.splitlines()[-2].startswith("SIGTERM: saved ")  # the last one is how to resume

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import ROOT
+from programs import PATIENCE, ROOT
 
 # A disk of its own for one command, which nobody else sees and which ends with it.
 ON_A_DISK = 'mount -t tmpfs -o size="$0" disk disk && eval "$1" && shift && exec "$@"'
@@ -19,7 +19,7 @@ def on_a_disk(size: str, prepare: str, *words: str) -> "subprocess.CompletedProc
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", ON_A_DISK, size, prepare]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     program = [*command, sys.executable, *words]
-    return subprocess.run(program, env=env, capture_output=True, text=True, timeout=180)
+    return subprocess.run(program, env=env, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def can_mount() -> bool:

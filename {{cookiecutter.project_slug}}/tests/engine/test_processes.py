@@ -13,13 +13,23 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Train
-from programs import ROOT, last, points, resume, same_weights, saved_steps, wait_for_step
+from programs import (
+    HELD,
+    PATIENCE,
+    ROOT,
+    last,
+    points,
+    resume,
+    same_weights,
+    saved_steps,
+    wait_for_step,
+)
 
 from engine.distributed import Fold
 
 # More of everything random than in a SMALL run, on one thread whatever the number of processes.
 STEP = ["--accumulate=4", "--batch-size=2", "--threads=1", "--save-every=1"]
-LONG = "--epochs=100"
+LONG = "--epochs=20"
 needs_gloo = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="torch.distributed is not in this build"
 )
@@ -29,11 +39,15 @@ needs_proc = pytest.mark.skipif(
 
 
 def torchrun(
-    processes: int, small: list[str], *words: str, restarts: int = 0
+    processes: int,
+    small: list[str],
+    *words: str,
+    restarts: int = 0,
+    program: str = "train.py",
 ) -> "subprocess.Popen[str]":
-    """Starts train.py on several processes, as the leaders of a group."""
+    """Starts a program on several processes, as the leaders of a group."""
     launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    launcher += [f"--max-restarts={restarts}", str(ROOT / "train.py")]
+    launcher += [f"--max-restarts={restarts}", str(ROOT / program)]
     return subprocess.Popen(
         [sys.executable, "-m", *launcher, *small, *STEP, *words],
         stdout=subprocess.PIPE,
@@ -46,7 +60,11 @@ def torchrun(
 def ranks(launcher: "subprocess.Popen[str]") -> list[int]:
     """The process ids of the processes that torchrun started, in the order of their ranks."""
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-    return sorted(map(int, children))
+
+    def rank(pid: str) -> str:
+        return re.findall("\0RANK=([0-9]+)", Path(f"/proc/{pid}/environ").read_text())[0]
+
+    return [int(pid) for pid in sorted(children, key=rank)]  # not the order of their starts
 
 
 def ours(errors: str) -> list[str]:
@@ -89,7 +107,7 @@ def test_a_fold_can_be_used_again() -> None:
 @needs_gloo
 def test_one_seed_gives_the_same_bits_on_two_processes(train: Train, small: list[str]) -> None:
     assert train("one", *STEP) == 0
-    out, errors = torchrun(2, small, "--run-dir=many").communicate(timeout=120)
+    out, errors = torchrun(2, small, "--run-dir=many").communicate(timeout=PATIENCE)
     assert "done: best" in out, errors
     assert "4 micro-batches of 2 = 8 images, on 2 processes" in out
     assert out.count("run: many") == 1
@@ -136,7 +154,7 @@ def test_processes_with_different_code_are_refused(
         [sys.executable, "-m", "torch.distributed.run", *words, *small, *STEP, "--run-dir=many"],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=PATIENCE,
     )
     lines = ours(ended.stderr)
     if differ:
@@ -162,10 +180,11 @@ def undisturbed(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_process_ends_all_and_the_run_goes_on_with_fewer(
     small: list[str], undisturbed: Path
 ) -> None:
-    launcher = torchrun(2, small, "--run-dir=many", LONG)
+    launcher = torchrun(2, small, "--run-dir=many", LONG, program=HELD)
     wait_for_step(launcher, Path("many"), 3)
     os.kill(ranks(launcher)[1], signal.SIGKILL)
-    _, errors = launcher.communicate(timeout=60)
+    Path("go").touch()
+    _, errors = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 1
     (line,) = ours(errors)
     assert "process 0 of 2" in line and "--resume" in line
@@ -177,10 +196,11 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_with_fewer(
 @needs_gloo
 @needs_proc
 def test_with_max_restarts_it_goes_on_by_itself(small: list[str], undisturbed: Path) -> None:
-    launcher = torchrun(2, small, "--run-dir=many", LONG, restarts=3)
+    launcher = torchrun(2, small, "--run-dir=many", LONG, restarts=3, program=HELD)
     wait_for_step(launcher, Path("many"), 3)
     os.kill(ranks(launcher)[0], signal.SIGKILL)
-    out, errors = launcher.communicate(timeout=120)
+    Path("go").touch()
+    out, errors = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 0, errors
     assert "resumed after step" in out and "done: best" in out
     assert same_weights(Path("many"), undisturbed)
@@ -193,7 +213,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(small: list[str])
     launcher = torchrun(2, small, "--run-dir=many", "--epochs=1000")
     wait_for_step(launcher, Path("many"), 3)
     os.kill(ranks(launcher)[1], signal.SIGTERM)
-    out, errors = launcher.communicate(timeout=60)
+    out, errors = launcher.communicate(timeout=PATIENCE)
     assert "SIGTERM: saved step" in out
     assert not ours(errors)
     # Of a process that still runs when torchrun notices the end of the other it tells nothing.
@@ -205,7 +225,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(small: list[str])
 @needs_gloo
 def test_a_step_that_cannot_be_divided_is_refused_in_one_line(small: list[str]) -> None:
     launcher = torchrun(2, small, "--run-dir=many", "--accumulate=9")
-    _, errors = launcher.communicate(timeout=60)
+    _, errors = launcher.communicate(timeout=PATIENCE)
     (line,) = ours(errors)
     assert "--accumulate 9" in line and "1, 3 or 9" in line
     assert not Path("many").exists()
@@ -216,9 +236,9 @@ def test_a_step_that_cannot_be_divided_is_refused_in_one_line(small: list[str]) 
 def test_two_gpus_give_the_bits_of_one(small: list[str]) -> None:
     words = ["--device=cuda", "--deterministic", "--precision=fp32"]
     launcher = torchrun(2, small, "--run-dir=two", *words)
-    out, errors = launcher.communicate(timeout=120)
+    out, errors = launcher.communicate(timeout=PATIENCE)
     assert "done: best" in out, errors
     launcher = torchrun(1, small, "--run-dir=one", *words)
-    out, errors = launcher.communicate(timeout=120)
+    out, errors = launcher.communicate(timeout=PATIENCE)
     assert "done: best" in out, errors
     assert same_weights(Path("two"), Path("one"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Train
-from programs import last, resume, start, wait_for_step
+from programs import HELD, last, resume, start, wait_for_step
 
 from engine.errors import BadInput
 from engine.run_dir import RunDir
@@ -47,7 +47,7 @@ def test_a_second_process_in_a_run_folder_is_refused(
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_a_kill_releases_the_folder(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     run = Path("run")
-    process = start("train.py", *small, *LONG, f"--run-dir={run}", "--save-every=1")
+    process = start(HELD, *small, *LONG, f"--run-dir={run}", "--save-every=1")
     try:
         wait_for_step(process, run, 3)
         assert resume(run) == 2

@@ -8,7 +8,7 @@ import torch
 from conftest import Train
 from faults import at_step, not_a_number, overflow, watch_optimizers
 from needs import needs
-from programs import last, points, resume, start, status, tensors
+from programs import PATIENCE, last, points, resume, start, status, tensors
 from torch import nn
 
 import options
@@ -249,7 +249,7 @@ def test_gpus_are_left_alone_when_the_cpu_was_asked_for(
 @pytest.mark.slow
 def test_bad_input_ends_a_process_in_one_line_with_status_2() -> None:
     process = start("train.py", "--data=nowhere", "--device=cpu")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert err.startswith("train.py: error: ")
     assert err.count("\n") == 1

@@ -13,7 +13,7 @@ from example import CLASSES, draw
 from faults import at_step
 from needs import needs
 from PIL import Image
-from programs import resume, same_weights, status, train_refuses
+from programs import PATIENCE, resume, same_weights, status, train_refuses
 from test_processes import STEP, torchrun
 from torch import Generator, Tensor
 from torch.utils.data import default_collate
@@ -99,7 +99,7 @@ def test_processes_change_nothing(train: Train, small: list[str], photos: Path) 
     words = [*" ".join(LEVERS).split(), f"--data={photos}", "--epochs=1"]
     assert train("one", *words, *STEP) == 0
     launcher = torchrun(2, small, *words, "--run-dir=many")
-    _, errors = launcher.communicate(timeout=100)
+    _, errors = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 0, errors
     assert same_weights(Path("one"), Path("many"))
 
