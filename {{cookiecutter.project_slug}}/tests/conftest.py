@@ -22,6 +22,8 @@ import train as program
 from engine.errors import STOP_SIGNALS
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C is for pytest again
+# Where workers come from a fork server, that imports what they need once, and not each of them.
+multiprocessing.set_forkserver_preload(["train"])
 
 Train = Callable[..., int]
 Build = Callable[..., Parts]
