@@ -317,6 +317,37 @@ def test_one_process_of_a_machine_makes_the_model_first(task: str) -> None:
     assert lines[:2] == ["begin 0", "end 0"] and len(lines) == 8
 
 
+@pytest.mark.parametrize("task", TASKS[:1], indirect=True)
+@pytest.mark.parametrize("how", ["no data", "kill -9"])
+def test_a_process_that_ends_before_the_first_step_ends_all_of_them(task: str, how: str) -> None:
+    """Here on another machine, whose first process it is; so nobody waits for the other here."""
+
+    def fail(*given: object) -> object:
+        if how == "kill -9":
+            os.kill(os.getpid(), signal.SIGKILL)
+        from engine.errors import BadInput  # type: ignore[import-not-found]
+
+        raise BadInput("data/train: no such folder")
+
+    def prepare(rank: int) -> None:
+        os.environ["LOCAL_RANK"] = "0"
+        if rank == 1:
+            import train  # type: ignore[import-not-found]
+
+            fail.monitor = train.Model.monitor  # type: ignore[attr-defined]
+            train.Model = fail
+
+    processes = Processes(2, [*flags_of(task, 2), f"--run-dir=runs/{how}"], prepare)
+    try:
+        statuses = processes.finish()
+        assert statuses == ([1, 2] if how == "no data" else [1, -signal.SIGKILL])
+        (line,) = processes.errors()
+        reason = "no such folder" if how == "no data" else "another process has ended"
+        assert line.startswith("train.py: error: process ") and reason in line
+    finally:
+        processes.kill()
+
+
 KINDS = ("signal to one", "signal to all", "kill -9", "kill -9 of a worker", "a bug", "not finite")
 SITUATIONS = ("computes", "waits for data", "saves")
 
