@@ -52,7 +52,8 @@ def main() -> None:
 
 
 def launch(project: Path, processes: int, program: str, *words: str) -> None:
-    command = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", program]
+    command = ["torch.distributed.run", "--standalone", "--local-addr=localhost"]
+    command += [f"--nproc-per-node={processes}", program]
     subprocess.run(
         [sys.executable, "-m", *command, *words],
         cwd=project,

@@ -132,7 +132,9 @@ def command_line(again: Path, end: int, expected: dict[str, Any], processes: int
     command += [f"--save-every={end}", f"--keep={end + 2}"]
     if "threads" in environment:  # else each process would take its share of the cores
         command += [f"--threads={environment['threads']}"]
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    # By its own name a machine cannot always be found, for which torchrun waits some minutes.
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr=localhost"]
+    launcher += [f"--nproc-per-node={processes}"]
     return [sys.executable, *(launcher if processes > 1 else []), *command]
 
 

@@ -30,6 +30,8 @@ from engine.distributed import Fold
 # More of everything random than in a SMALL run, on one thread whatever the number of processes.
 STEP = ["--accumulate=4", "--batch-size=2", "--threads=1", "--save-every=1"]
 LONG = "--epochs=20"
+# By its own name a machine cannot always be found, for which torchrun waits some minutes.
+LAUNCHER = ["torch.distributed.run", "--standalone", "--local-addr=localhost"]
 needs_gloo = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="torch.distributed is not in this build"
 )
@@ -46,7 +48,7 @@ def torchrun(
     program: str = "train.py",
 ) -> "subprocess.Popen[str]":
     """Starts a program on several processes, as the leaders of a group."""
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    launcher = [*LAUNCHER, f"--nproc-per-node={processes}"]
     launcher += [f"--max-restarts={restarts}", str(ROOT / program)]
     return subprocess.Popen(
         [sys.executable, "-m", *launcher, *small, *STEP, *words],
@@ -149,9 +151,9 @@ def test_processes_with_different_code_are_refused(
         for name in ("networks.py", "train.py"):
             (copy / name).write_text((copy / name).read_text() + "# changed\n")
     Path("start.py").write_text(EACH_ITS_OWN)
-    words = ["--standalone", "--nproc-per-node=2", "start.py", str(ROOT), str(copy)]
+    words = ["--nproc-per-node=2", "start.py", str(ROOT), str(copy)]
     ended = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *words, *small, *STEP, "--run-dir=many"],
+        [sys.executable, "-m", *LAUNCHER, *words, *small, *STEP, "--run-dir=many"],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
