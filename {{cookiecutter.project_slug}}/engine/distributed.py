@@ -67,7 +67,7 @@ class World:
                 timeout=timeout,
                 device_id=device if cuda else None,
             )
-            self.patient = dist.new_group(backend="gloo", timeout=LONG)
+            self.patient = cast(Any, dist.new_group(backend="gloo", timeout=LONG))
         errors.among_processes(self._may_speak)
         self._check_code()
         vars(opt).update(self.once(lambda: vars(opt)), device=opt.device)

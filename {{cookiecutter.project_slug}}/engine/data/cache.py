@@ -32,7 +32,9 @@ from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler, whole_batch
 from engine.devices import cores, memory
 from engine.distributed import ALONE, World
+from engine.source import digest_of
 
+FORMAT = 1  # of the file; with another number all caches are made again
 PARTIAL = ".tmp"  # the end of the name of an unfinished file
 IN_MEMORY = 2**30  # bytes that may be kept in memory where there is no room on the disk
 
@@ -110,8 +112,8 @@ class CachedImages:
         files: Their paths, relative to `root`.
         decode: From a path to an image, uint8 (C, H, W); worker processes must be able to import
             it.
-        recipe: The options that `decode` depends on, as a part of a file name.
-        code: The files with the code of `decode`; when they change, the cache is made again.
+        recipe: The options that `decode` depends on, as a part of a file name. The code of
+            `decode` counts too: when it does something else, the cache is made again.
     """
 
     def __init__(
@@ -120,9 +122,8 @@ class CachedImages:
         files: SerializedList,
         decode: Callable[[str], Tensor],
         recipe: str,
-        code: list[str],
     ) -> None:
-        self.root, self.files, self.recipe, self.code = root, files, recipe, code
+        self.root, self.files, self.recipe = root, files, recipe
         self._decode = decode
         self.mapped: MappedImages | None = None
         self._stamps: np.ndarray | None = None
@@ -158,9 +159,8 @@ class CachedImages:
     def cache_file(self) -> Path:
         """The path of the cache of these files in their present state."""
         made_of = hashlib.sha256(self.files.digest())
-        made_of.update(f"{PIL.__version__} {torchvision.__version__} {self.recipe}".encode())
-        for path in (__file__, *self.code):
-            made_of.update(Path(path).read_bytes())
+        by = (FORMAT, PIL.__version__, torchvision.__version__, digest_of(self._decode))
+        made_of.update(f"{by} {self.recipe}".encode())
         self._stamps = np.array([_stamp(f"{self.root}/{name}") for name in self.files])
         made_of.update(self._stamps.tobytes())
         name = f"{self.root.name}-{self.recipe}-{made_of.hexdigest()[:16]}.u8"

@@ -22,7 +22,6 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
-import engine.data.images
 from engine.data.augmentation import chosen_transforms, eval_crop, mix, stored_side, train_crop
 from engine.data.cache import CachedImages
 from engine.data.classes import check_classes, check_divisible, find_classes
@@ -186,7 +185,6 @@ class ClassFolders(Dataset):
             SerializedList(paths),
             decode=partial(load, opt=opt),
             recipe=f"crop{stored_side(opt)}px" if opt.resize == "crop" else f"{opt.img_size}px",
-            code=[__file__, engine.data.images.__file__],
         )
         self.rows = torch.arange(len(paths))  # of `images`
         self.labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))

@@ -77,7 +77,8 @@ class Classifier(nn.Module):
             )
         # The weights are in the checkpoint; those of ImageNet need not be downloaded.
         opt = options.make_parser().read_back({**state["args"], "pretrained": False})
-        model = cls(opt, state["info"])
+        older = {"classes": state.get("classes", {})}  # as checkpoints had it before `info`
+        model = cls(opt, state.get("info", older))
         weights = judged(state, "net")
         load_weights(model.net, weights, path, "networks.py was changed since then")
         return model.eval(), opt

@@ -22,7 +22,6 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-import engine.data.images
 from engine.data.cache import CachedImages
 from engine.data.degradations import DEGRADATIONS, to_uint8
 from engine.data.images import SerializedList, flip, read_image, split_by_hash
@@ -192,9 +191,7 @@ class Pairs(Dataset):
             files = SerializedList(f"{side}/{name}" for side in "AB" for name in self.pairs)
         else:
             files = self.pairs = SerializedList(find_images(root))
-        self.images = CachedImages(
-            root, files, decode=load, recipe="full", code=[__file__, engine.data.images.__file__]
-        )
+        self.images = CachedImages(root, files, decode=load, recipe="full")
         count = len(self.pairs)
         paths = [f"{root}/{file}" for file in files]
         sizes = [pair_size(paths[i::count], self.layout, opt.img_size) for i in range(count)]

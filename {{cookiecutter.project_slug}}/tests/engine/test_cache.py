@@ -1,18 +1,23 @@
 """Decoded images are kept, and used only as long as they are what decoding would give now."""
 
+import importlib
+import linecache
 import os
 import pickle
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from programs import ROOT
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
@@ -29,9 +34,9 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 class Pictures(CachedImages):
     """All images in a folder, each as large as it is. Notes which ones are decoded."""
 
-    def __init__(self, root: Path, recipe: str = "8px", code: list[str] | None = None) -> None:
+    def __init__(self, root: Path, recipe: str = "8px") -> None:
         files = SerializedList(os.path.relpath(path, root) for path in images_below(root))
-        super().__init__(root, files, read, recipe, code or [])
+        super().__init__(root, files, read, recipe)
         self.decoded: list[int] = []
 
     def decode(self, index: int) -> Tensor:
@@ -165,13 +170,81 @@ def test_another_recipe_has_a_cache_of_its_own(folder: Path) -> None:
     assert len(caches(folder)) == 2
 
 
-def test_other_code_makes_it_anew(folder: Path) -> None:
-    code = Path("code.py")
-    code.write_text("size = 8")
-    assert cached(folder, code=[str(code)]).decoded
-    assert not cached(folder, code=[str(code)]).decoded
-    code.write_text("size = 9")
-    assert cached(folder, code=[str(code)]).decoded
+READING = """
+import {helper}
+from pathlib import Path
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
+BRIGHTER = 0
+
+class Camera:
+    def __call__(self, path):
+        return read(path)
+
+def read(path):
+    return {helper}.finish(pil_to_tensor(Image.open(path)) + BRIGHTER)
+"""
+HELPER = "def finish(image):\n    return image * 1\n"
+
+
+@pytest.fixture
+def write_code(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Returns a function that writes two modules of the project and imports the first one."""
+    names = ["own_reading", "own_helper"]
+    files = [ROOT / f"{name}.py" for name in names]
+
+    def write(reading: str = READING, helper: str = HELPER) -> Any:
+        for name, file, text in zip(names, files, (reading, helper), strict=True):
+            file.write_text(text.replace("{helper}", "own_helper"))
+            sys.modules.pop(name, None)
+        linecache.clearcache()
+        importlib.invalidate_caches()
+        return importlib.import_module(names[0])
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield write
+    for name, file in zip(names, files, strict=True):
+        file.unlink(missing_ok=True)
+        sys.modules.pop(name, None)
+
+
+CHANGES: list[tuple[str, dict[str, str], bool]] = [
+    ("a comment", {"reading": READING + "# well\n"}, False),
+    ("a docstring", {"reading": READING.replace("(path):\n", '(path):\n    "Reads."\n')}, False),
+    ("a function that is not used", {"reading": READING + "def other():\n    pass\n"}, False),
+    ("other lines", {"reading": READING.replace("BRIGHTER = 0", "\n\nBRIGHTER = 0\n")}, False),
+    ("a constant", {"reading": READING.replace("BRIGHTER = 0", "BRIGHTER = 1")}, True),
+    ("the function", {"reading": READING.replace("+ BRIGHTER", "- BRIGHTER")}, True),
+    ("what it calls in another module", {"helper": HELPER.replace("* 1", "* 2")}, True),
+    ("a comment there", {"helper": HELPER + "# well\n"}, False),
+]
+
+
+@pytest.mark.parametrize("how", ["function", "partial", "object"])
+@pytest.mark.parametrize(("what", "change", "anew"), CHANGES, ids=lambda each: str(each)[:30])
+def test_the_cache_is_made_anew_when_the_code_that_reads_does_something_else(
+    folder: Path, write_code: Callable[..., Any], what: str, change: dict, anew: bool, how: str
+) -> None:
+    """And only then: the file with it is also the one in which augmentation is edited."""
+
+    def decoded(module: Any) -> bool:
+        read = {
+            "function": module.read,
+            "partial": partial(module.read),
+            "object": module.Camera(),
+        }[how]
+        images = CachedImages(
+            folder, SerializedList(path.name for path in sorted(folder.glob("*.png"))), read, "8px"
+        )
+        seen: list[int] = []
+        decode = images.decode
+        images.decode = lambda index: seen.append(index) or decode(index)  # type: ignore
+        use_cache([Samples(images)], True, epochs=2, device=CPU)
+        return bool(seen)
+
+    assert decoded(write_code())
+    assert not decoded(write_code())
+    assert decoded(write_code(**change)) is anew
     assert len(caches(folder)) == 1
 
 

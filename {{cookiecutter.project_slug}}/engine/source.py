@@ -1,0 +1,91 @@
+"""What code does, as a digest that comments, docstrings and the layout of lines do not change."""
+
+import ast
+import hashlib
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[1]
+PLAIN = (str, bytes, int, float, bool, tuple, list, dict, set, frozenset, type(None))
+
+
+def syntax(code: str) -> str:
+    """The syntax tree of code as text, without docstrings."""
+    tree = ast.parse(textwrap.dedent(code))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            del body[0]
+    return ast.dump(tree)
+
+
+def digest_of(function: Callable) -> str:
+    """A digest of a function and of all in the project that it uses.
+
+    What a name stands for is looked up in the module of the function: functions and classes of the
+    project are followed, also those of one of its modules; plain values count as they are. What
+    libraries do is not looked at.
+    """
+    found: dict[str, str] = {}
+    _follow(function, found)
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:16]
+
+
+def _follow(thing: Any, found: dict[str, str]) -> None:
+    while isinstance(thing, partial):
+        thing = thing.func
+    if not inspect.isroutine(thing) and not inspect.isclass(thing):
+        thing = type(thing)  # an object that can be called
+    thing = inspect.unwrap(thing)
+    module = sys.modules.get(getattr(thing, "__module__", None) or "")
+    name = f"{module and module.__name__}.{getattr(thing, '__qualname__', '')}"
+    if module is None or not _ours(module) or name in found:
+        return
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+        found[name] = syntax(inspect.getsource(thing))
+    except (
+        OSError,
+        SyntaxError,
+        TypeError,
+    ):  # made at run time, or a part of a line
+        found[name] = getattr(getattr(thing, "__code__", None), "co_code", b"").hex()
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            _look_up(module, node.id, found)
+        elif isinstance(node, ast.Attribute):
+            part = _module_of(node.value, module)
+            if part is not None:
+                _look_up(part, node.attr, found)
+
+
+def _look_up(module: ModuleType, name: str, found: dict[str, str]) -> None:
+    value = vars(module).get(name)
+    if inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, partial):
+        _follow(value, found)
+    elif name in vars(module) and isinstance(value, PLAIN) and not name.startswith("__"):
+        found[f"{module.__name__}.{name}"] = repr(value)
+
+
+def _module_of(node: ast.AST, module: ModuleType) -> ModuleType | None:
+    """The module of the project that an expression such as `engine.data.images` stands for."""
+    if isinstance(node, ast.Name):
+        value = vars(module).get(node.id)
+    elif isinstance(node, ast.Attribute) and (outer := _module_of(node.value, module)) is not None:
+        value = vars(outer).get(node.attr)
+    else:
+        return None
+    return value if isinstance(value, ModuleType) and _ours(value) else None
+
+
+def _ours(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
+    return bool(file) and Path(file).resolve().is_relative_to(PROJECT)
