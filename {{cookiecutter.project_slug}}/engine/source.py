@@ -19,10 +19,10 @@ def syntax(code: str) -> str:
     """The syntax tree of code as text, without docstrings."""
     tree = ast.parse(textwrap.dedent(code))
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
+        body: Any = getattr(node, "body", None)  # of a lambda an expression
         first = body[0] if isinstance(body, list) and body else None
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            del body[0]
+            body.remove(first)
     return ast.dump(tree)
 
 
