@@ -205,6 +205,8 @@ class Follower:
     def do_python(self, words: list[str], source: list[str]) -> None:
         if words[1] == "-c":
             self.snippet(words[2])
+        elif words[1] == "tools/install.py":  # by pip, from an index that it looks for
+            self.do_python__m_pip(["python", "-m", "pip", "install", *words[2:]], source)
         else:
             self.program(words[1].removesuffix(".py"), words[2:], source)
 

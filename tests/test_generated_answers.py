@@ -39,7 +39,7 @@ from test_render import parse, tomllib
 
 DEFAULTS = json.loads((Path(__file__).parents[1] / "cookiecutter.json").read_text("utf-8"))
 CHOICES = {name: DEFAULTS[name] for name in ("license", "accelerator")}
-# The files that show answers; all others must be the same in every project.
+# The files that show answers; all others must be the same in every project of a build of PyTorch.
 SHOWING = {"README.md", "LICENSE", "CITATION.cff", "pyproject.toml"}
 CANARY = "pt_canary"
 
@@ -158,10 +158,12 @@ class World:
         self.out.mkdir(parents=True)
         (self.outer / "kept").write_text("kept")
         self.checked: set[tuple[str, bytes]] = set()  # files whose content has been parsed
-        self.same = {}
-        project = self.generate({name: DEFAULTS[name] for name in ("description",)})
-        self.same = {path.relative_to(project.path): path.read_bytes() for path in project.files()}
-        shutil.rmtree(project.path)
+        self.builds = {}  # the files by the build of PyTorch, which some of them name
+        for build in CHOICES["accelerator"]:
+            project = self.generate({"description": DEFAULTS["description"], "accelerator": build})
+            files = {path.relative_to(project.path): path.read_bytes() for path in project.files()}
+            self.builds[build] = files
+            shutil.rmtree(project.path)
         self.before = self.listing()
 
     def listing(self) -> set[Path]:
@@ -192,6 +194,7 @@ class World:
 
     def check(self, project: Project, answers: dict[str, str], hooks: bool) -> None:
         """Everything that must hold of a project, whatever the answers are."""
+        self.same = self.builds[answers["accelerator"]]
         assert [path.name for path in self.out.iterdir()] == [answers["project_slug"]]
         for path in project.files():
             key = (path.name, path.read_bytes())
