@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from cookiecutter.main import cookiecutter
 
+# What was said to the make that runs the tests is not for the make of a project.
+for name in ("ARGS", "PYTHON", "VENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
+    os.environ.pop(name, None)
 # For the tests and the processes that they start, unless it is set; "" leaves it to PyTorch.
 if not os.environ.setdefault("OMP_NUM_THREADS", "1"):
     del os.environ["OMP_NUM_THREADS"]

@@ -65,10 +65,7 @@ def owner(
     python3.chmod(0o755)
     # An index that cannot be reached costs pip its retries, one package after the other.
     world = {"PATH": f"{python3.parent}{os.pathsep}{os.environ['PATH']}", "PIP_RETRIES": "0"}
-    # What was said to the make that runs these tests is not for the owner's make.
-    said = re.compile("ARGS|MFLAGS|MAKE.*")
-    rest = {name: value for name, value in os.environ.items() if not said.fullmatch(name)}
-    return Project(folder / "my_vision_project"), steps, {**rest, **world}
+    return Project(folder / "my_vision_project"), steps, {**os.environ, **world}
 
 
 def follow(steps: list[str], world: dict[str, str]) -> None:
