@@ -30,9 +30,9 @@ from engine import terminal
 from engine.data.images import SerializedList
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler, whole_batch
+from engine.data.source import digest_of
 from engine.devices import cores, memory
 from engine.distributed import ALONE, World
-from engine.source import digest_of
 
 FORMAT = 1  # of the file; with another number all caches are made again
 PARTIAL = ".tmp"  # the end of the name of an unfinished file

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 PLAIN = (str, bytes, int, float, bool, tuple, list, dict, set, frozenset, type(None))
 
 
