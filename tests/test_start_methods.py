@@ -110,6 +110,8 @@ def test_a_program_with_workers_ends(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Tests that run in the background of a shell inherit that it is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         begun = act(process, tmp_path, ending)

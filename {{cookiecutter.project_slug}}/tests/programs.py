@@ -1,6 +1,8 @@
 """The programs of the project, run by tests as a user runs them, and what they leave behind."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -80,7 +82,14 @@ def start(program: str, *words: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=None if os.name == "nt" else heed_signals,
     )
+
+
+def heed_signals() -> None:
+    """Tests in the background of a shell, or under nohup, inherit that some are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def wait_for_step(process: "subprocess.Popen[str]", run: Path, n_iter: int) -> None:

@@ -18,7 +18,7 @@ from conftest import Train
 from faults import at_step, not_a_number
 from PIL import Image, ImageOps
 from prefetch_generator import BackgroundGenerator
-from programs import PATIENCE, ROOT, last, resume, saved_steps, start, wait_for_step
+from programs import PATIENCE, ROOT, heed_signals, last, resume, saved_steps, start, wait_for_step
 
 from engine.evaluation import Losses
 
@@ -274,6 +274,7 @@ def test_a_terminal_that_is_closed_saves(small: list[str], workers: int) -> None
     words = [*small, *LONG, f"--run-dir={run}", f"--workers={workers}", "--log-every=1"]
     pid, terminal = pty.fork()
     if not pid:
+        heed_signals()
         os.execv(sys.executable, [sys.executable, str(ROOT / "train.py"), *words])
     ended: list[int] = []
 
