@@ -185,7 +185,8 @@ class _Workers:
         try:
             yield from self.iterator
         except Exception as error:
-            caught = "Caught" in str(error)  # raised by the data set, in a process that lives
+            # Raised by the data set, in a process that lives.
+            caught = isinstance(error, BadInput | Fault) or "Caught" in str(error)
             if caught or not multiprocessing.connection.wait(self._sentinels(), GONE):
                 raise
             # Whatever error the death of a process has caused.

@@ -100,14 +100,12 @@ def kill_workers(losses: Losses | None = None) -> None:
 
 
 @needs_fork
-@pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize("stalled", [False, True])
 @pytest.mark.parametrize("fault", ["an error", "not finite", "a killed worker", "a bad file"])
 def test_a_fault_in_mid_run(
     train: Train,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    prefetch: int,
     stalled: bool,
     fault: str,
 ) -> None:
@@ -121,7 +119,7 @@ def test_a_fault_in_mid_run(
         act = {"an error": fail, "not finite": not_a_number, "a killed worker": kill_workers}[fault]
         at_step(monkeypatch, 6, act)
     begun = time.monotonic()
-    words = [*LONG, "--workers=1", f"--prefetch={prefetch}"]
+    words = [*LONG, "--workers=1"]
     if fault == "an error":  # a bug, whose traceback is needed
         with pytest.raises(ZeroDivisionError):
             train("run", *words)
@@ -140,9 +138,8 @@ def test_a_fault_in_mid_run(
 
 
 @needs_fork
-@pytest.mark.parametrize("prefetch", [0, 2])
 def test_a_signal_while_the_run_waits_for_data(
-    train: Train, monkeypatch: pytest.MonkeyPatch, prefetch: int
+    train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is noticed after the step, for which the data come late."""
     stall_workers(monkeypatch, images=4, seconds=1.0)
@@ -156,7 +153,7 @@ def test_a_signal_while_the_run_waits_for_data(
 
     monkeypatch.setattr(ImageOps, "exif_transpose", late)
     at_step(monkeypatch, 6, send_later)
-    assert train("run", *LONG, "--workers=1", f"--prefetch={prefetch}") == 75
+    assert train("run", *LONG, "--workers=1") == 75
     assert saved_steps(Path("run"))[-1] in (7, 8)
 
 
@@ -165,9 +162,8 @@ def send_later(losses: Losses) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_a_process_whose_worker_is_killed_ends(small: list[str], prefetch: int) -> None:
-    with slow_run(*small, f"--prefetch={prefetch}") as process:
+def test_a_process_whose_worker_is_killed_ends(small: list[str]) -> None:
+    with slow_run(*small) as process:
         os.kill(int(Path("stalled").read_text()), signal.SIGKILL)
         code, _, error = end(process)
     assert (code, error.count("\n")) == (1, 1)

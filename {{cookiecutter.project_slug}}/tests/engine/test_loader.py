@@ -23,7 +23,7 @@ from engine.data.sampler import EvalBatchSampler, Keys, TrainBatchSampler
 from engine.errors import BadInput
 
 CPU = torch.device("cpu")
-HOW = [(0, 0), (0, 2), (1, 0), (1, 2), (2, 3)]  # workers, prefetch
+HOW = [(0, 0), (0, 2), (1, 0), (2, 3)]  # workers, prefetch
 NEVER = 3600.0  # seconds that nobody waits
 needs_fork = pytest.mark.skipif(
     multiprocessing.get_start_method() != "fork", reason="the worker inherits the fault by a fork"
@@ -308,11 +308,10 @@ def test_batches_on_the_gpu_are_those_of_the_cpu_while_memory_is_used_again(
     source.close()
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_leaving_early_leaves_no_thread_and_no_workers(prefetch: int) -> None:
+def test_leaving_early_leaves_no_thread_and_no_workers() -> None:
     """The workers may be busy for long with batches that nobody wants any more."""
     children = len(multiprocessing.active_children())
-    with make(workers=2, prefetch=prefetch) as loader:
+    with make(workers=2, prefetch=2) as loader:
         for _ in range(3):
             with loader.batches() as batches:
                 assert next(batches)[0].tolist() == [0, 1, 2]
@@ -324,10 +323,9 @@ def test_leaving_early_leaves_no_thread_and_no_workers(prefetch: int) -> None:
         assert len(multiprocessing.active_children()) == children + 2
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_a_loader_that_nobody_uses_any_more_leaves_nothing(prefetch: int) -> None:
+def test_a_loader_that_nobody_uses_any_more_leaves_nothing() -> None:
     children = len(multiprocessing.active_children())
-    loader = make(workers=2, prefetch=prefetch)
+    loader = make(workers=2, prefetch=2)
     with loader.batches() as batches:
         deque(batches, maxlen=0)
     assert len(multiprocessing.active_children()) == children + 2
@@ -337,10 +335,9 @@ def test_a_loader_that_nobody_uses_any_more_leaves_nothing(prefetch: int) -> Non
     assert not reading_ahead()
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_leaving_early_does_not_load_the_rest(prefetch: int) -> None:
+def test_leaving_early_does_not_load_the_rest() -> None:
     sampler = CountingSampler(3000, 3)
-    with make(1, prefetch, sampler).batches() as batches:
+    with make(1, 2, sampler).batches() as batches:
         next(batches)
     assert sampler.given < 20
 
@@ -409,10 +406,9 @@ def test_a_worker_without_shared_memory_is_no_endless_wait(
     assert status(lambda: throw(error.value), "train.py") == 1
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_an_error_of_the_caller_is_not_covered_by_one_in_loading(prefetch: int) -> None:
+def test_an_error_of_the_caller_is_not_covered_by_one_in_loading() -> None:
     with (
-        make(workers=1, prefetch=prefetch, broken=4) as loader,
+        make(workers=1, prefetch=2, broken=4) as loader,
         pytest.raises(KeyError, match="mine"),
         loader.batches() as batches,
     ):
@@ -430,11 +426,10 @@ def test_batches_that_are_missing_are_noticed(workers: int, prefetch: int) -> No
         deque(batches, maxlen=0)
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize("error", [KeyError, None])
-def test_leaving_while_a_worker_is_stuck(prefetch: int, error: type[Exception] | None) -> None:
+def test_leaving_while_a_worker_is_stuck(error: type[Exception] | None) -> None:
     before = set(multiprocessing.active_children())
-    with within(PATIENCE), make(1, prefetch, slow=3) as loader:
+    with within(PATIENCE), make(1, 2, slow=3) as loader:
         with suppress(KeyError), loader.batches() as batches:
             assert next(batches)[0].tolist() == [0, 1, 2]
             if error:
@@ -448,14 +443,13 @@ class Late(Exception):
 
 
 @needs_signals
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_an_error_in_the_main_thread_while_it_waits(prefetch: int) -> None:
+def test_an_error_in_the_main_thread_while_it_waits() -> None:
     def raise_error(number: int, frame: object) -> None:
         raise Late
 
     before = signal.signal(signal.SIGALRM, raise_error)
     try:
-        with within(PATIENCE), make(1, prefetch, slow=3) as loader:
+        with within(PATIENCE), make(1, 2, slow=3) as loader:
             with pytest.raises(Late), loader.batches() as batches:
                 next(batches)
                 signal.setitimer(signal.ITIMER_REAL, 0.5)
@@ -467,14 +461,11 @@ def test_an_error_in_the_main_thread_while_it_waits(prefetch: int) -> None:
 
 
 @needs_signals
-@pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize("slow", [3, -1])
-def test_a_killed_worker_is_reported_whether_it_is_waited_for_or_not(
-    prefetch: int, slow: int
-) -> None:
+def test_a_killed_worker_is_reported_whether_it_is_waited_for_or_not(slow: int) -> None:
     before = set(multiprocessing.active_children())
     sampler = CountingSampler(30_000, 3)
-    with within(PATIENCE), make(1, prefetch, sampler, slow=slow) as loader:
+    with within(PATIENCE), make(1, 2, sampler, slow=slow) as loader:
         died = pytest.raises(RuntimeError, match=r"^DataLoader worker .*")
         with died as error, loader.batches() as batches:
             next(batches)
