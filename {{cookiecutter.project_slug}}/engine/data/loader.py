@@ -13,6 +13,7 @@ import queue
 import signal
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -207,7 +208,8 @@ class _Workers:
         )
         others = multiprocessing.active_children()
         try:
-            with _stop_signals_blocked():
+            with _stop_signals_blocked(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Got pickle error")  # told below, in one line
                 self.iterator = iter(self.loader)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise BadInput(

@@ -391,6 +391,29 @@ def test_an_error_in_loading_reaches_the_main_thread_and_leaves_nothing_behind(
     assert seen == list(range(6))
 
 
+def test_a_data_set_that_cannot_be_sent_to_a_process_is_refused(
+    capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    """As one with a lambda, where processes are not forked."""
+    method = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        data = Numbers()
+        data.transform = lambda value: value  # type: ignore[attr-defined]
+        loader = Loader(data, EvalBatchSampler(20, 3), CPU, 1, prefetch=2)
+        with (
+            pytest.raises(BadInput, match=r"^--workers 1: the data set cannot be sent .*lambda"),
+            loader.batches() as batches,
+        ):
+            next(batches)
+        del loader, batches
+        gc.collect()
+        assert not recwarn.list
+    finally:
+        multiprocessing.set_start_method(method, force=True)
+    assert capfd.readouterr().err == ""
+
+
 @needs_fork
 @pytest.mark.parametrize("kind", [Numbers, WholeBatches])
 def test_a_worker_without_shared_memory_is_no_endless_wait(
