@@ -65,6 +65,8 @@ def start(
         # Tests that run in the background of a shell, or by nohup, inherit that these are ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        # So their workers get what `prepare` has changed; test_start_methods.py has the others.
+        multiprocessing.set_start_method("fork", force=True)
         atexit._clear()  # what pytest does at exit
         atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]
         forget_projects()

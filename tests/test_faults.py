@@ -417,7 +417,6 @@ class Injected:
 
     def prepare(self) -> None:
         """What is changed in the program; called in its process."""
-        multiprocessing.set_start_method("fork", force=True)  # workers get the changes too
         import dataset  # type: ignore[import-not-found]
 
         load = dataset.load
