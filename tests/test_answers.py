@@ -273,7 +273,10 @@ def type_in(template: Path, tmp_path: Path) -> Callable[..., str]:
     pty = pytest.importorskip("pty")
 
     def type_in(*lines: str, flags: Iterable[str] = ()) -> str:
-        terminal, stdin = pty.openpty()
+        try:
+            terminal, stdin = pty.openpty()
+        except OSError:  # a sandbox without /dev/pts
+            pytest.skip("no terminals on this machine")
         command = [sys.executable, "-m", "cookiecutter", str(template), *flags]
         with subprocess.Popen(
             [*command, "--output-dir", str(tmp_path / "out")],

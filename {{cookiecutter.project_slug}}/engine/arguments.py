@@ -96,6 +96,8 @@ class Parser(argparse.ArgumentParser):
         for path in [Path(word[1:]) for word in self._given if word.startswith("@")]:
             if not path.exists():
                 raise BadInput(f"{path}: no such file{_others_beside(path)}")
+            if path.is_file() and b"\0" in path.read_bytes():
+                self.error(f"{path}: a file given by @ is not a config.txt")
         try:
             return super().parse_args(args, namespace)
         except (UnicodeDecodeError, RecursionError):

@@ -55,6 +55,10 @@ class World:
         """Forms the group of all processes; from here on the first error alone is printed."""
         timeout = timedelta(seconds=opt.timeout)
         cuda = device.type == "cuda"
+        # Else gloo looks its own machine up by a name that some machines do not know.
+        loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+        if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"] and loopback:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
         with _partners():
             store, *_ = next(dist.rendezvous("env://", timeout=timeout))
             store = dist.PrefixStore(self._meeting(store, opt.timeout), store)

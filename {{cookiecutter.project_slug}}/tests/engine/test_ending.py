@@ -268,7 +268,10 @@ def test_a_terminal_that_is_closed_saves(small: list[str], workers: int) -> None
     pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))
     run = Path("run")
     words = [*small, *LONG, f"--run-dir={run}", f"--workers={workers}", "--log-every=1"]
-    pid, terminal = pty.fork()
+    try:
+        pid, terminal = pty.fork()
+    except OSError:  # a sandbox without /dev/pts
+        pytest.skip("no terminals on this machine")
     if not pid:
         heed_signals()
         os.execv(sys.executable, [sys.executable, str(ROOT / "train.py"), *words])

@@ -206,7 +206,10 @@ def open_terminal(columns: int) -> tuple[int, int]:
     import pty
     import termios
 
-    ours, theirs = pty.openpty()
+    try:
+        ours, theirs = pty.openpty()
+    except OSError:  # a sandbox without /dev/pts
+        pytest.skip("no terminals on this machine")
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
     return ours, theirs
 
