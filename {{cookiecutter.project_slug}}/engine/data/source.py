@@ -12,7 +12,8 @@ from types import ModuleType
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
-PLAIN = (str, bytes, int, float, bool, tuple, list, dict, set, frozenset, type(None))
+PLAIN = (str, bytes, int, float, bool, type(None))
+GROUPS = (tuple, list, dict, set, frozenset)
 
 
 def syntax(code: str) -> str:
@@ -71,8 +72,22 @@ def _look_up(module: ModuleType, name: str, found: dict[str, str]) -> None:
     value = vars(module).get(name)
     if inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, partial):
         _follow(value, found)
-    elif name in vars(module) and isinstance(value, PLAIN) and not name.startswith("__"):
-        found[f"{module.__name__}.{name}"] = repr(value)
+    elif name in vars(module) and isinstance(value, PLAIN + GROUPS) and not name.startswith("__"):
+        found[f"{module.__name__}.{name}"] = _text(value, found)
+
+
+def _text(value: Any, found: dict[str, str]) -> str:
+    """A value as text that is the same in each process: no addresses, sets in one order."""
+    if isinstance(value, PLAIN):
+        return repr(value)
+    if isinstance(value, GROUPS):
+        items = value.items() if isinstance(value, dict) else value
+        texts = [_text(item, found) for item in items]
+        order = sorted(texts) if isinstance(value, set | frozenset) else texts
+        return f"{type(value).__name__}({', '.join(order)})"
+    if callable(value):
+        _follow(value, found)
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def _module_of(node: ast.AST, module: ModuleType) -> ModuleType | None:

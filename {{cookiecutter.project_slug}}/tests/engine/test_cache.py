@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -246,6 +247,34 @@ def test_the_cache_is_made_anew_when_the_code_that_reads_does_something_else(
     assert not decoded(write_code())
     assert decoded(write_code(**change)) is anew
     assert len(caches(folder)) == 1
+
+
+def test_the_code_that_reads_is_known_again_in_another_process(
+    write_code: Callable[..., Any],
+) -> None:
+    """Though there sets have another order, and functions another place in memory."""
+    values = (
+        'BRIGHTER = len({"a", "b", "c"})\nNAMES = {"a", "b", "c"}\nHOW = {"x": [own_helper.finish]}'
+    )
+    reading = READING.replace("BRIGHTER = 0", values).replace(
+        "def read(path):\n", "def read(path):\n    NAMES, HOW\n"
+    )
+    write_code(reading=reading)
+    program = "import own_reading as own; from engine.data.source import digest_of as digest; "
+    program += "print(digest(own.read), sorted(map(str, [own.NAMES, own.HOW])))"
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "12"
+    ]
+    assert told[0] != told[1]
+    assert told[0].split()[0] == told[1].split()[0]
 
 
 def test_a_data_set_that_moves_takes_its_cache_along(folder: Path) -> None:
