@@ -131,7 +131,7 @@ def load(checkpoint: str) -> Method:
     """The network of a checkpoint of ours, applied to whole images as test.py does."""
     import torch
 
-    from engine import modules  # type: ignore[import-not-found]
+    from engine import modules  # type: ignore[attr-defined]
     from engine.checkpoint import find_checkpoint  # type: ignore[import-not-found]
     from engine.devices import Amp, pick_device  # type: ignore[import-not-found]
     from model import Model  # type: ignore[import-not-found]

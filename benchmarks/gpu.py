@@ -22,10 +22,8 @@ from benchmarks.machine import describe
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("image-classification", "image-to-image")
-TESTS = (
-    *("tests/engine/test_cuda.py", "tests/engine/test_loader.py", "tests/engine/test_processes.py"),
-    *("-k", "cuda or gpu"),
-)
+TESTS = ("-k", "(test_cuda or test_loader or test_processes) and (cuda or gpu)")
+MACHINERY = ROOT / "tests" / "machinery.py"
 CASES = ("gpu-small", "gpu-resnet18")
 MEASURED = (
     *("--only", "ours", "ours-beside-pure", "pure", "ours-no-cache", "guide"),
@@ -78,11 +76,12 @@ def main() -> int:
 def run_tests(task: str, scratch: Path) -> list[Check]:
     """Renders a task and runs its tests for CUDA; a program that fails is a check that fails."""
     answers = [f"task={task}", f"project_slug={task}", "accelerator=cpu"]
-    make = ["cookiecutter", "--no-input", "--default-config", "-o", str(scratch), str(ROOT)]
+    make = ["-m", "cookiecutter", "--no-input", "--default-config", "-o", str(scratch), str(ROOT)]
     if failed := run(task, "the project is rendered", [*make, *answers], scratch):
         return failed
     report = scratch / f"{task}.xml"
-    failed = run(task, "all tests pass", ["pytest", f"--junitxml={report}", *TESTS], scratch / task)
+    command = [str(MACHINERY), str(scratch / task), f"--junitxml={report}", *TESTS]
+    failed = run(task, "all tests pass", command, scratch)
     return read_report(task, report) if report.exists() else failed
 
 
@@ -103,7 +102,7 @@ def read_report(task: str, report: Path) -> list[Check]:
 
 def measure(case: str, out: Path) -> tuple[str, list[Check]]:
     """The tables of all cases measured so far, this one included, and a check if it failed."""
-    command = ["benchmarks", "--cases", case, *MEASURED, "--out", str(out)]
+    command = ["-m", "benchmarks", "--cases", case, *MEASURED, "--out", str(out)]
     failed = run("benchmark", case, command, ROOT)
     results = out / "RESULTS.md"
     text = results.read_text(encoding="utf-8") if results.exists() else ""
@@ -112,8 +111,8 @@ def measure(case: str, out: Path) -> tuple[str, list[Check]]:
 
 
 def run(task: str, name: str, command: list[str], folder: Path) -> list[Check]:
-    """Runs a module of Python; returns a check that failed if it did, else none."""
-    begun, python = time.monotonic(), [sys.executable, "-m", *command]
+    """Runs a program of Python; returns a check that failed if it did, else none."""
+    begun, python = time.monotonic(), [sys.executable, *command]
     try:
         done = subprocess.run(python, cwd=folder, capture_output=True, text=True, timeout=LIMIT)
     except subprocess.TimeoutExpired:

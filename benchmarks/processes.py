@@ -79,7 +79,7 @@ def take_turns(opt: argparse.Namespace) -> None:
 
     sys.path.insert(0, os.getcwd())
     import options  # type: ignore[import-not-found]
-    from engine import devices, distributed, modules  # type: ignore[import-not-found]
+    from engine import devices, distributed, modules  # type: ignore[attr-defined]
     from engine.evaluation import forward  # type: ignore[import-not-found]
     from engine.optimizers import Optimizers  # type: ignore[import-not-found]
     from model import Model  # type: ignore[import-not-found]

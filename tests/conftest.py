@@ -21,6 +21,7 @@ if not os.environ.setdefault("OMP_NUM_THREADS", "1"):
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "{{cookiecutter.project_slug}}"
+collect_ignore = ["engine"]  # tests of a project, see machinery.py
 TASKS = ["image-classification", "image-to-image"]
 # What a developer's working copy has on top; cookiecutter would put it into each project.
 NOT_TEMPLATE = shutil.ignore_patterns(".git", ".venv*", "demo", "*_cache", "__pycache__", "runs")
@@ -79,8 +80,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The longest file comes first; with --full, without the tests that have no long form."""
-    items.sort(key=lambda item: item.path.name != "test_edits.py")
+    """The longest files come first; with --full, without the tests that have no long form."""
+    first = ["test_engine.py", "test_edits.py"]
+    items.sort(key=lambda item: (*first, item.path.name).index(item.path.name))
     if config.getoption("full"):
         short = [item for item in items if "full" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=short)

@@ -49,8 +49,8 @@ def test_the_page_tells_every_check_with_its_end(tmp_path: Path) -> None:
 
 
 def test_a_program_that_fails_is_a_check_that_fails(tmp_path: Path) -> None:
-    assert run("task", "check", ["json.tool", "--help"], tmp_path) == []
-    (check,) = run("task", "check", ["json.tool", "nowhere.json"], tmp_path)
+    assert run("task", "check", ["-m", "json.tool", "--help"], tmp_path) == []
+    (check,) = run("task", "check", ["-m", "json.tool", "nowhere.json"], tmp_path)
     assert (check.task, check.name, check.result) == ("task", "check", "fail")
     assert "nowhere.json" in check.text
 

@@ -1,7 +1,7 @@
 """Runs of several processes: the same bits as on one, whatever happens to the processes.
 
 The processes are forked from this one, with the variables that torchrun sets; the store by which
-they meet is in this process, as it is in torchrun. tests/engine/test_processes.py of the project
+they meet is in this process, as it is in torchrun. tests/engine/test_processes.py
 uses torchrun itself. Nobody ends the others when one fails: they have to notice by themselves.
 """
 

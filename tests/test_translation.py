@@ -59,12 +59,8 @@ def test_programs_get_networks_and_losses_from_the_finished_model(project: Proje
 
 
 def test_its_own_tests_pass(project: Project, full: bool) -> None:
-    """Those of the machinery are left to test_edits.py, which leaves out the slow ones.
-
-    Of them test_project.py runs all, for the other task: the machinery is the same.
-    """
     if not full:
         pytest.skip("test_edits.py runs most of them; `make stress` the others too")
-    words = ["-q", "-p", "no:cacheprovider", "--ignore=tests/engine"]
+    words = ["-q", "-p", "no:cacheprovider"]
     tested = project.run("python", "-m", "pytest", *words)
     assert tested.returncode == 0, tested.stdout[-4000:]

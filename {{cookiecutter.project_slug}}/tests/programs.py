@@ -19,7 +19,7 @@ import train
 from engine.errors import run_program
 
 ROOT = Path(__file__).parents[1]
-HELD = "tests/engine/held.py"  # train.py that does not end before there is a file `go`
+HELD = "tests/held.py"  # train.py that does not end before there is a file `go`
 # Seconds until a test gives up waiting for what should take one. It is against hanging alone: no
 # test says how fast a machine is.
 PATIENCE = 180.0

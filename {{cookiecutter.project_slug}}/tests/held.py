@@ -9,7 +9,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 if __name__ == "__main__":

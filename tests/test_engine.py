@@ -1,0 +1,50 @@
+"""The machinery of a project: its tests are in tests/engine/, and run on a project as it is."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TASKS, Project
+
+COMMAND = [sys.executable, str(ROOT / "tests" / "machinery.py")]
+
+
+def machinery(*words: str) -> "subprocess.CompletedProcess[str]":
+    threads = os.environ.get("OMP_NUM_THREADS", "")  # "" for its tests as well as for ours
+    env = {**os.environ, "OMP_NUM_THREADS": threads}
+    return subprocess.run([*COMMAND, *words], env=env, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_machinery_holds(bake: Callable[..., Project], task: str, full: bool) -> None:
+    """Its code is the same in both tasks: `make test` runs what is not slow for the first one."""
+    if task != TASKS[0] and not full:
+        pytest.skip("takes minutes; `make stress` has it")
+    project = bake(task=task, accelerator="cpu")
+    words = [] if full else ["-m", "not slow"]
+    tested = machinery(str(project.path), "-q", "-rf", "--tb=short", *words)
+    assert tested.returncode == 0, tested.stdout[-6000:] + tested.stderr[-2000:]
+
+
+def test_a_fault_in_the_machinery_is_found(bake: Callable[..., Project]) -> None:
+    """The one command of docs/build.md tests an owner's engine/, and leaves the project alone."""
+    project = bake(accelerator="cpu")
+    source = project.path / "engine/data/sampler.py"
+    text = source.read_text(encoding="utf-8")
+    assert "torch.randperm" in text
+    source.write_text(text.replace("torch.randperm", "torch.arange"), encoding="utf-8")
+    before = project.files()
+    tested = machinery(str(project.path), "-q", "-k", "test_sampler")
+    assert tested.returncode == 1 and "failed" in tested.stdout, tested.stdout[-2000:]
+    assert [path for path in project.files() if "__pycache__" not in path.parts] == before
+
+
+def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
+    for words in ([], [str(tmp_path)]):
+        refused = machinery(*words)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith("machinery.py: error: ")
+        assert refused.stderr.count("\n") == 1
