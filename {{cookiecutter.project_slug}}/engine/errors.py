@@ -12,6 +12,7 @@ import re
 import signal
 import stat
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, ClassVar, NoReturn
 
 DONE, FAULT, BAD_INPUT, STOPPED = 0, 1, 2, 75  # the exit statuses of every program
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+PROJECT = Path(__file__).resolve().parents[1]
 LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ  # by torchrun, as one of several processes
 OUTPUT_CLOSED = "SIGPIPE"  # what others get who print to nobody; Python gets an error
 STOP_SIGNALS = tuple(  # Windows has only some of them
@@ -109,7 +111,7 @@ def run_program(main: Callable[[], int]) -> None:
     except Fault as error:
         status = _complain(error, FAULT)
     except OSError as error:
-        status = _complain(f"{error.filename or 'a file'}: {error.strerror or error}", FAULT)
+        status = _complain(_reason(error), FAULT)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a file being written is finished
         status = _complain("interrupted", INTERRUPTED)
@@ -174,9 +176,30 @@ def _remedy(error: Exception) -> tuple[str, int] | None:
     return None
 
 
+def _reason(error: OSError) -> str:
+    """What an error of the system says in a line, after the place if it is in the owner's code."""
+    place, text = "", str(error)
+    in_worker = "Original Traceback" in text  # with which a DataLoader worker sends its error
+    frames = re.findall(r'File "(.+)", line (\d+)', text) if in_worker else [
+        (frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)
+    ]  # fmt: skip
+    ours = [
+        (Path(name).relative_to(PROJECT), number)
+        for name, number in frames
+        if Path(name).is_relative_to(PROJECT) and "site-packages" not in Path(name).parts
+    ]
+    if ours and ours[-1][0].parts[0] != "engine":
+        place = f"{ours[-1][0].as_posix()}:{ours[-1][1]}: "
+    if in_worker:
+        return f"{place}{text.strip().splitlines()[-1].partition(': ')[2]}"
+    return f"{place}{error.filename or 'a file'}: {error.strerror or text}"
+
+
 def _complain(problem: object, status: int) -> int:
     if (prefix := _may_speak()) is not None:
         stream = sys.__stderr__ if SILENT else sys.stderr
+        if os.environ.get("PROJECT_TRACEBACK") and sys.exc_info()[0] is not None:
+            traceback.print_exc(file=stream)
         print(f"{_program()}: error: {prefix}{problem}", file=stream)
     return status
 
