@@ -30,6 +30,7 @@ SHORT: dict[str, list[str]] = {
 }
 # By the first words of a command: why it is not run here.
 ELSEWHERE = {
+    "python tests/machinery.py": "test_engine.py, from the template",
     "python -m venv": "test_project.py: the steps without make",
     "python -m pytest": "test_project.py: the steps without make",
     "cp -R tasks": "test_generation.py: without hooks",
