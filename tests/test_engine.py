@@ -20,7 +20,7 @@ def machinery(*words: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_machinery_holds(bake: Callable[..., Project], task: str, full: bool) -> None:
-    """Its code is the same in both tasks; those that start processes run in full for the first one."""
+    """The code is the same in both tasks: those that are slow run in full, for the first one."""
     if task != TASKS[0] and not full:
         pytest.skip("takes minutes; `make stress` has it")
     project = bake(task=task, accelerator="cpu")
