@@ -8,7 +8,6 @@ there, with its own tests/conftest.py; what pytest gets follows its name. The ex
 pytest, or 2 if the folder is no project.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -24,12 +23,8 @@ TASKS = ROOT / "{{cookiecutter.project_slug}}" / "tasks"
 BESIDE = {"data", "runs", "predictions", "venv"}
 
 
-def add_tests(project: Path) -> Path:
-    """Puts the tests of the machinery into a project, those of its task too.
-
-    Returns:
-        Their folder there.
-    """
+def add_tests(project: Path) -> None:
+    """Puts the tests of the machinery into a project, those of its task too."""
     folder = project / "tests" / "engine"
     sources = [ROOT / "tests" / "engine"]
     for task in TASKS.iterdir():
@@ -40,7 +35,6 @@ def add_tests(project: Path) -> Path:
     for source in sources:
         for path in source.glob("*.py"):
             shutil.copy(path, folder)
-    return folder
 
 
 def not_tested(folder: str, names: list[str], project: Path) -> set[str]:
@@ -49,15 +43,15 @@ def not_tested(folder: str, names: list[str], project: Path) -> set[str]:
     return {n for n in names if n in top or n.startswith(".") or n.endswith("cache__")}
 
 
-def run(project: Path, words: Sequence[str]) -> "subprocess.CompletedProcess[str]":
-    """Runs the tests on a copy of a project; pytest prints to where this process prints."""
+def run(project: Path, words: Sequence[str]) -> int:
+    """Runs the tests on a copy of a project; returns the exit status of pytest."""
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch).resolve() / "project"
         ignore = partial(not_tested, project=project)
         shutil.copytree(project, copy, ignore=ignore, symlinks=True)
         add_tests(copy)
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/engine"]
-        return subprocess.run([*command, *words], cwd=copy, env=os.environ, text=True)
+        return subprocess.run([*command, *words], cwd=copy).returncode
 
 
 def main() -> int:
@@ -67,7 +61,7 @@ def main() -> int:
         line = f"machinery.py: error: {what}; give the folder with its train.py"
         print(line, file=sys.stderr)
         return 2
-    return run(project, sys.argv[2:]).returncode
+    return run(project, sys.argv[2:])
 
 
 if __name__ == "__main__":

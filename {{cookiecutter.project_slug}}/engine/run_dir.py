@@ -23,11 +23,19 @@ from engine.checkpoint import Checkpoints, write_atomically
 from engine.data.cache import CachedImages
 from engine.devices import gpu_names, processor
 from engine.distributed import ALONE, World
-from engine.errors import DONE, LAUNCHED, OUTPUT_CLOSED, STOPPED, BadInput, Diverged, StopSignal
+from engine.errors import (
+    DONE,
+    LAUNCHED,
+    OUTPUT_CLOSED,
+    PROJECT,
+    STOPPED,
+    BadInput,
+    Diverged,
+    StopSignal,
+)
 from engine.report.records import run_folder
 from engine.state import TrainState
 
-PROJECT = Path(__file__).resolve().parents[1]
 OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # as in a hook of git
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 # Never by a marker file instead, which would outlive a process that is killed.
