@@ -123,7 +123,7 @@ def hold(rank: int = 0) -> None:
 
 def forget_projects() -> None:
     """Forgets the modules of another project that another test has imported in this process."""
-    own = {path.stem for path in Path().glob("*.py")} | {"engine", "tools"}
+    own = {path.stem for path in Path().glob("*.py")} | {"engine", "task", "tools"}
     for name in [name for name in sys.modules if name.split(".")[0] in own]:
         del sys.modules[name]
 

@@ -28,7 +28,7 @@ def add_tests(project: Path) -> None:
     folder = project / "tests" / "engine"
     sources = [ROOT / "tests" / "engine"]
     for task in TASKS.iterdir():
-        its = [path.relative_to(task) for path in task.glob("engine/**/*.py")]
+        its = [path.relative_to(task) for path in task.glob("task/*.py")]
         if its and all((project / path).exists() for path in its):
             sources.append(sources[0] / task.name)
     folder.mkdir(parents=True, exist_ok=True)

@@ -96,6 +96,7 @@ BAD_SLUGS = [
     "train",
     "data",
     "engine",
+    "task",
     "con",
     "nul",
     "com1",

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 def load(*names: str) -> list[ModuleType]:
     """Imports modules of a project; tests that fork import those of theirs by the same names."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        for name in [n for n in sys.modules if n.partition(".")[0] in ("engine", "tools")]:
+        for name in [n for n in sys.modules if n.partition(".")[0] in ("engine", "task", "tools")]:
             patch.delitem(sys.modules, name)
         before = set(sys.modules)
         for source in (TEMPLATE, TEMPLATE / "tasks/image-classification"):

@@ -14,7 +14,7 @@ import torchmetrics.functional.classification as theirs
 from conftest import SMALL, TASKS, Project
 from test_properties import load
 
-(results,) = load("engine.report.results")
+(results,) = load("task.report")
 TINY = {
     "image-classification": SMALL,
     "image-to-image": [

@@ -323,7 +323,7 @@ def _check_launcher() -> None:
 def code_digests() -> dict[str, str]:
     """A digest of each Python file that computes a run, by its path in the project."""
     root = Path(__file__).resolve().parents[1]
-    files = [*root.glob("*.py"), *root.glob("engine/**/*.py")]
+    files = [*root.glob("*.py"), *root.glob("task/*.py"), *root.glob("engine/**/*.py")]
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         for path in files

@@ -188,7 +188,7 @@ def _reason(error: OSError) -> str:
         for name, number in frames
         if Path(name).is_relative_to(PROJECT) and "site-packages" not in Path(name).parts
     ]
-    if ours and ours[-1][0].parts[0] != "engine":
+    if ours and ours[-1][0].parts[0] not in ("engine", "task"):
         place = f"{ours[-1][0].as_posix()}:{ours[-1][1]}: "
     if in_worker:
         return f"{place}{text.strip().splitlines()[-1].partition(': ')[2]}"

@@ -24,11 +24,11 @@ import options
 import predict
 import test
 from engine.arguments import config_text
-from engine.data.augmentation import check_eval_size, chosen_transforms, mix
 from engine.data.cache import use_cache
-from engine.data.classes import label_captions
 from engine.errors import BadInput
 from model import Model
+from task.augmentation import check_eval_size, chosen_transforms, mix
+from task.classes import label_captions
 
 needs("dataset.ClassFolders")
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from ours import save_vgg19
 from torch import nn
 
 from engine.errors import BadInput
-from engine.vgg import read_vgg19
+from task.vgg import read_vgg19
 
 Vgg19 = needs("networks.Vgg19")
 

@@ -22,9 +22,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
-from engine.data.augmentation import chosen_transforms, eval_crop, mix, stored_side, train_crop
 from engine.data.cache import CachedImages
-from engine.data.classes import check_classes, check_divisible, find_classes
 from engine.data.images import (
     SerializedList,
     flip,
@@ -34,6 +32,8 @@ from engine.data.images import (
     split_by_hash,
 )
 from engine.errors import BadInput, shorten
+from task.augmentation import chosen_transforms, eval_crop, mix, stored_side, train_crop
+from task.classes import check_classes, check_divisible, find_classes
 from tools.digits import unpack_digits
 
 BUILT_IN = "data/digits"  # the images that come with the project

@@ -26,11 +26,11 @@ import losses
 import networks
 import options
 from engine.checkpoint import judged, load, load_weights
-from engine.data.augmentation import check_eval_size
-from engine.data.classes import count_confusion, label_captions
 from engine.errors import BadInput
 from engine.report.grids import captioned_grid, grid_columns
 from layers import Normalize
+from task.augmentation import check_eval_size
+from task.classes import count_confusion, label_captions
 
 
 class Classifier(nn.Module):

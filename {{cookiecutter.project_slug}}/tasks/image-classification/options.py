@@ -13,11 +13,11 @@ from engine.arguments import (
     number,
     parse_run,
 )
-from engine.data.augmentation import add_augmentation_options, complete_augmentation
 from engine.data.images import read_dataset_json
 from layers import NORMS, PADDINGS
 from losses import LOSSES
 from networks import NETWORKS, usual_size
+from task.augmentation import add_augmentation_options, complete_augmentation
 
 
 def parse(argv: list[str] | None = None) -> Namespace:

@@ -21,8 +21,8 @@ from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
 from engine.inference.exported import load_model
 from engine.inference.predictions import ImageFiles, end
-from engine.inference.tables import Predictions
 from model import Model
+from task.tables import Predictions
 
 
 def main() -> int:

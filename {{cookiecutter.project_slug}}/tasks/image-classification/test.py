@@ -24,8 +24,8 @@ from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
 from engine.devices import Amp, pick_device
 from engine.report.common import Report
-from engine.report.results import Results, write_report
 from model import Model
+from task.report import Results, write_report
 
 
 def main() -> int:

@@ -23,10 +23,10 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from engine.data.cache import CachedImages
-from engine.data.degradations import DEGRADATIONS, to_uint8
 from engine.data.images import SerializedList, flip, read_image, split_by_hash
-from engine.data.pairs import find_images, find_layout, match_names, pair_size
 from engine.errors import BadInput
+from task.degradations import DEGRADATIONS, to_uint8
+from task.pairs import find_images, find_layout, match_names, pair_size
 from tools.photos import copy_photos
 
 BUILT_IN = "data/photos"  # the images that come with the project

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.errors import BadInput
-from engine.vgg import read_vgg19
 from layers import IMAGENET, ConvBlock, Normalize, Padding, ResnetBlock
 from losses import loss_weights
+from task.vgg import read_vgg19
 
 
 @dataclass
@@ -284,7 +284,7 @@ class Vgg19(nn.Module):
     """Features of VGG19 (Simonyan and Zisserman 2015), frozen.
 
     Args:
-        layers: The first 30 layers, as from engine.vgg.
+        layers: The first 30 layers, as from task.vgg.
 
     Shape: (N, 3, H, W) in [-1, 1], H and W of at least 16 -> a list of three, all >= 0:
         relu2_1 (N, 128, H/2, W/2), relu4_1 (N, 512, H/8, W/8), relu5_1 (N, 512, H/16, W/16).

@@ -23,13 +23,13 @@ import options
 from engine import terminal
 from engine.arguments import Parser, add_machine_options, add_predict_options, number
 from engine.checkpoint import write_atomically
-from engine.data.degradations import enlarge
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
 from engine.inference.exported import load_model
 from engine.inference.predictions import ImageFiles, end
-from engine.inference.tiles import add_tile_options, apply_in_tiles, check_tiles
 from model import Model
+from task.degradations import enlarge
+from task.tiles import add_tile_options, apply_in_tiles, check_tiles
 
 
 def main() -> int:

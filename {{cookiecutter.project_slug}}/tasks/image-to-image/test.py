@@ -24,11 +24,11 @@ from engine.arguments import Parser, add_machine_options, add_test_options, numb
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
 from engine.devices import Amp, pick_device
-from engine.inference.tiles import add_tile_options, apply_in_tiles, check_tiles
 from engine.report.common import Report
-from engine.report.results import Example, Row, add_intervals, write_report
 from losses import BEST_PSNR
 from model import Model
+from task.report import Example, Row, add_intervals, write_report
+from task.tiles import add_tile_options, apply_in_tiles, check_tiles
 
 SHOWN = 224  # pixels of an image that a sheet shows, from its middle
 

@@ -465,7 +465,7 @@ def test_the_option_chooses_the_degradation(name: str, images: Path) -> None:
 
 
 def test_noise_has_its_standard_deviation_and_is_cut_off() -> None:
-    needs("engine.data.degradations.noise")
+    needs("task.degradations.noise")
     image = torch.full((3, 100, 100), 128, dtype=torch.uint8)
     noisy = degrade(image, "noise", opt("", "--noise=10")).float()
     assert noisy.std().item() == pytest.approx(10, rel=0.05)
@@ -476,7 +476,7 @@ def test_noise_has_its_standard_deviation_and_is_cut_off() -> None:
 
 
 def test_grey_has_three_equal_channels() -> None:
-    needs("engine.data.degradations.grey")
+    needs("task.degradations.grey")
     colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [200, 200, 200]])
     image = colours.T[:, None].to(torch.uint8)
     grey = degrade(image, "grey", opt(""))
@@ -484,7 +484,7 @@ def test_grey_has_three_equal_channels() -> None:
 
 
 def test_low_resolution_keeps_smooth_images_and_loses_details() -> None:
-    needs("engine.data.degradations.low_resolution")
+    needs("task.degradations.low_resolution")
     smooth = torch.arange(64).mul(3).expand(3, 64, 64).to(torch.uint8)
     fine = torch.tensor([0, 255]).repeat(32).expand(3, 64, 64).to(torch.uint8)
     settings = opt("", "--scale=4")
@@ -495,12 +495,12 @@ def test_low_resolution_keeps_smooth_images_and_loses_details() -> None:
 
 
 def test_an_image_is_enlarged_as_low_resolution_does() -> None:
-    enlarge = needs("engine.data.degradations.enlarge")
+    enlarge = needs("task.degradations.enlarge")
     small = torch.randint(256, (3, 16, 11), dtype=torch.uint8)
     large = enlarge(small, 4)
     assert (large.dtype, large.shape) == (torch.uint8, (3, 64, 44))
     assert enlarge(small, 1.5).shape == (3, 24, 16)
-    needs("engine.data.degradations.low_resolution")
+    needs("task.degradations.low_resolution")
     again = degrade(large, "low-resolution", opt("", "--scale=4")).float()
     difference = (again - large.float()).abs()
     assert difference.mean() < large.float().std() / 4, "it has no details to lose"
@@ -510,7 +510,7 @@ def test_an_image_is_enlarged_as_low_resolution_does() -> None:
 
 
 def test_edges_are_dark_where_the_brightness_changes() -> None:
-    needs("engine.data.degradations.edges")
+    needs("task.degradations.edges")
     image = torch.zeros(3, 16, 16, dtype=torch.uint8)
     image[:, :, 8:] = 200
     found = degrade(image, "edges", opt(""))
@@ -520,7 +520,7 @@ def test_edges_are_dark_where_the_brightness_changes() -> None:
 
 def test_an_image_becomes_bytes_rounded_and_limited() -> None:
     values = torch.tensor([-3.0, -0.4, 0.6, 100.49, 254.6, 300.0])
-    found = needs("engine.data.degradations.to_uint8")(values)
+    found = needs("task.degradations.to_uint8")(values)
     assert (found.dtype, found.tolist()) == (torch.uint8, [0, 0, 1, 100, 255, 255])
 
 

@@ -126,7 +126,7 @@ def test_unshuffled_layers_work_on_blocks_of_pixels(unshuffle: int) -> None:
 
 @pytest.mark.parametrize(("unshuffle", "blocks"), [(1, 0), (1, 2), (2, 0), (2, 2), (3, 1)])
 def test_a_pixel_depends_on_its_surroundings_only(unshuffle: int, blocks: int) -> None:
-    """As far as engine/inference/tiles.py says."""
+    """As far as task/tiles.py says."""
     torch.manual_seed(0)
     network = small(unshuffle=unshuffle, blocks=blocks).double()
     ends = 6 if unshuffle == 1 else 2  # of the first and the last convolution

@@ -18,14 +18,14 @@ import options
 import test
 from engine.report.common import Report
 from engine.report.figures import save_sheet
-from engine.report.results import (
+from model import Model
+from task.report import (
     Results,
     read_right,
     save_confusion,
     save_predictions,
     write_report,
 )
-from model import Model
 
 CLASSES = ["cat", "dog", "eel"]
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from engine.checkpoint import write_atomically
-from engine.data.classes import count_confusion
-from engine.inference.tables import write_csv
 from engine.report.common import Report, compare_images, interval, percent
 from engine.report.figures import draw_calibration, new_figure, save_sheet, shorten_text
 from engine.report.page import Html, element, image, section, table, tiles
 from engine.report.records import read_metrics
 from engine.terminal import say
+from task.classes import count_confusion
+from task.tables import write_csv
 
 BINS = 15  # of the confidence, as in Guo et al. 2017
 MOST_CLASSES = 20  # of a confusion matrix on the page

@@ -23,9 +23,9 @@ import options
 import test
 from engine.report.common import Report
 from engine.report.figures import save_sheet
-from engine.report.results import add_intervals, save_examples, write_report
 from losses import BEST_PSNR
 from model import Model
+from task.report import add_intervals, save_examples, write_report
 
 
 def noisy(seed: int) -> tuple[Tensor, Tensor]:

@@ -22,8 +22,8 @@ import options
 import predict
 from engine import modules
 from engine.data.loader import Loader, arrange
-from engine.inference.tiles import BLEND, apply_in_tiles, ramp, starts
 from model import Model
+from task.tiles import BLEND, apply_in_tiles, ramp, starts
 
 
 def predicted(checkpoint: Path, *words: str, out: str = "predictions") -> dict[str, np.ndarray]:
@@ -78,7 +78,7 @@ def test_images_are_enlarged_first_if_wanted(
     found = predicted(checkpoint, "small.png", f"--scale={scale}")["small.png"]
     assert found.shape == (*size, 3)
     model, _ = Model.from_checkpoint(str(checkpoint))
-    large = needs("engine.data.degradations.enlarge")(small, float(scale))
+    large = needs("task.degradations.enlarge")(small, float(scale))
     assert scale != "1" or large.equal(small)
     device = torch.device("cpu")  # rounding depends on the order in memory: that of predict.py
     (inputs,) = arrange((large[None],), device)

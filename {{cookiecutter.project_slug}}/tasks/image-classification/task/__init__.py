@@ -1,0 +1,1 @@
+"""What any project of this task has: augmentation, classes, tables, the report."""

@@ -1,0 +1,1 @@
+"""What any project of this task has: pairs, degradations, tiles, the report."""
