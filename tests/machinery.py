@@ -8,6 +8,7 @@ there, with its own tests/conftest.py; what pytest gets follows its name. The ex
 pytest, or 2 if the folder is no project.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -24,17 +25,16 @@ BESIDE = {"data", "runs", "predictions", "venv"}
 
 
 def add_tests(project: Path) -> None:
-    """Puts the tests of the machinery into a project, those of its task too."""
+    """Puts the tests of the machinery into a project; those of its task have a folder there."""
     folder = project / "tests" / "engine"
-    sources = [ROOT / "tests" / "engine"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (ROOT / "tests" / "engine").glob("*.py"):
+        shutil.copy(path, folder)
     for task in TASKS.iterdir():
         its = [path.relative_to(task) for path in task.glob("task/*.py")]
         if its and all((project / path).exists() for path in its):
-            sources.append(sources[0] / task.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    for source in sources:
-        for path in source.glob("*.py"):
-            shutil.copy(path, folder)
+            tests = ROOT / "tests" / "engine" / task.name
+            shutil.copytree(tests, folder / "task", ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def not_tested(folder: str, names: list[str], project: Path) -> set[str]:
@@ -50,8 +50,11 @@ def run(project: Path, words: Sequence[str]) -> int:
         ignore = partial(not_tested, project=project)
         shutil.copytree(project, copy, ignore=ignore, symlinks=True)
         add_tests(copy)
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/engine"]
-        return subprocess.run([*command, *words], cwd=copy).returncode
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+        if not any(word.startswith("tests/") for word in words):
+            command.append("tests/engine")
+        env = {**os.environ, "PYTHONPATH": str(copy / "tests" / "engine")}  # what tests share
+        return subprocess.run([*command, *words], cwd=copy, env=env).returncode
 
 
 def main() -> int:

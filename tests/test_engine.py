@@ -20,11 +20,11 @@ def machinery(*words: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_machinery_holds(bake: Callable[..., Project], task: str, full: bool) -> None:
-    """The code is the same in both tasks: those that are slow run in full, for the first one."""
-    if task != TASKS[0] and not full:
-        pytest.skip("takes minutes; `make stress` has it")
+    """engine/ is the same in both tasks: in full alone, all of it is tested on the second one."""
     project = bake(task=task, accelerator="cpu")
     words = [] if full and task == TASKS[0] else ["-m", "not slow"]
+    if task != TASKS[0] and not full:
+        words.append("tests/engine/task")
     tested = machinery(str(project.path), "-q", "-rf", "--tb=short", *words)
     assert tested.returncode == 0, tested.stdout[-6000:] + tested.stderr[-2000:]
 

@@ -15,10 +15,20 @@ from pathlib import Path
 
 import pytest
 from conftest import Train
-from faults import at_step, not_a_number
+from faults import not_a_number
 from PIL import Image, ImageOps
 from prefetch_generator import BackgroundGenerator
-from programs import PATIENCE, ROOT, heed_signals, last, resume, saved_steps, start, wait_for_step
+from programs import (
+    PATIENCE,
+    ROOT,
+    at_step,
+    heed_signals,
+    last,
+    resume,
+    saved_steps,
+    start,
+    wait_for_step,
+)
 
 from engine.evaluation import Losses
 

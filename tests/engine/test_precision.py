@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Build, Train
-from faults import at_step, overflow, watch_optimizers
-from programs import last, resume, same_weights, tensors, train_refuses
+from faults import overflow, watch_optimizers
+from programs import at_step, last, resume, same_weights, tensors, train_refuses
 from torch import Tensor, nn
 
 from engine import devices

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Train
-from faults import at_step, not_a_number, overflow, watch_optimizers
+from faults import not_a_number, overflow, watch_optimizers
 from needs import needs
-from programs import PATIENCE, last, points, resume, start, status, tensors
+from programs import PATIENCE, at_step, last, points, resume, start, status, tensors
 from torch import nn
 
 import options

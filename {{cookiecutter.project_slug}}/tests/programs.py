@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 import train
 from engine.errors import run_program
+from engine.evaluation import Losses, forward
 
 ROOT = Path(__file__).parents[1]
 HELD = "tests/held.py"  # train.py that does not end before there is a file `go`
@@ -139,3 +141,17 @@ def same_weights(run: Path, other: Path) -> bool:
 def points(run: Path) -> list[dict[str, Any]]:
     """The points of metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def at_step(patch: pytest.MonkeyPatch, n_iter: int, act: Callable[[Losses], Losses | None]) -> None:
+    """Calls `act` on the losses of step `n_iter`, counted from 0; they become what it returns.
+
+    The run must start at step 0, with a single micro-batch for each step.
+    """
+    steps = count()
+
+    def with_fault(*arguments: Any) -> Losses:
+        losses = forward(*arguments)
+        return (act(losses) or losses) if next(steps) == n_iter else losses
+
+    patch.setattr(train, "forward", with_fault)

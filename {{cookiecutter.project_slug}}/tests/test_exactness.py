@@ -8,10 +8,10 @@ from typing import Any
 import example
 import pytest
 from conftest import Train
-from faults import at_step
 from programs import (
     HELD,
     PATIENCE,
+    at_step,
     last,
     points,
     resume,

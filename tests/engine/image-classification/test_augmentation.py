@@ -10,10 +10,9 @@ import pytest
 import torch
 from conftest import Train
 from example import CLASSES, draw
-from faults import at_step
 from needs import needs
 from PIL import Image
-from programs import PATIENCE, resume, same_weights, status, train_refuses
+from programs import PATIENCE, at_step, resume, same_weights, status, train_refuses
 from test_processes import STEP, torchrun
 from torch import Generator, Tensor
 from torch.utils.data import default_collate

@@ -1,30 +1,16 @@
 """Faults in the middle of a run that a test makes in its own process."""
 
 from collections.abc import Callable, Iterable
-from itertools import count
 from typing import Any
 
 import pytest
+from programs import at_step
 from torch import Tensor
 
 import train
-from engine.evaluation import Losses, forward
+from engine.evaluation import Losses
 from engine.optimizers import Optimizers, parameters_of
 from engine.run_dir import RunDir
-
-
-def at_step(patch: pytest.MonkeyPatch, n_iter: int, act: Callable[[Losses], Losses | None]) -> None:
-    """Calls `act` on the losses of step `n_iter`, counted from 0; they become what it returns.
-
-    The run must start at step 0, with a single micro-batch for each step.
-    """
-    steps = count()
-
-    def with_fault(*arguments: Any) -> Losses:
-        losses = forward(*arguments)
-        return (act(losses) or losses) if next(steps) == n_iter else losses
-
-    patch.setattr(train, "forward", with_fault)
 
 
 def die_at_step(patch: pytest.MonkeyPatch, n_iter: int) -> None:
