@@ -61,7 +61,7 @@ def measure(spec: Spec) -> Result:
     )
 
     opt = options.make_parser().parse_args([])
-    photographs = dataset.eval_set(opt, "test")
+    photographs = dataset.eval_set(opt, {}, "test")
     keys = EvalBatchSampler(len(photographs), 1).batches()  # a seed for each, as in test.py
     denoise = load(spec["checkpoint"]) if "checkpoint" in spec else METHODS[spec["method"]]
     rows: dict[str, float] = {}

@@ -140,7 +140,7 @@ def measure(
     """The accuracy on test/ of a new run, and its seconds."""
     shutil.rmtree(run, ignore_errors=True)
     begun = time.monotonic()
-    given = [*words, f"--data={data}", f"--seed={seed}", f"--run-dir={run}", "--image-every=100000"]
+    given = [*words, f"--data={data}", f"--seed={seed}", f"--run-dir={run}"]
     subprocess.run(
         [sys.executable, "train.py", *given], cwd=project, stdout=subprocess.DEVNULL, check=True
     )

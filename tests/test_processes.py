@@ -304,7 +304,7 @@ def test_one_process_of_a_machine_makes_the_model_first(task: str) -> None:
                 print("end", rank, file=file)
             return make(*given)
 
-        slowly.monitor = make.monitor  # type: ignore[attr-defined]
+        slowly.monitors = make.monitors  # type: ignore[attr-defined]
         train.Model = slowly
 
     flags = [*flags_of(task, 4), "--run-dir=runs/first", "--epochs=1"]
@@ -334,7 +334,7 @@ def test_a_process_that_ends_before_the_first_step_ends_all_of_them(task: str, h
         if rank == 1:
             import train  # type: ignore[import-not-found]
 
-            fail.monitor = train.Model.monitor  # type: ignore[attr-defined]
+            fail.monitors = train.Model.monitors  # type: ignore[attr-defined]
             train.Model = fail
 
     processes = Processes(2, [*flags_of(task, 2), f"--run-dir=runs/{how}"], prepare)

@@ -96,11 +96,10 @@ def main() -> int:
             # signal says nothing; until it is repeated after --resume, the run is not over.
             if state.validation_is_due():
                 with optimizers.averages.in_use():
-                    draw = state.drawing_is_due()
-                    metrics = evaluate(model, val_loader, amp, world, until=stop, draw=draw)
+                    metrics = evaluate(model, val_loader, amp, world, until=stop)
                 if stop.agreed():
                     break
-                is_best = state.record(metrics[model.monitor])
+                is_best = state.record(metrics)
                 logger.validation(metrics, is_best)
                 run.checkpoints.save(state, best=is_best)
                 meter.restart()
@@ -127,12 +126,11 @@ def main() -> int:
             state.n_iter += 1
             logger.step()
 
-            # Every n steps: the losses of this step, an image of its last micro-batch (from the
-            # first step on), a checkpoint.
+            # Every n steps: the losses of this step, a checkpoint. Once: an image of a batch.
             if state.n_iter % opt.log_every == 0:
                 optimizers.check()
                 logger.train(losses, lr, meter.rates())
-            if (state.n_iter - 1) % opt.image_every == 0:
+            if state.n_iter == 1:
                 logger.image("batch", model.image_grid(*batch))
             if state.n_iter % opt.save_every == 0:
                 run.checkpoints.save(state)

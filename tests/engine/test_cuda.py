@@ -652,7 +652,7 @@ def test_no_step_waits_for_the_device(
     monkeypatch.setattr(program, "Optimizers", Watched)
     example.make_data(tmp_path / "more", train=80)  # at least 47 steps of 4 samples
     words = [f"--data={tmp_path / 'more'}", "--epochs=1", f"--precision={precision}", *how]
-    often = ["--log-every=1000", "--image-every=1000", "--save-every=1000", "--clip-grad=1"]
+    often = ["--log-every=1000", "--save-every=1000", "--clip-grad=1"]
     often += ["--ema=0.9"]
     try:
         assert train("run", ONE, *words, *often) == 0

@@ -215,7 +215,7 @@ def test_a_disk_that_is_full_after_a_while_ends_the_records_and_not_the_run(
 ) -> None:
     """The queue of TensorBoard's thread is full by the time at which the thread fails, or not."""
     Path("full.py").write_text(FULL_DISK)
-    words = [*small, f"--log-every={steps}", f"--image-every={steps}", "--run-dir=run"]
+    words = [*small, f"--log-every={steps}", "--run-dir=run"]
     process = start(str(Path("full.py").absolute()), *words)
     try:
         _, error = process.communicate(timeout=PATIENCE)

@@ -13,10 +13,11 @@ from engine.errors import BadInput, Diverged
 from engine.state import TrainState, first_difference
 
 
-def make(steps_per_epoch: int = 4, **options: int) -> TrainState:
-    opt = Namespace(**{"epochs": 5, "val_every": 1, "patience": 0, **options})
+def make(steps_per_epoch: int = 4, **options: Any) -> TrainState:
+    given = {"epochs": 5, "val_every": 1, "patience": 0, "monitor": None, **options}
+    opt = Namespace(**given)
     optimizers: Any = SimpleNamespace(networks={})
-    model = SimpleNamespace(info={}, monitor="accuracy")
+    model = SimpleNamespace(info={}, monitors={"accuracy": max, "error": min})
     return TrainState(opt, model, optimizers, steps_per_epoch, {})
 
 
@@ -26,7 +27,7 @@ def run(state: TrainState, values: list[float]) -> list[int]:
     while True:
         if state.validation_is_due():
             validated.append(state.n_iter)
-            state.record(values[len(validated) - 1])
+            state.record({"accuracy": values[len(validated) - 1]})
             assert not state.validation_is_due()
         if state.is_over():
             return validated
@@ -63,7 +64,7 @@ def test_a_validation_that_was_not_recorded_stays_due() -> None:
     state = make()
     state.n_iter = 4
     assert state.validation_is_due() and state.validation_is_due()
-    state.record(0.5)
+    state.record({"accuracy": 0.5})
     assert not state.validation_is_due()
 
 
@@ -79,10 +80,28 @@ def test_the_best_of_equal_ones_is_the_last() -> None:
     better = []
     for value in (-3.0, 0.5, 0.4, 0.5, 0.7, 0.1):
         state.n_iter += 4
-        better.append(state.record(value))
+        better.append(state.record({"accuracy": value}))
         assert state.validated == state.n_iter
     assert better == [True, True, False, True, True, False]
     assert state.best == 0.7
+
+
+def test_of_equal_ones_the_smaller_loss_is_the_best() -> None:
+    state = make()
+    losses = [0.5, 0.6, 0.4, 0.4]
+    found = [state.record({"accuracy": 0.9, "loss": loss}) for loss in losses]
+    assert found == [True, False, True, True]
+    assert (state.best, state.best_loss, state.waited) == (0.9, 0.4, 3)
+    assert state.record({"accuracy": 0.91, "loss": 7.0}) and state.best_loss == 7.0
+
+
+def test_the_monitor_may_be_lower_is_better() -> None:
+    state = make(monitor="error")
+    values = [3.0, 4.0, 2.0, 2.5]
+    found = [state.record({"accuracy": value, "error": value}) for value in values]
+    assert found == [True, False, True, False] and state.best == 2.0 and state.waited == 1
+    with pytest.raises(BadInput, match=r"^--monitor f1: no metric of the model; it has accuracy,"):
+        make(monitor="f1")
 
 
 def test_patience_waits_for_a_better_one() -> None:
@@ -100,9 +119,9 @@ def test_a_monitored_metric_that_is_not_a_number_ends_the_run(before: list[float
     state = make()
     state.n_iter = 4
     for value in before:
-        state.record(value)
+        state.record({"accuracy": value})
     with pytest.raises(Diverged, match=r"^the validation after step 4 gave no number for accuracy"):
-        state.record(float("nan"))
+        state.record({"accuracy": float("nan")})
 
 
 INFO = {"classes": {"cat": 3, "dog": 4}, "size": (3, 8), "mean": 0.5, "classes_are": "species"}
@@ -136,14 +155,14 @@ def test_a_saved_state_comes_back(build: Build, capsys: pytest.CaptureFixture[st
     first, second = states
     first.info = second.info = {"classes": ["a", "b"]}
     first.n_iter = 5
-    first.record(0.25)
-    first.record(0.125)
+    for value in (0.25, 0.125):
+        first.record({first.monitor: value, "loss": value})
     saved = first.state_dict()
     assert (saved["n_iter"], saved["epoch"], saved["validated"]) == (5, 1, 5)
     assert saved["model"] == type(parts.model).__name__
     second.load_state_dict(saved, Path("last.pt"))
     assert capsys.readouterr().err == ""
-    for name in ("n_iter", "validated", "best", "waited", "epoch"):
+    for name in ("n_iter", "validated", "best", "best_loss", "waited", "epoch"):
         assert getattr(second, name) == getattr(first, name)
 
     second.environment = {"threads": 8}
@@ -153,6 +172,11 @@ def test_a_saved_state_comes_back(build: Build, capsys: pytest.CaptureFixture[st
     assert warning.count("\n") == 1
     assert "--seed 0 is now 77" in warning and "threads 1 is now 8" in warning
     assert "workers" not in warning  # changes no bit
+
+    second.opt.monitor = list(parts.model.monitors)[-1]  # whose best value is not known
+    second.load_state_dict(saved, Path("last.pt"))
+    assert second.best == make(monitor="accuracy").best and second.waited == 0
+    assert "--monitor None is now" in capsys.readouterr().err
 
     second.info = {"classes": ["a", "b"], "optim": 1}
     second.load_state_dict(second.state_dict(), Path("last.pt"))

@@ -251,11 +251,11 @@ def add_run_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     add("--resume", action="store_true", help="go on from the newest good checkpoint of --run-dir")
     add("--epochs", type=number(int, 1), help="passes over the training images")
     add("--val-every", type=number(int, 1), default=1, help="epochs between two validations")
+    add("--monitor", metavar="METRIC",
+        help="metric of the validations that chooses best.pt (default: the model's first)")
     add("--patience", type=number(int, 0), default=0,
         help="stop after so many validations without a better one; 0 never stops early")
     add("--log-every", type=number(int, 1), default=10, help="steps between two points of a curve")
-    add("--image-every", type=number(int, 1),
-        help="steps between two images of a batch, from the first step on")
     add("--save-every", type=number(int, 1), default=500, help="steps between two checkpoints")
     add("--keep", type=number(int, 2), default=3, help="number of the newest checkpoints to keep")
     add("--overfit-one-batch", action=BooleanOptionalAction, default=False,

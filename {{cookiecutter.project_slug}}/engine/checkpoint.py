@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import zipfile
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -201,6 +202,35 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"n_iter", "args"} <= state.keys():
         raise BadInput(f"{path}: not a checkpoint written by train.py")
     return state
+
+
+def restore(model_class: Any, path: str, parser: Any) -> tuple[Any, Namespace]:
+    """The trained model in evaluation mode, and the options that it was trained with.
+
+    Of averaged weights (`--ema`) the model gets these. It gets no network that is needed for
+    training alone.
+
+    Args:
+        model_class: The model; its `for_prediction` says with which options it is made.
+        path: The checkpoint.
+        parser: Of the options of train.py, for those that are newer than the checkpoint.
+
+    Raises:
+        BadInput: The file is missing, damaged, or not a checkpoint of this model.
+    """
+    state = load(Path(path))
+    if state.get("model", model_class.__name__) != model_class.__name__:
+        raise BadInput(
+            f"{path}: a checkpoint of another model ({state['model']}); use one of a run of this "
+            "project"
+        )
+    opt = parser.read_back(state["args"])
+    older = {"classes": state["classes"]} if "classes" in state else {}  # before there was `info`
+    model = model_class(model_class.for_prediction(opt), state.get("info", older))
+    for name, network in model.networks().items():
+        weights = judged(state, name) if name in state else {}
+        load_weights(network, weights, path, "networks.py was changed since then")
+    return model.eval(), opt
 
 
 def judged(state: dict[str, Any], name: str) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Running the model on batches: losses for training, metrics for validation."""
 
 import math
-from collections import defaultdict
-from functools import reduce
-from itertools import chain
-from operator import add
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +16,21 @@ from engine.distributed import ALONE, World
 Losses = dict[str, dict[str, Tensor]]  # scalars by name, by the name of the network they train
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What is kept of each image, instead of a sum: a tensor (N, ...), a row for an image."""
+
+    values: Tensor
+
+
 class Metrics(dict[str, float]):
-    """The metrics of a validation by name, and what is drawn of it.
+    """The metrics of a validation by name.
 
     Attributes:
-        counts: Tables (K, K) by name, such as a confusion matrix.
-        grid: An image of the first batch, uint8 (3, H, W), if it was drawn.
+        draw: Makes images for TensorBoard, uint8 (3, H, W), by name.
     """
 
-    counts: dict[str, Tensor]
-    grid: Tensor | None = None
+    draw: Callable[[], dict[str, Tensor]] = dict
 
 
 def forward(model: nn.Module, batch: Batch, amp: Amp) -> Losses:
@@ -37,24 +42,24 @@ def forward(model: nn.Module, batch: Batch, amp: Amp) -> Losses:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, loader: Loader, amp: Amp, world: World = ALONE, until: object = False,
-    draw: bool = False,
-) -> Metrics:  # fmt: skip
-    """The metrics of a model in evaluation mode, as means over all images of `loader`.
+    model: Any, loader: Loader, amp: Amp, world: World = ALONE, until: object = False
+) -> Metrics:
+    """The metrics of a model in evaluation mode over all images of `loader`.
 
     As soon as `until` is true the pass ends with the images seen by then. The model is in training
-    mode afterwards.
+    mode afterwards. The result does not depend on which process had which batch.
 
     Args:
-        model: `compute_metrics(*batch)` returns metrics by name, each summed over the images; one
-            of shape (K, K) is a table of counts. `image_grid(*batch)` draws the first batch.
+        model: `compute_sums(*batch)` returns tensors by name. Of a tensor, of any shape, the sum
+            over all batches is taken; of `Rows` all are joined, in the order of the data set.
+            `compute_metrics(totals, images)` turns these into metrics. `image_grid(*batch)` draws
+            the first batch, `figures(totals)` draws the rest.
         loader: Batches of tensors, whose first dimension are images.
         amp: The precision.
         world: The processes of the run; the images are those of the loaders of all.
         until: Looked at after each batch.
-        draw: Whether to draw the first batch.
     """
-    sums: dict[str, list[Tensor]] = defaultdict(list)
+    parts: list[dict[str, Tensor | Rows]] = []
     counts: dict[str, Tensor] = {}
     images, grid = 0, None
     model.eval()
@@ -62,36 +67,56 @@ def evaluate(
         for batch in batches:
             images += len(batch[0])
             with amp.autocast():
-                metrics = model.compute_metrics(*batch)  # type: ignore[operator]  # not of Module
-                if draw and grid is None and world.rank == 0:
-                    grid = model.image_grid(*batch)  # type: ignore[operator]
-            for name, value in metrics.items():  # on the device: nothing waits here
-                if torch.as_tensor(value).dim() == 2:
-                    counts[name] = counts[name] + value if name in counts else value
+                sums = model.compute_sums(*batch)
+                if grid is None and world.rank == 0:
+                    grid = model.image_grid(*batch)
+            parts.append({})
+            for name, value in sums.items():  # on the device: nothing waits here
+                if isinstance(value, Rows) or value.is_floating_point():
+                    parts[-1][name] = value
                 else:
-                    sums[name].append(torch.as_tensor(value))
+                    counts[name] = counts[name] + value if name in counts else value.long()
             if until:
                 break
     model.train()
-    means = _joined(world, images, sums, counts)
-    means.grid = grid
-    return means
+    images, totals = _totals(world, images, counts, parts)
+    found = model.compute_metrics(totals, images)
+    metrics = Metrics({name: float(value) for name, value in found.items()})
+    shown = {} if grid is None else {"images": grid}
+    metrics.draw = lambda: {**shown, **model.figures(totals)}
+    return metrics
 
 
-def _joined(
-    world: World, images: int, sums: dict[str, list[Tensor]], counts: dict[str, Tensor]
-) -> Metrics:
-    """The means and the tables of all processes, from what each of them has evaluated."""
-    own = {name: torch.stack(parts).tolist() for name, parts in sums.items()}
-    found = world.gather((images, own, {name: value.cpu() for name, value in counts.items()}))
-    total = sum(images for images, _, _ in found)
-    means = Metrics()
-    for name in {name: None for _, metrics, _ in found for name in metrics}:
-        values = chain.from_iterable(metrics.get(name, ()) for _, metrics, _ in found)
-        means[name] = math.fsum(values) / total  # rounds once, whoever has evaluated which batch
-    tables = [tables for _, _, tables in found if tables]  # none of a process without a batch
-    means.counts = {n: reduce(add, (each[n] for each in tables)) for n in (tables or [{}])[0]}
-    return means
+def means(totals: dict[str, Tensor], images: int) -> dict[str, float]:
+    """The mean over the images of each total that is a single number."""
+    return {name: total.item() / images for name, total in totals.items() if total.dim() == 0}
+
+
+def _totals(
+    world: World, images: int, counts: dict[str, Tensor], parts: list[dict[str, Tensor | Rows]]
+) -> tuple[int, dict[str, Tensor]]:
+    """The number of images, and the sums and rows of all processes, on the CPU.
+
+    Integers are added exactly. Sums of floating point numbers are kept for each batch and rounded
+    once, to float64; rows are put in the order of the batches, which processes take in turns.
+    """
+    rows = [{k: v.values.cpu() for k, v in part.items() if isinstance(v, Rows)} for part in parts]
+    floats = {
+        name: torch.stack([part[name] for part in parts]).double().cpu()  # type: ignore[misc]
+        for name, value in (parts or [{}])[0].items()
+        if isinstance(value, Tensor)
+    }
+    found = world.gather((images, {k: v.cpu() for k, v in counts.items()}, floats, rows))
+    _, counts, floats, first_rows = found[0]  # whose first batch is the first one of all
+    totals = {name: sum(each[1][name] for each in found if name in each[1]) for name in counts}
+    for name in floats:
+        values = torch.cat([each[2][name] for each in found if name in each[2]])
+        sums = [math.fsum(column) for column in values.reshape(len(values), -1).T.tolist()]
+        totals[name] = torch.tensor(sums, dtype=torch.float64).view(values.shape[1:])
+    in_order = [row for turn in zip_longest(*(each[3] for each in found)) for row in turn if row]
+    for name in (first_rows or [{}])[0]:
+        totals[name] = torch.cat([row[name] for row in in_order])
+    return sum(each[0] for each in found), totals
 
 
 def mean_losses(micro_batches: list[Losses], world: World = ALONE) -> dict[str, float]:

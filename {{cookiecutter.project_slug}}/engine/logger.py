@@ -23,7 +23,6 @@ from engine.checkpoint import write_atomically
 from engine.distributed import ALONE, World
 from engine.evaluation import Losses, Metrics, mean_losses
 from engine.meter import Rates, make_profiler
-from engine.report.grids import draw_counts
 from engine.report.records import read_points
 from engine.run_dir import RunDir
 from engine.state import WITHOUT_EFFECT, TrainState
@@ -157,13 +156,8 @@ class Logger:
         self._record(n_iter, summary=summary.image(name, grid.numpy()))
 
     def _draw_validation(self, metrics: Metrics, n_iter: int) -> None:
-        names = list(self.state.info.get("classes", ()))
-        for name, counts in metrics.counts.items():
-            rows = names if len(names) == len(counts) else list(map(str, range(len(counts))))
-            table = summary.image(f"val/{name}", draw_counts(counts, rows).numpy())
-            self._record(n_iter, summary=table)
-        if metrics.grid is not None:
-            self._record(n_iter, summary=summary.image("val/images", metrics.grid.numpy()))
+        for name, image in metrics.draw().items():
+            self._record(n_iter, summary=summary.image(f"val/{name}", image.cpu().numpy()))
 
     def _add_hyperparameters(self) -> None:
         """Adds the options to TensorBoard's table of runs.

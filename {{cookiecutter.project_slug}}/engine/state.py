@@ -18,12 +18,12 @@ from engine.weights import load_fitting
 WITHOUT_EFFECT = (
     *("run_dir", "resume", "workers", "prefetch", "cache", "parallel", "device", "keep"),
     *("threads", "timeout", "quiet"),
-    *("patience", "precision", "log_every", "image_every", "save_every", "val_every", "profile"),
+    *("patience", "precision", "log_every", "save_every", "val_every", "profile"),
 )
 # Keys of a checkpoint that are not networks.
 RESERVED = (
     *("optim", "scaler", "epoch", "n_iter", "validated", "best", "waited", "model", "args"),
-    *("environment", "ema", "info"),
+    *("environment", "ema", "info", "best_loss"),
 )
 RESUME_REMEDY = "use the options of its config.txt, or undo the change of the network"
 
@@ -38,12 +38,13 @@ class TrainState:
     Args:
         opt: The options.
         model: The finished model; `info`, which it knows about the training data, is saved too,
-            and `monitor` names the metric that decides which checkpoint is best.
+            and `monitors` names the metrics that may decide which checkpoint is best.
         optimizers: The optimizers of its networks.
         steps_per_epoch: Optimizer steps in an epoch.
         environment: What the exact result depends on besides the options.
 
     Raises:
+        BadInput: `--monitor` names no such metric.
         ValueError: A network has a name that checkpoints need for something else.
     """
 
@@ -57,14 +58,20 @@ class TrainState:
     ) -> None:
         self.opt, self.optimizers, self.steps_per_epoch = opt, optimizers, steps_per_epoch
         self.networks, self.info, self.environment = optimizers.networks, model.info, environment
-        self.model_name, self.monitor = type(model).__name__, model.monitor
+        self.model_name = type(model).__name__
+        self.monitor = opt.monitor or next(iter(model.monitors))
+        if self.monitor not in model.monitors:
+            choices = ", ".join(model.monitors)
+            raise BadInput(f"--monitor {self.monitor}: no metric of the model; it has {choices}")
+        self.sign = -1 if model.monitors[self.monitor] is min else 1  # of a value that is better
         reserved = {*RESERVED} & self.networks.keys()
         if reserved:
             raise ValueError(f"no network can be called {reserved.pop()}: checkpoints use it")
         self.total = opt.epochs * steps_per_epoch  # optimizer steps of the whole run
         self.n_iter = 0  # optimizer steps done
         self.validated = 0  # n_iter at the last validation
-        self.best = float("-inf")  # the best value so far of the metric that is monitored
+        self.best = -self.sign * math.inf  # the best value so far of the metric that is monitored
+        self.best_loss = math.inf  # of the same validation
         self.waited = 0  # validations since one was better than all before
 
     @property
@@ -78,34 +85,33 @@ class TrainState:
         at_validation = epoch % self.opt.val_every == 0 or epoch == self.opt.epochs
         return rest == 0 and at_validation and self.validated < self.n_iter
 
-    def drawing_is_due(self) -> bool:
-        """Whether to draw this validation: the first, the last, one in `--image-every` steps."""
-        every = self.opt.image_every
-        crossed = self.n_iter // every > self.validated // every
-        return crossed or self.validated == 0 or self.n_iter >= self.total
-
     @property
     def head_alone(self) -> bool:
         """Whether this step is one of the first `--head-epochs`."""
         return self.n_iter < self.opt.head_epochs * self.steps_per_epoch
 
-    def record(self, value: float) -> bool:
-        """Records the monitored metric of a validation; returns whether no other was better.
+    def record(self, metrics: dict[str, float]) -> bool:
+        """Records a validation by its monitored metric; returns whether it is the best one.
 
-        Of equal ones the last counts as the best, since few images often give equal metrics. The
-        patience waits for a better one.
+        Few images often give equal metrics: then the smaller `loss` is better, and of equal losses,
+        or without any, the last one. The patience waits for a better value of the metric.
 
         Raises:
             Diverged: It is no number.
         """
+        value, loss = metrics[self.monitor], metrics.get("loss", math.inf)
         if math.isnan(value):
             raise Diverged(
                 f"the validation after step {self.n_iter} gave no number for {self.monitor}, which "
                 "chooses the best checkpoint; see compute_metrics of the model"
             )
-        self.waited = 0 if value > self.best else self.waited + 1
-        self.validated, self.best = self.n_iter, max(self.best, value)
-        return value == self.best
+        better = self.sign * (value - self.best) > 0
+        is_best = better or (value == self.best and not loss > self.best_loss)
+        self.waited = 0 if better else self.waited + 1
+        if is_best:
+            self.best, self.best_loss = value, loss
+        self.validated = self.n_iter
+        return is_best
 
     def is_over(self) -> bool:
         """Whether all steps are done and validated, or `--patience` is exhausted."""
@@ -129,6 +135,7 @@ class TrainState:
             "n_iter": self.n_iter,
             "validated": self.validated,
             "best": self.best,
+            "best_loss": self.best_loss,
             "waited": self.waited,
             "model": self.model_name,
             "args": plain(self.opt),
@@ -174,6 +181,9 @@ class TrainState:
             print(f"warning: not an exact continuation: {different}", file=sys.stderr)
         self.n_iter, self.validated = state["n_iter"], state["validated"]
         self.best, self.waited = state["best"], state["waited"]
+        self.best_loss = state.get("best_loss", math.inf)
+        if state["args"].get("monitor") != self.opt.monitor:  # another metric: the best starts anew
+            self.best, self.best_loss, self.waited = -self.sign * math.inf, math.inf, 0
         terminal.say(f"resumed after step {self.n_iter} of {self.total}")
         if self.is_over() and self.n_iter >= self.total:
             terminal.say(f"all {self.total} steps are done; a larger --epochs goes on")

@@ -58,13 +58,13 @@ def compare(runs: list[Records], options: list[dict[str, str]]) -> tuple[list[st
     """
     names = sorted({name for given in options for name in given})
     differ = [n for n in names if len({given.get(n) for given in options}) > 1]
-    monitor = Model.monitor
+    monitor, better = next(iter(Model.monitors.items()))
     head = ["run", f"best val {monitor}", f"test {monitor}", "steps", *differ]
     rows = []
     for run, given in zip(runs, options, strict=True):
         values = run.curve("val", monitor)[1]
         tested = read_metrics(run.folder / "report").get(monitor)
-        results = [max(values, default=None), tested]
+        results = [better(values, default=None), tested]
         steps = max((point["n_iter"] for point in run.points), default=0)
         shown = ["-" if value is None else f"{value:.4f}" for value in results]
         rows.append([str(run.folder), *shown, str(steps), *(given.get(n, "-") for n in differ)])

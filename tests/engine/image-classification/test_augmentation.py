@@ -352,7 +352,7 @@ def test_an_image_is_predicted_as_it_is_tested(train: Train, photos: Path) -> No
     with open("predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     model, trained_with = Model.from_checkpoint("run/checkpoints/best.pt")
-    test_set = dataset.eval_set(trained_with, model.classes, "test")
+    test_set = dataset.eval_set(trained_with, model.info, "test")
     assert len(rows) == len(test_set) == 9
     for i, row in enumerate(rows):
         assert row["file"] == f"{test_set.root}/{test_set.files()[i]}"

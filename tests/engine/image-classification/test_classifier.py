@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 import options
 from engine.devices import Amp
-from engine.evaluation import evaluate
 from engine.report.grids import GAP, captioned_grid
 
 Classifier = needs("model.Classifier")
@@ -137,7 +136,7 @@ def test_metrics_are_sums_over_the_images() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 0.5], [0.0, 0.0, 9.0]])
     model.scores = lambda images: scores
     labels = torch.tensor([0, 1, 2, 2])
-    metrics = model.compute_metrics(torch.zeros(4, 3, 8, 8), labels)
+    metrics = model.compute_sums(torch.zeros(4, 3, 8, 8), labels)
     assert metrics["accuracy"].item() == 3
     expected = nn.CrossEntropyLoss(reduction="sum", label_smoothing=0.1)(scores, labels)
     assert metrics["loss"].item() == pytest.approx(expected.item())
@@ -146,16 +145,19 @@ def test_metrics_are_sums_over_the_images() -> None:
 
 def test_a_validation_counts_every_image_and_draws_the_first_batch(build: Build) -> None:
     parts = build("--batch-size=2")  # several batches
+    given: list[Tensor] = []
+    figures = parts.model.figures
+    parts.model.figures = lambda totals: given.append(totals["confusion"]) or figures(totals)
     found = parts.validate()
-    assert "confusion" not in found and found.grid is None
-    counts = found.counts["confusion"]
+    assert "confusion" not in found
+    drawn = found.draw()
+    (counts,) = given
     assert int(counts.sum()) == len(parts.val_set)
     assert counts.sum(dim=1).tolist() == torch.bincount(parts.val_set.labels).tolist()
     assert int(counts.diag().sum()) / len(parts.val_set) == pytest.approx(found["accuracy"])
-    drawn = evaluate(parts.model, parts.val_loader, parts.amp, draw=True).grid
+    assert list(drawn) == ["images", "confusion"]
     with parts.val_loader.batches() as batches:
-        assert drawn is not None
-        assert drawn.equal(parts.model.eval().image_grid(*next(batches)))
+        assert drawn["images"].equal(parts.model.eval().image_grid(*next(batches)))
 
 
 def test_an_image_grid_names_wrong_predictions_in_evaluation() -> None:

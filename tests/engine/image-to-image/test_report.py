@@ -73,7 +73,7 @@ def test_the_validation_of_a_training_computes_the_same(finished: Path) -> None:
     random = torch.Generator().manual_seed(0)
     inputs, targets = torch.randint(256, (2, 5, 3, 16, 16), generator=random, dtype=torch.uint8)
     targets[2] = model.translate(inputs)[2]  # no error at all
-    sums = model.compute_metrics(inputs, targets)
+    sums = model.compute_sums(inputs, targets)
     rows = [test.compare(*pair) for pair in zip(model.translate(inputs), targets, strict=True)]
     assert rows[2]["psnr"] == BEST_PSNR
     for name in ("psnr", "l1"):

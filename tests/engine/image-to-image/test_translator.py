@@ -278,14 +278,6 @@ def test_the_curves_show_which_network_wins(finished: Path) -> None:
     assert {"l1", "psnr", "score_fake", "score_real"} == validated.keys()
 
 
-def test_images_are_shown_from_the_first_step_on(train: Train) -> None:
-    assert train("run", "--image-every=5") == 0
-    grids = sorted(path.name for path in Path("run/report").glob("*.png"))
-    steps = last(Path("run"))["n_iter"]
-    assert steps > 5
-    assert grids == [f"batch-{n:09d}.png" for n in range(1, steps + 1, 5)]
-
-
 def test_a_resume_with_another_pool_is_refused(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -373,19 +365,19 @@ def test_outputs_are_rounded_and_limited() -> None:
 
 def test_metrics_are_sums_over_the_images() -> None:
     model, (inputs, targets) = translator(ALL).eval(), batch()
-    assert Translator.monitor == "psnr"
-    sums = model.compute_metrics(inputs, targets)
+    assert next(iter(Translator.monitors)) == "psnr"
+    sums = model.compute_sums(inputs, targets)
     assert list(sums) == ["l1", "psnr", "score_fake", "score_real"]
-    single = [model.compute_metrics(inputs[i : i + 1], targets[i : i + 1]) for i in range(5)]
+    single = [model.compute_sums(inputs[i : i + 1], targets[i : i + 1]) for i in range(5)]
     for name, value in sums.items():
         assert value.shape == ()
         assert value.item() == pytest.approx(sum(s[name].item() for s in single), rel=1e-4)
-    assert list(translator("--losses=l1").eval().compute_metrics(inputs, targets)) == ["l1", "psnr"]
+    assert list(translator("--losses=l1").eval().compute_sums(inputs, targets)) == ["l1", "psnr"]
 
 
 def test_scores_are_means_of_the_discriminator() -> None:
     model, (inputs, targets) = translator(ALL).eval(), batch()
-    sums = model.compute_metrics(inputs, targets)
+    sums = model.compute_sums(inputs, targets)
     for name, images in (("score_fake", model.translate(inputs)), ("score_real", targets)):
         pairs = torch.cat([model.normalize(inputs), model.normalize(images)], dim=1)
         with torch.no_grad():

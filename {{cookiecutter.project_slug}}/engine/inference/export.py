@@ -5,14 +5,12 @@
     safetensors  the weights alone, for train.py --weights; FILE.json beside it holds the metadata
 
 The input of the first two is `images`, uint8 (N, 3, H, W), RGB; N may vary, and H and W if the
-output is an image. Normalisation and softmax are inside: the output is float32, the probability
-of each class (N, K), or images (N, 3, H, W) in [0, 255]. If the checkpoint has averaged weights
-(`--ema`), these are exported.
+model says so. The output is that of the model's `predict`, in which normalisation is. If the
+checkpoint has averaged weights (`--ema`), these are exported.
 
 The metadata (`metadata.json` in metadata_props and in the extra files) has the keys
-format_version, model, classes (in the order of the outputs), image_size (null: any), resize
-(how images are brought to that size: squash or crop, see dataset.py), input, output, and options,
-those of the training. Before a file is written it is run beside the checkpoint.
+format_version, model, input, what the model's `describe_output` adds, and options, those of the
+training. Before a file is written it is run beside the checkpoint.
 """
 
 import io
@@ -29,7 +27,7 @@ from torchvision.transforms.functional import center_crop
 
 from engine.arguments import Parser, add_checkpoint_option, output_file, plain
 from engine.checkpoint import write_atomically
-from engine.data.images import eval_side, images_below
+from engine.data.images import images_below
 from engine.errors import DONE, BadInput, Fault
 from engine.inference.exported import (
     FORMAT_VERSION,
@@ -85,8 +83,8 @@ def export(model_class: Any, load: Load, data_dir: Callable[[str], Path]) -> int
         return DONE
     side = metadata["image_size"]
     content = convert(model, opt.format, side, json.dumps(metadata, indent=2))
-    images, source = check_images(trained_with, load, data_dir(trained_with.data) / "test")
-    difference = compare(model, content, out.suffix, images, vary=side is None)
+    images, source = check_images(trained_with, load, data_dir(trained_with.data) / "test", side)
+    difference = compare(model, content, out.suffix, images, side is None) / metadata["range"]
     what = f"largest difference {difference:.1e} on {source}, batches of 1, 2 and 17"
     if not difference <= LIMIT:  # NaN neither
         raise Fault(f"{out}: not written, since it differs from the checkpoint: {what}")
@@ -120,21 +118,21 @@ def output_path(opt: Namespace) -> Path:
 
 
 def describe(model: Any, trained_with: Namespace) -> dict[str, Any]:
-    """The metadata of an exported model, as values that JSON has."""
-    classes = list(model.info.get("classes", []))
-    side = eval_side(trained_with)
-    of_classes = f"float32 (N, {len(classes)}), the probability of each class"
-    of_images = "float32 (N, 3, H, W), RGB in [0, 255], not rounded"
-    shape = f"(N, 3, {side}, {side})" if classes else "(N, 3, H, W)"
+    """The metadata of an exported model, as values that JSON has.
+
+    The model's own `describe_output` gives image_size, the height and width that it takes, or None
+    for any; output, in words; range, that of the outputs, in which differences are measured; and
+    what else those who run the file should know.
+    """
+    own = model.describe_output(trained_with)
+    side = own["image_size"]
+    shape = f"(N, 3, {side}, {side})" if side else "(N, 3, H, W)"
     left_out = {*WITHOUT_EFFECT, *PATHS}
     return {
         "format_version": FORMAT_VERSION,
         "model": type(model).__name__,
-        "classes": classes,
-        "image_size": side if classes else None,
-        "resize": getattr(trained_with, "resize", None),
         "input": f"uint8 {shape}, RGB in [0, 255]",
-        "output": of_classes if classes else of_images,
+        **own,
         "options": {k: v for k, v in plain(trained_with).items() if k not in left_out},
     }
 
@@ -224,7 +222,9 @@ def runs_pt2(content: bytes) -> Run:
     return torch.no_grad()(torch.export.load(io.BytesIO(content)).module())
 
 
-def check_images(opt: Namespace, load: Load, folder: Path) -> tuple[list[Tensor], str]:
+def check_images(
+    opt: Namespace, load: Load, folder: Path, side: int | None
+) -> tuple[list[Tensor], str]:
     """Up to 17 images to compare on, uint8 (3, H, W), and what they are.
 
     Random ones are no worse a test of the arithmetic, but real ones are what the file is for.
@@ -239,9 +239,8 @@ def check_images(opt: Namespace, load: Load, folder: Path) -> tuple[list[Tensor]
             break
     if images:
         return images, f"{len(images)} image{'s' * (len(images) > 1)} of {folder}"
-    side = eval_side(opt)
     random = torch.Generator().manual_seed(0)
-    shape = (max(BATCHES), 3, side, side)
+    shape = (max(BATCHES), 3, side or 128, side or 128)
     made = torch.randint(256, shape, generator=random, dtype=torch.uint8)
     return list(made), f"random images, as there are none in {folder}"
 
@@ -255,9 +254,6 @@ def compare(model: Any, content: bytes, suffix: str, images: list[Tensor], vary:
         suffix: .onnx or .pt2.
         images: uint8 (3, H, W); repeated if there are less than a batch needs.
         vary: Whether the size of the images may vary: then each batch has another one.
-
-    Returns:
-        Of probabilities; of images as a share of their range.
     """
     run = runs_pt2(content) if suffix == ".pt2" else read_onnx(content)[0]
     differences = []
@@ -266,5 +262,5 @@ def compare(model: Any, content: bytes, suffix: str, images: list[Tensor], vary:
         batch = torch.stack([center_crop(images[i % len(images)], size) for i in range(n)])
         with torch.no_grad():
             wanted = model.predict(batch)
-        differences.append((run(batch) - wanted).abs().max() / (255 if vary else 1))
+        differences.append((run(batch) - wanted).abs().max())
     return float(torch.stack(differences).max())  # NaN if there is one

@@ -12,6 +12,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,36 +30,30 @@ INPUT = "images"  # the name of the input
 Run = Callable[[Tensor], Tensor]
 
 
-class Exported:
-    """An exported model, with the methods and attributes of the model that predict.py uses.
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model, from a checkpoint or an exported file, for predict.py.
 
-    Args:
-        run: Computes the outputs of a batch, uint8 (N, 3, H, W), on the CPU.
-        metadata: That of the file.
+    Attributes:
+        predict: From uint8 (N, 3, H, W) to the model's output, float32.
+        output: What the model says of it (`describe_output`); of a file, all of its metadata.
+        options: Those of the training.
+        amp: Where and how to compute.
     """
 
-    def __init__(self, run: Run, metadata: dict[str, Any]) -> None:
-        self.run, self.classes = run, metadata["classes"]
-
-    def predict(self, images: Tensor) -> Tensor:
-        """The outputs as the file gives them, float32: probabilities, or images in [0, 255]."""
-        return self.run(images.contiguous())
-
-    def translate(self, images: Tensor) -> Tensor:
-        """The outputs as images: uint8 (N, 3, H, W) -> the same."""
-        return self.predict(images).round().to(torch.uint8)
+    predict: Run
+    output: dict[str, Any]
+    options: Namespace
+    amp: Amp
 
 
-def load_model(opt: Namespace, model_class: Any, parser: Parser) -> tuple[Any, Namespace, Amp]:
+def load_model(opt: Namespace, model_class: Any, parser: Parser) -> Predictor:
     """The model of `--checkpoint`, ready to predict.
 
     Args:
         opt: The options of a program: checkpoint, device, precision.
         model_class: The finished model.
         parser: That of the options of training, for those that an exported file does not have.
-
-    Returns:
-        The model, or an `Exported`; the options that it was trained with; where and how to compute.
 
     Raises:
         BadInput: The file cannot be used, or not with the device or the precision.
@@ -72,21 +67,23 @@ def load_model(opt: Namespace, model_class: Any, parser: Parser) -> tuple[Any, N
         device = pick_device(opt.device)
         amp = Amp(opt.precision, device)
         model, trained_with = model_class.from_checkpoint(opt.checkpoint)
-        return modules.place(model, device).eval(), trained_with, amp
+        described = model.describe_output(trained_with)
+        return Predictor(modules.place(model, device).eval().predict, described, trained_with, amp)
     if opt.device not in ("auto", "cpu"):
         raise BadInput(f"--device {opt.device}: {path} is run on the CPU; use the checkpoint")
     if opt.precision not in ("auto", "fp32"):
         raise BadInput(f"--precision {opt.precision}: {path} is float32; use the checkpoint")
-    exported, metadata = open_exported(path)
+    run, metadata = open_exported(path)
     if metadata["model"] != model_class.__name__:
         raise BadInput(
             f"{path}: exported from another model ({metadata['model']}); use the project it is of"
         )
-    return exported, parser.read_back(metadata["options"]), Amp("fp32", torch.device("cpu"))
+    options = parser.read_back(metadata["options"])
+    return Predictor(run, metadata, options, Amp("fp32", torch.device("cpu")))
 
 
-def open_exported(path: Path) -> tuple[Exported, dict[str, Any]]:
-    """Opens an ONNX file; returns its metadata too.
+def open_exported(path: Path) -> tuple[Run, dict[str, Any]]:
+    """A function that runs an ONNX file on the CPU, and its metadata.
 
     Raises:
         BadInput: It is missing, damaged or not written by export.py; or a package is missing.
@@ -104,7 +101,7 @@ def open_exported(path: Path) -> tuple[Exported, dict[str, Any]]:
         raise BadInput(f"{path}: damaged or not a {path.suffix} file ({reason})") from None
     if metadata.get("format_version") != FORMAT_VERSION:
         raise BadInput(f"{path}: not written by the export.py of this version; export it again")
-    return Exported(run, metadata), metadata
+    return run, metadata
 
 
 def read_onnx(content: bytes) -> tuple[Run, str]:
@@ -116,7 +113,7 @@ def read_onnx(content: bytes) -> tuple[Run, str]:
     session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
+        return torch.from_numpy(session.run(None, {INPUT: images.contiguous().numpy()})[0])
 
     return run, session.get_modelmeta().custom_metadata_map.get(METADATA, "")
 

@@ -49,12 +49,13 @@ def captioned_grid(images: Tensor, captions: list[str], columns: int) -> Tensor:
     return pil_to_tensor(sheet)
 
 
-def draw_counts(counts: Tensor, names: list[str]) -> Tensor:
+def draw_counts(counts: Tensor, names: list[str], title: str) -> Tensor:
     """A table of counts as an image; the shade of a cell is its share of the row.
 
     Args:
-        counts: (K, K), row = true class, column = predicted class.
+        counts: (K, K).
         names: Those of the K rows and columns.
+        title: What the rows and the columns are.
 
     Returns:
         uint8 (3, height, width), on the CPU.
@@ -69,7 +70,7 @@ def draw_counts(counts: Tensor, names: list[str]) -> Tensor:
     table = to_pil_image(shades.round().to(torch.uint8))
     sheet.paste(table.resize((k * cell, k * cell), Image.Resampling.NEAREST), (left, top))
     draw, font = ImageDraw.Draw(sheet), load_font()
-    draw.text((GAP, 0), "row: true class, column: predicted, in the same order", "black", font)
+    draw.text((GAP, 0), title, "black", font)
     for row in range(k if written else 0):
         middle = top + row * cell + cell / 2
         draw.text((GAP, middle), cut_to_fit(names[row], font, CELL - 2 * GAP), "black", font, "lm")

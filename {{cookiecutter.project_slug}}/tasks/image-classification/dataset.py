@@ -129,18 +129,18 @@ def train_and_val(opt: Namespace) -> tuple[Any, Any]:  # of ClassFolders, or a d
     return train_set, val_set
 
 
-def eval_set(opt: Namespace, classes: list[str], split: str) -> Any:
+def eval_set(opt: Namespace, info: dict[str, Any], split: str) -> Any:
     """The images of a split (test, val or train), never changed at random.
 
     Raises:
-        BadInput: As ClassFolders; or the classes are not those given.
+        BadInput: As ClassFolders; or the classes are not those of `info`, that of the model.
     """
     if split == "test":
         chosen = ClassFolders(data_dir(opt.data) / "test", opt)
     else:
         chosen = train_and_val(opt)[split == "val"]
         chosen.transforms = eval_crop(opt)
-    check_classes(chosen.root, chosen.classes, classes)
+    check_classes(chosen.root, chosen.classes, list(info["classes"]))
     return chosen
 
 

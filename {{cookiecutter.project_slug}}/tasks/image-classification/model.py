@@ -8,16 +8,22 @@ class here and name it there. Every model has
     networks()                  {"net": network, ...}: each is saved, trained if it has parameters
     forward(*batch)             {"net": {loss name: scalar}, ...}: the losses that train each
                                 network; no name twice, no graph shared by two networks' losses
-    compute_metrics(*batch)     {metric name: sum over the images of the batch, or a table (K, K)}
-    monitor                     the metric, higher is better, that decides which checkpoint is best
+    compute_sums(*batch)        {name: tensor}, which are added over the images, whatever shape they
+                                have; or Rows(tensor (N, ...)), which are joined in the order of the
+                                data set
+    compute_metrics(totals, n)  {metric name: number}, from the sums and rows of all n images
+    monitors                    {metric name: max or min}: what may decide which checkpoint is best,
+                                the first one if --monitor names none
     image_grid(*batch)          an image of a batch for TensorBoard: uint8 (3, H, W)
+    figures(totals)             {name: image} for TensorBoard, uint8 (3, H, W), from the same totals
+    describe_output(opt)        what export.py writes into a file for those who run it
+    for_prediction(opt)         the options for a model that is not trained any more
 
 and for the other programs: from_checkpoint(path), scores(images), predict(images), classes.
 """
 
 from argparse import Namespace
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +31,10 @@ from torch import Tensor, nn
 import losses
 import networks
 import options
-from engine.checkpoint import judged, load, load_weights
-from engine.errors import BadInput
-from engine.report.grids import captioned_grid, grid_columns
+from engine.checkpoint import restore
+from engine.data.images import eval_side
+from engine.evaluation import means
+from engine.report.grids import captioned_grid, draw_counts, grid_columns
 from layers import Normalize
 from task.augmentation import check_eval_size
 from task.classes import count_confusion, label_captions
@@ -49,7 +56,7 @@ class Classifier(nn.Module):
         BadInput: The options name an unknown network.
     """
 
-    monitor = "accuracy"  # the metric, higher is better, that decides which checkpoint is best
+    monitors: ClassVar = {"accuracy": max, "loss": min}
 
     def __init__(self, opt: Namespace, info: dict[str, Any]) -> None:
         super().__init__()
@@ -64,24 +71,23 @@ class Classifier(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, path: str) -> tuple["Classifier", Namespace]:
-        """The trained model in evaluation mode, and the options that it was trained with.
+        """As engine.checkpoint.restore."""
+        return restore(cls, path, options.make_parser())
 
-        Raises:
-            BadInput: The file is missing, damaged, or not a checkpoint of this model.
-        """
-        state = load(Path(path))
-        if state.get("model") != cls.__name__:
-            raise BadInput(
-                f"{path}: a checkpoint of another model ({state.get('model')}); use one of a run "
-                "of this project"
-            )
-        # The weights are in the checkpoint; those of ImageNet need not be downloaded.
-        opt = options.make_parser().read_back({**state["args"], "pretrained": False})
-        older = {"classes": state.get("classes", {})}  # as checkpoints had it before `info`
-        model = cls(opt, state.get("info", older))
-        weights = judged(state, "net")
-        load_weights(model.net, weights, path, "networks.py was changed since then")
-        return model.eval(), opt
+    @staticmethod
+    def for_prediction(opt: Namespace) -> Namespace:
+        """No weights of ImageNet need to be downloaded for those of a checkpoint."""
+        return Namespace(**{**vars(opt), "pretrained": False})
+
+    def describe_output(self, opt: Namespace) -> dict[str, Any]:
+        """See engine.inference.export.describe; and the classes, in the order of the outputs."""
+        return {
+            "image_size": eval_side(opt),
+            "output": f"float32 (N, {len(self.classes)}), the probability of each class",
+            "range": 1,
+            "classes": self.classes,
+            "resize": opt.resize,
+        }
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks by the name of their attribute."""
@@ -100,14 +106,23 @@ class Classifier(nn.Module):
         return self.scores(images).softmax(dim=1)
 
     @torch.no_grad()
-    def compute_metrics(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The metrics of a batch by name, each as the sum over its images."""
+    def compute_sums(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What the metrics are made of, added over the images of a batch."""
         scores = self.scores(images)
         return {
             "loss": self.criterion(scores, labels) * len(labels),
             "accuracy": (scores.argmax(dim=1) == labels).sum(),
             "confusion": count_confusion(scores, labels),
         }
+
+    def compute_metrics(self, totals: dict[str, Tensor], images: int) -> dict[str, float]:
+        """The mean loss, and the share of images whose highest score is that of their class."""
+        return means(totals, images)
+
+    def figures(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The confusion matrix, as an image for TensorBoard."""
+        title = "row: true class, column: predicted, in the same order"
+        return {"confusion": draw_counts(totals["confusion"], self.classes, title)}
 
     def image_grid(self, images: Tensor, labels: Tensor) -> Tensor:
         """Up to 64 images, with classes and in evaluation wrong predictions: uint8 (3, H, W)."""

@@ -16,7 +16,6 @@ import dataset
 import options
 from engine import terminal
 from engine.arguments import Parser, add_machine_options, add_predict_options, number
-from engine.data.images import eval_side
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
 from engine.inference.exported import load_model
@@ -36,13 +35,13 @@ def main() -> int:
     opt = parser.parse_args()
     terminal.be_quiet(opt.quiet)
 
-    model, trained_with, amp = load_model(opt, Model, options.make_parser())
-    table = Predictions(opt.out, model.classes, opt.top)
-    load = partial(dataset.load_to_judge, opt=trained_with)
-    images = ImageFiles(opt.paths, load, eval_side(trained_with))
+    model = load_model(opt, Model, options.make_parser())
+    table = Predictions(opt.out, model.output["classes"], opt.top)
+    load = partial(dataset.load_to_judge, opt=model.options)
+    images = ImageFiles(opt.paths, load, model.output["image_size"])
     sampler = EvalBatchSampler(len(images), opt.batch_size)
-    loader = Loader(images, sampler, amp.device, opt.workers, opt.prefetch)
-    with loader, loader.batches() as batches, amp.autocast():
+    loader = Loader(images, sampler, model.amp.device, opt.workers, opt.prefetch)
+    with loader, loader.batches() as batches, model.amp.autocast():
         for batch, readable in terminal.bar(batches, total=sampler.count(), desc="predict"):
             table.add(images.files, model.predict(batch), readable)
     return end(images, table.readable, opt.out, table.write)

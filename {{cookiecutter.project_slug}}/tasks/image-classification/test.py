@@ -43,7 +43,7 @@ def main() -> int:
     amp = Amp(opt.precision, device)
     model, trained_with = Model.from_checkpoint(opt.checkpoint)
     judged_with = Namespace(**{**vars(trained_with), "data": opt.data or trained_with.data})
-    test_set = dataset.eval_set(judged_with, model.classes, opt.split)
+    test_set = dataset.eval_set(judged_with, model.info, opt.split)
     sampler = EvalBatchSampler(len(test_set), opt.batch_size)
     loader = Loader(test_set, sampler, device, opt.workers, opt.prefetch)
     report = Report(opt, trained_with, options.make_parser().defaults())

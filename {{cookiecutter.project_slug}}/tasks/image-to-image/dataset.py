@@ -120,8 +120,8 @@ def train_and_val(opt: Namespace) -> tuple[Any, Any]:  # of Pairs, or a data set
     return train_set.random_crops(), val_set.grid_of_crops()
 
 
-def eval_set(opt: Namespace, split: str) -> Any:
-    """The whole images of a split (test, val or train).
+def eval_set(opt: Namespace, info: dict[str, Any], split: str) -> Any:
+    """The whole images of a split (test, val or train); `info` is that of the model.
 
     Raises:
         BadInput: As `train_and_val`.

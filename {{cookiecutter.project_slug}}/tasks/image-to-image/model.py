@@ -8,9 +8,16 @@ class here and name it there. Every model has
     networks()                  {"net": network, ...}: each is saved, trained if it has parameters
     forward(*batch)             {"net": {loss name: scalar}, ...}: the losses that train each
                                 network; no name twice, no graph shared by two networks' losses
-    compute_metrics(*batch)     {metric name: sum over the images of the batch, or a table (K, K)}
-    monitor                     the metric, higher is better, that decides which checkpoint is best
+    compute_sums(*batch)        {name: tensor}, which are added over the images, whatever shape they
+                                have; or Rows(tensor (N, ...)), which are joined in the order of the
+                                data set
+    compute_metrics(totals, n)  {metric name: number}, from the sums and rows of all n images
+    monitors                    {metric name: max or min}: what may decide which checkpoint is best,
+                                the first one if --monitor names none
     image_grid(*batch)          an image of a batch for TensorBoard: uint8 (3, H, W)
+    figures(totals)             {name: image} for TensorBoard, uint8 (3, H, W), from the same totals
+    describe_output(opt)        what export.py writes into a file for those who run it
+    for_prediction(opt)         the options for a model that is not trained any more
 
 A network that keeps other things than weights, as an image pool does, has no parameters and has
 
@@ -21,8 +28,7 @@ and for the other programs: from_checkpoint(path), predict(inputs), translate(in
 """
 
 from argparse import Namespace
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +36,8 @@ from torch import Tensor, nn
 import losses
 import networks
 import options
-from engine.checkpoint import judged, load, load_weights
-from engine.errors import BadInput
+from engine.checkpoint import restore
+from engine.evaluation import means
 from engine.report.grids import captioned_grid
 from layers import CENTRED, Normalize
 
@@ -52,7 +58,7 @@ class Translator(nn.Module):
         BadInput: As `networks.make_networks` and `losses.make_losses`.
     """
 
-    monitor = "psnr"  # the metric, higher is better, that decides which checkpoint is best
+    monitors: ClassVar = {"psnr": max, "l1": min}
 
     def __init__(self, opt: Namespace, info: dict[str, Any]) -> None:
         super().__init__()
@@ -65,26 +71,20 @@ class Translator(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, path: str) -> tuple["Translator", Namespace]:
-        """The trained model in evaluation mode, and the options that it was trained with.
+        """As engine.checkpoint.restore."""
+        return restore(cls, path, options.make_parser())
 
-        It has the generator alone: translating takes neither a discriminator nor VGG.
+    @staticmethod
+    def for_prediction(opt: Namespace) -> Namespace:
+        """The generator alone: translating takes neither a discriminator nor VGG."""
+        more = {"adversarial", "features", "perceptual"}  # the losses that need other networks
+        loss = next(name for name in losses.LOSSES if name not in more)
+        return Namespace(**{**vars(opt), "losses": loss})
 
-        Raises:
-            BadInput: The file is missing, damaged, or not a checkpoint of this model.
-        """
-        state = load(Path(path))
-        if state.get("model", cls.__name__) != cls.__name__:
-            raise BadInput(
-                f"{path}: a checkpoint of another model ({state['model']}); use one of a run of "
-                "this project"
-            )
-        opt = options.make_parser().read_back(state["args"])
-        alone = {"adversarial", "features", "perceptual"}  # the losses that need more networks
-        loss = next(name for name in losses.LOSSES if name not in alone)
-        model = cls(Namespace(**{**vars(opt), "losses": loss}), {})
-        weights = judged(state, "net")
-        load_weights(model.net, weights, path, "networks.py was changed since then")
-        return model.eval(), opt
+    def describe_output(self, opt: Namespace) -> dict[str, Any]:
+        """See engine.inference.export.describe."""
+        output = "float32 (N, 3, H, W), RGB in [0, 255], not rounded"
+        return {"image_size": None, "output": output, "range": 255}
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks by the name of their attribute."""
@@ -128,8 +128,8 @@ class Translator(nn.Module):
         return self.predict(inputs).round().to(torch.uint8)
 
     @torch.no_grad()
-    def compute_metrics(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """The metrics of a batch by name, each as the sum over its images.
+    def compute_sums(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The metrics by name, each as the sum over the images of a batch.
 
         `l1` in grey levels and `psnr` in dB, both of uint8 images; with a discriminator
         `score_fake` and `score_real`, its mean scores of outputs and of targets.
@@ -147,6 +147,14 @@ class Translator(nn.Module):
                 maps = _scores(self.discriminator(pairs))
                 metrics[name] = torch.stack([m.mean(dim=(1, 2, 3)) for m in maps]).mean(0).sum()
         return metrics
+
+    def compute_metrics(self, totals: dict[str, Tensor], images: int) -> dict[str, float]:
+        """The means over all images."""
+        return means(totals, images)
+
+    def figures(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        """None: the images of the first batch show enough."""
+        return {}
 
     def image_grid(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Up to six samples of a batch, in rows of input, output, target: uint8 (3, H, W).

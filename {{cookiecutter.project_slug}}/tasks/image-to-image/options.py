@@ -34,7 +34,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
 def make_parser() -> Parser:
     parser = Parser(description="Trains a network that turns images into other images.")
 
-    add_run_options(parser, epochs=10, image_every=100)
+    add_run_options(parser, epochs=10)
 
     data = parser.add_argument_group("data")
     add = data.add_argument

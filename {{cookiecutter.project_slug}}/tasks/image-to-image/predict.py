@@ -15,6 +15,7 @@ from functools import partial
 from itertools import chain, count
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
@@ -45,22 +46,25 @@ def main() -> int:
     terminal.be_quiet(opt.quiet)
 
     check_tiles(opt.tile, opt.overlap)
-    model, trained_with, amp = load_model(opt, Model, options.make_parser())
+    model = load_model(opt, Model, options.make_parser())
     if opt.scale is None:
-        opt.scale = trained_with.scale if trained_with.degrade == "low-resolution" else 1
+        opt.scale = model.options.scale if model.options.degrade == "low-resolution" else 1
     images = ImageFiles(opt.paths, partial(load_enlarged, scale=opt.scale))
     outputs = name_outputs(opt.paths, images.files[:], Path(opt.out))
     sampler = EvalBatchSampler(len(images), 1)  # images of any size cannot share a batch
-    loader = Loader(images, sampler, amp.device, opt.workers, opt.prefetch)
+    loader = Loader(images, sampler, model.amp.device, opt.workers, opt.prefetch)
+
+    def translate(inputs: Tensor) -> Tensor:
+        return model.predict(inputs).round().to(torch.uint8)
 
     could: list[bool] = []
-    with loader, loader.batches() as batches, amp.autocast():
+    with loader, loader.batches() as batches, model.amp.autocast():
         paths = terminal.bar(outputs, desc="predict")
         for path, (batch, readable) in zip(paths, batches, strict=True):
             could += readable.tolist()
             if not could[-1]:
                 continue
-            output = apply_in_tiles(model.translate, batch[0], opt.tile, opt.overlap)
+            output = apply_in_tiles(translate, batch[0], opt.tile, opt.overlap)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, partial(to_pil_image(output.cpu()).save, format="PNG"))
     return end(images, could, opt.out)

@@ -50,7 +50,7 @@ def main() -> int:
     model, trained_with = Model.from_checkpoint(opt.checkpoint)
     modules.place(model, device).eval()
     judged_with = Namespace(**{**vars(trained_with), "data": opt.data or trained_with.data})
-    test_set = dataset.eval_set(judged_with, opt.split)
+    test_set = dataset.eval_set(judged_with, model.info, opt.split)
     sampler = EvalBatchSampler(len(test_set), 1)  # images of any size cannot share a batch
     loader = Loader(test_set, sampler, device, opt.workers, opt.prefetch)
     report = Report(opt, trained_with, options.make_parser().defaults())

@@ -29,6 +29,7 @@ from engine.inference.predictions import ImageFiles
 
 ClassFolders = needs("dataset.ClassFolders")
 CLASSES = list(example.CLASSES)
+INFO = {"classes": CLASSES}
 
 
 def opt(folder: Path | str, *words: str) -> Namespace:
@@ -176,7 +177,7 @@ def test_a_class_of_one_image_cannot_be_divided(folder: Path) -> None:
 
 def test_every_split_can_be_evaluated(folder: Path) -> None:
     def evaluated(split: str) -> set[str]:
-        return names(dataset.eval_set(opt(folder), CLASSES, split))
+        return names(dataset.eval_set(opt(folder), INFO, split))
 
     train, val = dataset.train_and_val(opt(folder))
     assert evaluated("test") == names(load(folder, split="test"))
@@ -185,7 +186,7 @@ def test_every_split_can_be_evaluated(folder: Path) -> None:
     assert evaluated("val") == names(load(folder, split="val"))
     for split in ("train", "val", "test"):
         with pytest.raises(BadInput, match="missing: stars; unknown: rows"):
-            dataset.eval_set(opt(folder), ["columns", "disc", "stars"], split)
+            dataset.eval_set(opt(folder), {"classes": ["columns", "disc", "stars"]}, split)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +286,7 @@ def test_random_transforms_are_for_training_alone(
 ) -> None:
     monkeypatch.setattr(dataset, "random_transforms", change_each_image)
     train, val = dataset.train_and_val(opt(images))
-    unchanged = [dataset.eval_set(opt(images), CLASSES, split) for split in ("train", "val")]
+    unchanged = [dataset.eval_set(opt(images), INFO, split) for split in ("train", "val")]
     assert train.files() == unchanged[0].files()
     assert not any(train[i][0].equal(unchanged[0][i][0]) for i in range(12))
     assert all(val[i][0].equal(unchanged[1][i][0]) for i in range(len(val)))
@@ -295,7 +296,7 @@ def test_random_transforms_are_for_training_alone(
         files = whole.files()
         for i, file in enumerate(samples.files()):
             assert samples[i][0].equal(whole[files.index(file)][0])
-    test, plain = dataset.eval_set(opt(images), CLASSES, "test"), load(images, split="test")
+    test, plain = dataset.eval_set(opt(images), INFO, "test"), load(images, split="test")
     assert all(test[i][0].equal(plain[i][0]) for i in range(12))
 
 

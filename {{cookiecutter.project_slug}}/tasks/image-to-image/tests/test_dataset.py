@@ -127,7 +127,7 @@ def test_both_images_of_a_pair_have_the_same_crop(
             inputs, target = samples[index]
             assert inputs.shape == target.shape == (3, 16, 16)
             assert target.equal(255 - inputs)
-    image = dataset.eval_set(opt(folder, *words), "test")[2][0]
+    image = dataset.eval_set(opt(folder, *words), {}, "test")[2][0]
     assert image.equal(pixels(pairs / "test/A/2.png"))
 
 
@@ -170,7 +170,7 @@ def test_the_grid_is_the_same_each_time(images: Path) -> None:
 
 def test_whole_images_are_of_any_size(photographs: Path) -> None:
     Image.new("RGB", (33, 70), "red").save(photographs / "test" / "tall.png")
-    samples = dataset.eval_set(opt(photographs), "test")
+    samples = dataset.eval_set(opt(photographs), {}, "test")
     sizes = {tuple(samples[i][0].shape) for i in range(len(samples))}
     assert sizes == {(3, 20, 52), (3, 70, 33)}
     assert samples.names() == ["0.png", "1.png", "2.png", "3.png", "tall.png"]
@@ -400,7 +400,7 @@ def test_one_pair_alone_cannot_be_divided(folder: Path, layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_split_can_be_evaluated_in_whole_images(folder: Path, layout: str) -> None:
     def evaluated(split: str) -> set[str]:
-        samples = dataset.eval_set(opt(folder), split)
+        samples = dataset.eval_set(opt(folder), {}, split)
         assert len(samples) == len(names(samples))
         assert {tuple(samples[i][1].shape) for i in range(len(samples))} == {(3, 20, 52)}
         return names(samples)
@@ -438,7 +438,7 @@ def test_the_photographs_that_come_with_the_project() -> None:
     assert len(names(train)) + len(names(val)) == 12
     assert len(names(val)) == 1
     test_names = ["cat.jpg", "dogs.jpg", "mountains.jpg", "pagoda.jpg"]
-    assert dataset.eval_set(settings, "test").names() == test_names
+    assert dataset.eval_set(settings, {}, "test").names() == test_names
     sizes = sum(path.stat().st_size for path in root.rglob("*.jpg"))
     assert sizes < 300_000
 
@@ -534,7 +534,7 @@ def refuse(request: pytest.FixtureRequest) -> Callable[..., None]:
     def refuse(message: str, folder: Path, *words: str) -> None:
         with pytest.raises(BadInput, match=message):
             if request.param == "eval_set":
-                dataset.eval_set(opt(folder, *words), "train")
+                dataset.eval_set(opt(folder, *words), {}, "train")
             else:
                 dataset.train_and_val(opt(folder, *words))
 
