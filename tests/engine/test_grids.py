@@ -17,6 +17,8 @@ from engine.report.grids import (
     load_font,
 )
 
+TITLE = "row: true class, column: predicted"
+
 
 def batch(n: int, height: int, width: int) -> Tensor:
     random = torch.Generator().manual_seed(0)
@@ -94,7 +96,7 @@ def test_long_lines_are_cut_and_no_name_is_refused() -> None:
 
 def test_the_shade_of_a_count_is_its_share_of_the_row() -> None:
     counts = torch.tensor([[9, 0, 1], [0, 0, 0], [2, 0, 2]])
-    table = draw_counts(counts, ["cat", "a name that is too long for its place", "\u4e2d"])
+    table = draw_counts(counts, ["cat", "a name that is too long for its place", "\u4e2d"], TITLE)
     assert table.dtype == torch.uint8 and table.shape[2] <= WIDTH
     cell, top = 2 * LINE, LINE + GAP
 
@@ -104,9 +106,9 @@ def test_the_shade_of_a_count_is_its_share_of_the_row() -> None:
     assert shade(0, 1) == shade(1, 1) == [255, 255, 255]
     assert shade(2, 0) == shade(2, 2)
     assert shade(0, 0)[0] < shade(2, 0)[0] < shade(0, 2)[0] < 255
-    assert not table.equal(draw_counts(counts, ["dog", "", ""]))
+    assert not table.equal(draw_counts(counts, ["dog", "", ""], TITLE))
 
 
 def test_a_table_of_many_classes_is_not_larger() -> None:
     counts = torch.eye(900, dtype=torch.int64)
-    assert draw_counts(counts, [str(i) for i in range(900)]).shape[2] <= WIDTH
+    assert draw_counts(counts, [str(i) for i in range(900)], TITLE).shape[2] <= WIDTH

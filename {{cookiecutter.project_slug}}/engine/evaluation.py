@@ -108,7 +108,10 @@ def _totals(
     }
     found = world.gather((images, {k: v.cpu() for k, v in counts.items()}, floats, rows))
     _, counts, floats, first_rows = found[0]  # whose first batch is the first one of all
-    totals = {name: sum(each[1][name] for each in found if name in each[1]) for name in counts}
+    totals: dict[str, Tensor] = {
+        name: torch.stack([each[1][name] for each in found if name in each[1]]).sum(0)
+        for name in counts
+    }
     for name in floats:
         values = torch.cat([each[2][name] for each in found if name in each[2]])
         sums = [math.fsum(column) for column in values.reshape(len(values), -1).T.tolist()]

@@ -143,11 +143,18 @@ def test_metrics_are_sums_over_the_images() -> None:
     assert metrics["confusion"].tolist() == [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
 
 
-def test_a_validation_counts_every_image_and_draws_the_first_batch(build: Build) -> None:
+def test_a_validation_counts_every_image_and_draws_the_first_batch(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parts = build("--batch-size=2")  # several batches
     given: list[Tensor] = []
     figures = parts.model.figures
-    parts.model.figures = lambda totals: given.append(totals["confusion"]) or figures(totals)
+
+    def note(totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        given.append(totals["confusion"])
+        return figures(totals)
+
+    monkeypatch.setattr(parts.model, "figures", note)
     found = parts.validate()
     assert "confusion" not in found
     drawn = found.draw()
