@@ -219,16 +219,16 @@ def test_a_kill_while_images_are_decoded_leaves_no_usable_half(
     os.kill(pid, signal.SIGKILL)
     assert finish(pid) == -signal.SIGKILL
     assert left_over(pid) == []
-    assert not list((digits / ".cache").glob("*.u8")) and not run.exists()
+    assert not list((digits / ".cache").glob("*.decoded")) and not run.exists()
     run_to_the_end(flags)
     assert bits(run / "checkpoints/last.pt") == undisturbed[0]
-    assert len(list((digits / ".cache").glob("*.u8"))) == 1, "that of train/"
+    assert len(list((digits / ".cache").glob("*.decoded"))) == 1, "that of train/"
 
 
 def test_a_full_disk_is_no_reason_not_to_train(
     digits: Path, undisturbed: tuple[str, float]
 ) -> None:
-    """The cache does not fit on it; the images are kept in memory."""
+    """The cache does not fit on it; the images are decoded each time."""
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -240,7 +240,7 @@ def test_a_full_disk_is_no_reason_not_to_train(
     output = Path("output.txt").read_text()
     assert status == 0, output
     line = next(line for line in output.splitlines() if f"{digits}/train" in line)
-    assert f"in memory ({digits}/.cache: " in line
+    assert f"decoded each time: {digits}/.cache: File too large; --cache DIR" in line
     assert bits(run / "checkpoints/last.pt") == undisturbed[0]
     assert not list((digits / ".cache").glob("train-*"))
 

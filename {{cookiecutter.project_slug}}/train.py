@@ -40,9 +40,12 @@ def main() -> int:
     devices.set_up(opt.deterministic, opt.threads)
     run = RunDir(opt, world)
 
-    # 2. Data: the samples, and which of them make up which step. test/ is left to test.py.
+    # 2. Data: samples, their decoded images, which of them make up which step. test/ is left to
+    # test.py. What the model has to know of the data, also statistics, is in train_set.info.
     train_set, val_set = world.once(lambda: dataset.train_and_val(opt))
     terminal.say(dataset.describe(train_set, val_set, opt))
+    use_cache([train_set, val_set], opt.cache, opt.epochs, device, world)
+    run.note_files(train_set)
     share = world.share(opt.accumulate)  # the micro-batches of each step that are this process's
     sampler = TrainBatchSampler(
         len(train_set), opt.batch_size, opt.accumulate, opt.epochs, opt.seed, share,
@@ -71,9 +74,7 @@ def main() -> int:
     if opt.weights and not resumed:
         state.start_from(opt.weights)
 
-    # 5. Loading. The cache is made after everything that can be refused, since it may take minutes.
-    use_cache([train_set, val_set], opt.cache, opt.epochs, device, world)
-    run.note_files(train_set)
+    # 5. Loading.
     train_loader = Loader(train_set, sampler, device, opt.workers, opt.prefetch)
     val_sampler = EvalBatchSampler(len(val_set), opt.batch_size, world.rank, world.size)
     val_loader = Loader(val_set, val_sampler, device, opt.workers, opt.prefetch)

@@ -34,7 +34,6 @@ import dataset
 import train as program
 from engine import devices, errors, modules, optimizers
 from engine.data import cache, loader
-from engine.data.cache import MappedImages
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler, TrainBatchSampler
 from engine.devices import PRECISIONS, Amp
@@ -412,13 +411,11 @@ class OnDevice(Dataset):
     """Images and labels that are kept on the device."""
 
     def __init__(self, size: int) -> None:
-        pixels = torch.zeros(size * 4 * 4 * 3, dtype=torch.uint8, device=META)
-        self.images = MappedImages(pixels, torch.full((size, 2), 4, dtype=torch.int32))
+        self.pixels = torch.zeros(size, 4, 4, 3, dtype=torch.uint8, device=META)
         self.labels = torch.zeros(size, dtype=torch.int64, device=META)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.images.stacked is not None
-        images = self.images.stacked.index_select(0, indices.to(META)).permute(0, 3, 1, 2)
+        images = self.pixels.index_select(0, indices.to(META)).permute(0, 3, 1, 2)
         return images, self.labels[indices]
 
 

@@ -266,10 +266,16 @@ def add_run_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     parser.set_defaults(**defaults)
 
 
-def add_split_options(group: Any) -> None:
-    """Adds the options for the validation split to the group of the data."""
-    group.add_argument("--val-share", type=number(float, 0.001, 0.9), default=0.1, metavar="SHARE",
+def add_data_options(group: Any) -> None:
+    """Adds the options for the validation split and the cache to the group of the data."""
+    add = group.add_argument
+    add("--val-share", type=number(float, 0.001, 0.9), default=0.1, metavar="SHARE",
         help="share of train/ to validate on if there is no val/")
+    add("--cache", nargs="?", const="on", default="auto", metavar="WHERE",
+        help="keep the decoded images in a file: auto, if they fit into memory, or on: beside the "
+        "data; off; or a folder for it")
+    add("--no-cache", dest="cache", action="store_const", const="off", default=argparse.SUPPRESS,
+        help="as --cache off")
 
 
 def add_optimization_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:

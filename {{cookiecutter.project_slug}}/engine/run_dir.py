@@ -10,6 +10,7 @@ import sys
 import time
 from argparse import Namespace
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from filelock import FileLock, Timeout
 from engine import terminal
 from engine.arguments import config_text
 from engine.checkpoint import Checkpoints, write_atomically
-from engine.data.cache import CachedImages
+from engine.data.cache import CachedImages, images_of
 from engine.devices import gpu_names, processor
 from engine.distributed import ALONE, World
 from engine.errors import (
@@ -63,7 +64,7 @@ class RunDir:
     def __init__(self, opt: Namespace, world: World = ALONE) -> None:
         self.opt, self.world = opt, world
         self.writes = world.rank == 0
-        self.images: CachedImages | None = None
+        self.images: list[CachedImages] = []
         self.problem = ""  # of the records, not told yet
         self.lockable = True
         self._use(opt.run_dir or _unused_name())
@@ -102,8 +103,7 @@ class RunDir:
 
     def note_files(self, train_set: Any) -> None:
         """Lets files.jsonl tell later which training images have changed, if they are files."""
-        images = getattr(train_set, "images", None)
-        self.images = images if isinstance(images, CachedImages) else None
+        self.images = images_of(train_set)
 
     def __enter__(self) -> "RunDir":
         if not self.writes:
@@ -128,8 +128,9 @@ class RunDir:
         facts = self.path / "environment.txt"  # a block for each start
         earlier = os.fsdecode(facts.read_bytes()) + "\n" if facts.exists() else ""
         _write(facts, earlier + self._environment())
-        if self.images is not None:
-            _write_if_new(self.path / FILES, "".join(self.images.records()))
+        if self.images:
+            records = chain.from_iterable(images.records() for images in self.images)
+            _write_if_new(self.path / FILES, "".join(records))
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:

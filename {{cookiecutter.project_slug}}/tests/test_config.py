@@ -29,10 +29,10 @@ def test_every_option_is_in_the_config_but_the_folder_of_the_run() -> None:
     expected = {"--" + name.replace("_", "-") for name in vars(opt)}
     chosen = {"--" + name.replace("_", "-") for name, value in vars(opt).items() if value is None}
     assert flags == expected - {"--run-dir", "--resume", "--quiet"} - chosen
-    assert {"--workers", "--cache"} <= chosen, "by the program, unless they are given"
+    assert {"--workers"} <= chosen, "by the program, unless they are given"
     opt = options.parse(["--flip", "--workers=0", "--no-cache"])
     given = set(config_text(opt, Path("config.txt")).splitlines())
-    assert {"--workers=0", "--no-cache"} <= given
+    assert {"--workers=0", "--cache=off"} <= given
     assert text.startswith("#")
     assert "python train.py @runs/a/config.txt" in text
 

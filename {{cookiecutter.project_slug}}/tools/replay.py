@@ -36,8 +36,8 @@ TRAIN = Path(__file__).parents[1] / "train.py"
 BOOKKEEPING = {
     *("epoch", "n_iter", "validated", "best", "waited", "model", "args", "environment", "info"),
 }
-# Of an image: size in bytes, time of change in ns, digest of the pixels if it is known.
-Record = tuple[int, int, int | None]
+# Of an image: size in bytes, time of change in ns, digest of the bytes if it is known.
+Record = tuple[int, int, str | None]
 
 
 def main() -> int:
@@ -247,13 +247,13 @@ def read_files(run: Path) -> dict[str, Record]:
     if not (run / FILES).exists():
         return {}
     lines = (run / FILES).read_text(encoding="utf-8").splitlines()
-    return {name: (size, changed, pixels) for name, size, changed, pixels in map(json.loads, lines)}
+    return {name: (size, changed, digest) for name, size, changed, digest in map(json.loads, lines)}
 
 
 def changed_files(before: dict[str, Record], now: dict[str, Record]) -> Iterator[str]:
     """The first image that is new, gone, or has another content; nothing without both records.
 
-    The pixels decide if both have a digest of them; else size and time of change do.
+    The digests of the bytes decide if both have one; else size and time of change do.
     """
     if not before or not now:
         return
@@ -262,9 +262,9 @@ def changed_files(before: dict[str, Record], now: dict[str, Record]) -> Iterator
         one, other = before.get(name), now.get(name)
         if one is None or other is None:
             changed.append(f"{name} is {'gone' if other is None else 'new'}")
-        elif one[2] is not None and other[2] is not None:
+        elif isinstance(one[2], str) and isinstance(other[2], str):
             if one[2] != other[2]:
-                changed.append(f"{name} has other pixels")
+                changed.append(f"{name} has other bytes")
         elif one[:2] != other[:2]:
             changed.append(f"{name} has another size or time of change")
     if changed:

@@ -324,7 +324,7 @@ def test_an_epoch_reads_no_file_of_an_image_that_is_cached(
     torch.manual_seed(0)
     before = default_collate([train_set[i][0] for i in range(9)])
     judged = default_collate([val_set[i][0] for i in range(3)])
-    use_cache([train_set, val_set], True, 2, CPU)
+    use_cache([train_set, val_set], "on", 2, CPU)
     monkeypatch.setattr(dataset, "read_image", None)
     torch.manual_seed(0)
     assert default_collate([train_set[i][0] for i in range(9)]).equal(before)
@@ -334,7 +334,7 @@ def test_an_epoch_reads_no_file_of_an_image_that_is_cached(
 def test_the_cache_follows_what_is_stored(images: Path) -> None:
     def name(*words: str) -> str:
         settings = opt(f"--data={images}", *words)
-        return dataset.ClassFolders(images / "train", settings).images.cache_file().name
+        return dataset.ClassFolders(images / "train", settings).images.name()
 
     crop = [*CROP, "--val-img-size=28"]
     names = [name("--img-size=28"), name("--img-size=32"), name(*crop)]
@@ -355,7 +355,7 @@ def test_an_image_is_predicted_as_it_is_tested(train: Train, photos: Path) -> No
     test_set = dataset.eval_set(trained_with, model.info, "test")
     assert len(rows) == len(test_set) == 9
     for i, row in enumerate(rows):
-        assert row["file"] == f"{test_set.root}/{test_set.files()[i]}"
+        assert row["file"] == f"{test_set.root}/{test_set.names()[i]}"
         image = test_set[i][0]
         assert image.shape == (3, 20, 20)
         with torch.no_grad():

@@ -57,7 +57,7 @@ def test_no_digit_is_in_two_splits(digits: Path) -> None:
     train, val = dataset.train_and_val(opt(digits))
     test = load(digits, split="test")
     pixels = [
-        {Image.open(samples.root / file).tobytes() for file in samples.files()}
+        {Image.open(samples.root / file).tobytes() for file in samples.names()}
         for samples in (train, val, test)
     ]
     assert not pixels[0] & pixels[1]

@@ -1,19 +1,16 @@
 """A file of decoded images beside the data: only the first run decodes them.
 
-The file holds the pixels of all images (uint8, rows from top to bottom, channels last), then a
-digest of the pixels of each (int64), then its height and width (int32). The file's name is a digest
-of all that it was made of, so an outdated one is not found, and a new one is made. It is mapped
-into memory, which all processes share.
+A cache is found by its name, which has a digest of the list of files and of the code that decodes
+them, and is used if the files have the content that it was made of. It is mapped into memory, which
+all processes share. One that no run has used for a week is deleted by the next run beside it.
 """
 
 import glob
 import hashlib
 import json
 import os
-import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from shutil import disk_usage
@@ -27,93 +24,36 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from engine import terminal
+from engine.data import mapped
 from engine.data.images import SerializedList
 from engine.data.loader import Loader
+from engine.data.mapped import MappedImages, digest_file, stamp
 from engine.data.sampler import EvalBatchSampler, whole_batch
 from engine.data.source import digest_of
 from engine.devices import cores, memory
 from engine.distributed import ALONE, World
+from engine.errors import BadInput
 
-FORMAT = 1  # of the file; with another number all caches are made again
-PARTIAL = ".tmp"  # the end of the name of an unfinished file
-IN_MEMORY = 2**30  # bytes that may be kept in memory where there is no room on the disk
-
-
-class MappedImages:
-    """Images of one or several sizes, stored end to end.
-
-    Args:
-        pixels: uint8, all images one after the other, each (H, W, C).
-        sizes: Height and width of each image, of shape (N, 2).
-        digests: A digest of the pixels of each image, int64 of shape (N,), if they are known.
-        path: The file that `pixels` is a map of, if it is one.
-
-    Raises:
-        ValueError: The pixels are not those of images of these sizes.
-    """
-
-    def __init__(
-        self,
-        pixels: Tensor,
-        sizes: Tensor,
-        digests: Tensor | None = None,
-        path: Path | None = None,
-    ) -> None:
-        self.path, self.pixels, self.sizes, self.digests = path, pixels, sizes, digests
-        areas = sizes[:, 0].long() * sizes[:, 1]
-        self.channels, rest = divmod(len(pixels), max(1, int(areas.sum())))
-        if bool((sizes < 1).any()) or not self.channels or rest:
-            raise ValueError("not the pixels of images of these sizes")
-        self.ends = areas.cumsum(0) * self.channels
-        self.stacked: Tensor | None = None  # (N, H, W, C), if all are of one size
-        if bool((sizes == sizes[0]).all()):
-            height, width = sizes[0].tolist()
-            self.stacked = pixels.view(len(sizes), height, width, self.channels)
-
-    @classmethod
-    def open(cls, path: Path, images: int) -> "MappedImages":
-        """Maps the file of a cache into memory.
-
-        Raises:
-            OSError: It cannot be read.
-            ValueError: It is not a whole cache of so many images.
-        """
-        # Read-only: the pages of a writable map would have to fit into memory.
-        content = np.memmap(path, np.uint8, "r")
-        end = max(0, len(content) - 16 * images)
-        parts = np.array(content[end:]).reshape(2, 8 * images)
-        digests, sizes = parts[0].view(np.int64), parts[1].view(np.int32).reshape(images, 2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch has no read-only tensors
-            pixels = torch.from_numpy(content[:end])
-        return cls(pixels, torch.from_numpy(sizes), torch.from_numpy(digests), path)
-
-    def __getstate__(self) -> dict:
-        """For worker processes that are not forked: they map the file themselves."""
-        return vars(self) if self.path is None else {"path": self.path, "images": len(self.sizes)}
-
-    def __setstate__(self, state: dict) -> None:
-        opened = state if state["path"] is None else vars(MappedImages.open(**state))
-        self.__dict__.update(opened)
-
-    def __getitem__(self, index: int) -> Tensor:
-        """An image of its own, (C, H, W), that may be changed."""
-        height, width = self.sizes[index].tolist()
-        end = int(self.ends[index])
-        image = self.pixels[end - height * width * self.channels : end].clone()
-        return image.view(height, width, self.channels).permute(2, 0, 1)
+ENDING = ".decoded"  # of the names of caches
+PARTIAL = ".tmp"  # and of unfinished ones, after that
+# Seconds after which a file may be deleted, if it is not in use.
+UNUSED, UNFINISHED = 7 * 24 * 3600, 3600
+WHERE = ("auto", "on", "off")  # of `--cache`, besides a folder
 
 
 class CachedImages:
     """The images of a list of files, each decoded in the same way every time.
 
     Args:
-        root: The folder of the images; their cache is in `.cache` beside it.
+        root: The folder of the images; their cache is in `.cache` beside it, or where `use_cache`
+            puts it.
         files: Their paths, relative to `root`.
-        decode: From a path to an image, uint8 (C, H, W); worker processes must be able to import
-            it.
+        decode: From a path to an image (C, H, W), of the same type and number of channels for each;
+            worker processes must be able to import it.
         recipe: The options that `decode` depends on, as a part of a file name. The code of
             `decode` counts too: when it does something else, the cache is made again.
+        kind: What the values are: "image" (brightness), "index" (of a class, as in a mask) or
+            "feature" (anything else).
     """
 
     def __init__(
@@ -122,8 +62,10 @@ class CachedImages:
         files: SerializedList,
         decode: Callable[[str], Tensor],
         recipe: str,
+        kind: str = "image",
     ) -> None:
-        self.root, self.files, self.recipe = root, files, recipe
+        assert kind in mapped.KINDS, kind
+        self.root, self.files, self.recipe, self.kind = root, files, recipe, kind
         self._decode = decode
         self.mapped: MappedImages | None = None
         self._stamps: np.ndarray | None = None
@@ -131,12 +73,16 @@ class CachedImages:
     def __len__(self) -> int:
         return len(self.files)
 
+    def path(self, index: int) -> str:
+        """The file of an image."""
+        return f"{self.root}/{self.files[index]}"
+
     def decode(self, index: int) -> Tensor:
-        """Reads an image from its file: uint8 (C, H, W)."""
-        return self._decode(f"{self.root}/{self.files[index]}")
+        """Reads an image from its file: (C, H, W)."""
+        return self._decode(self.path(index))
 
     def __getitem__(self, index: int) -> Tensor:
-        """An image, uint8 (C, H, W), from the cache if there is one.
+        """An image, (C, H, W), from the cache if there is one.
 
         It lies in memory with the channels last in either case, since transforms may round
         differently with another order.
@@ -151,49 +97,68 @@ class CachedImages:
             return None
         return self.mapped.stacked.index_select(0, indices).permute(0, 3, 1, 2)
 
+    def totals(self, rows: Tensor) -> tuple[Tensor, int]:
+        """Sums over some images for statistics, the same with and without a cache.
+
+        Args:
+            rows: int64 (N,), each image once.
+
+        Returns:
+            As mapped.sums_of: of indices how often each of 0..255 occurs, else the sum of the
+            values and that of their squares for each channel; and the number of pixels.
+        """
+        if self.mapped is not None:
+            chosen = rows.cpu()
+            areas = self.mapped.sizes[chosen].long().prod(1)
+            return torch.from_numpy(self.mapped.sums[chosen.numpy()]).sum(0), int(areas.sum())
+        found = [self[row].permute(1, 2, 0) for row in rows.tolist()]
+        sums = torch.stack([mapped.sums_of(image, self.kind) for image in found]).sum(0)
+        return sums, sum(image.shape[0] * image.shape[1] for image in found)
+
     def fingerprint(self, rows: Tensor) -> str:
         """A checksum of these files and of a choice of them, one row for each sample."""
         digest = hashlib.sha256(self.files.digest() + rows.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def cache_file(self) -> Path:
-        """The path of the cache of these files in their present state."""
+    def name(self) -> str:
+        """How the names of caches of these files begin, which this code could read."""
         made_of = hashlib.sha256(self.files.digest())
-        by = (FORMAT, PIL.__version__, torchvision.__version__, digest_of(self._decode))
-        made_of.update(f"{by} {self.recipe}".encode())
-        self._stamps = np.array([_stamp(f"{self.root}/{name}") for name in self.files])
-        made_of.update(self._stamps.tobytes())
-        name = f"{self.root.name}-{self.recipe}-{made_of.hexdigest()[:16]}.u8"
-        return self.root.parent / ".cache" / name
+        by = (mapped.FORMAT, PIL.__version__, torchvision.__version__, digest_of(self._decode))
+        made_of.update(f"{by} {self.recipe} {self.kind}".encode())
+        return f"{self.root.name}-{self.recipe}-{made_of.hexdigest()[:16]}"
+
+    def stamps(self) -> np.ndarray:
+        """What the system says of the files at the first call: see mapped.stamp; int64 (N, 4)."""
+        if self._stamps is None:
+            stamps = [stamp(f"{self.root}/{name}") for name in self.files]
+            self._stamps = np.array(stamps, dtype=np.int64)
+        return self._stamps
 
     def records(self) -> Iterator[str]:
         """What tells whether a file has changed: a line of JSON for each.
 
-        It holds the file, its size in bytes, its time of change in ns, and a digest of the decoded
-        pixels, or null. No file is read for it: the cache has the digests from when it was made,
-        and the rest was asked for its name. 20,000 files take 0.1 s.
+        It holds the file, its size in bytes, its time of change in ns, and a digest of its bytes,
+        or null. No file is read for it: the cache has the digests from when it was made.
         """
-        stamps = self._stamps
-        if stamps is None:
-            stamps = np.array([_stamp(f"{self.root}/{name}") for name in self.files])
-        digests = self.mapped.digests if self.mapped is not None else None
-        known = ["null"] * len(self) if digests is None else digests.tolist()
-        for name, (size, changed), digest in zip(self.files, stamps.tolist(), known, strict=True):
-            yield f"[{json.dumps(f'{self.root.name}/{name}')}, {size}, {changed}, {digest}]\n"
+        digests: Iterable[str | None] = [None] * len(self)
+        if self.mapped is not None:
+            digests = (row.tobytes().hex() for row in self.mapped.digests)
+        stamps = self.stamps().tolist()
+        for name, (size, changed, *_), digest in zip(self.files, stamps, digests, strict=True):
+            record = [f"{self.root.name}/{name}", size, changed, digest]
+            yield json.dumps(record) + "\n"
 
 
-def _stamp(path: str) -> tuple[int, int]:
-    """What changes with the content of a file."""
-    try:
-        status = os.stat(path)
-    except OSError:  # a link to nowhere; reading it raises an error that names it
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+def images_of(data_set: Any) -> list[CachedImages]:
+    """The CachedImages of a data set: its attribute `images` is one, or several in a list."""
+    found = getattr(data_set, "images", None)
+    several = found if isinstance(found, list | tuple) else [found]
+    return [images for images in several if isinstance(images, CachedImages)]
 
 
 def use_cache(
     data_sets: list[Any],
-    wanted: bool | None,
+    where: str,
     epochs: int,
     device: torch.device,
     world: World = ALONE,
@@ -206,159 +171,187 @@ def use_cache(
     Args:
         data_sets: Those without CachedImages as `images` are left as they are. Two that share
             their images, such as the parts of a split, share the cache.
-        wanted: Whether to make one; None: if it fits into memory and is used twice.
+        where: "auto": beside the data, if it fits into memory and is used twice. "on": beside the
+            data. "off": nowhere. Else the folder for it.
         epochs: How often each sample is used; an image may have several samples.
         device: The device of the model.
         world: The processes of the run.
 
     Raises:
-        BadInput: One of the images is not readable.
+        BadInput: One of the images is not readable, or the folder cannot be made.
     """
-    groups: dict[int, list[Any]] = {}
-    for data_set in data_sets if wanted is not False else ():
-        if isinstance(getattr(data_set, "images", None), CachedImages):
-            groups.setdefault(id(data_set.images), []).append(data_set)
+    groups: dict[tuple[int, ...], list[Any]] = {}
+    for data_set in data_sets if where != "off" else ():
+        if found := images_of(data_set):
+            groups.setdefault(tuple(map(id, found)), []).append(data_set)
     with world.first_here():
         for sharing in groups.values():
-            images = sharing[0].images
-            uses = epochs * max(1, sum(map(len, sharing)) // len(images))
-            _use_cache(images, wanted, uses)
-            if device.type == "cuda" and images.mapped is not None:
-                _move_if_few(sharing, images, device)
+            found = images_of(sharing[0])
+            for images in found:
+                uses = epochs * max(1, sum(map(len, sharing)) // len(images))
+                _use_cache(images, where, uses)
+            if device.type == "cuda" and all(images.mapped is not None for images in found):
+                _move_if_few(sharing, found, device)
 
 
-def _use_cache(images: CachedImages, wanted: bool | None, uses: int) -> None:
-    path, problem, decoded = images.cache_file(), "", ""
-    _delete_leftovers(path.parent)
-    images.mapped = _open(path, len(images))
-    if images.mapped is None:
-        begun, expected = time.perf_counter(), _expected_bytes(images)
-        if wanted is None and (uses < 2 or expected > memory()):
-            return
-        images.mapped, problem = _make(images, path, expected)
-        decoded = f"decoded in {time.perf_counter() - begun:.1f} s, "
+def _use_cache(images: CachedImages, where: str, uses: int) -> None:
+    folder = images.root.parent / ".cache" if where in WHERE else Path(where)
+    problem, decoded = "", ""
+    images.mapped = _find(images, folder)
     what = f"{len(images):,} images of {images.root}"
     if images.mapped is None:
-        print(f"warning: no cache for {what}, decoded each time: {problem}", file=sys.stderr)
+        begun, expected = time.perf_counter(), _expected_bytes(images)
+        if where == "auto" and (uses < 2 or expected > memory()):
+            return
+        images.mapped, problem = _make(images, folder, expected)
+        decoded = f"decoded in {time.perf_counter() - begun:.1f} s, "
+    if images.mapped is None:
+        elsewhere = "; --cache DIR keeps it elsewhere" if where in WHERE else ""
+        terminal.warn(f"no cache for {what}, decoded each time: {folder}: {problem}{elsewhere}")
         return
-    kept_in = images.mapped.path
-    place = f"in {kept_in.parent.name}" if kept_in else f"in memory ({problem})"
-    terminal.say(f"cache: {what}, {decoded}{len(images.mapped.pixels) / 1e6:,.1f} MB {place}")
+    _delete_unused(folder)
+    place = folder.name if where in WHERE else folder
+    terminal.say(f"cache: {what}, {decoded}{images.mapped.values.nbytes / 1e6:,.1f} MB in {place}")
 
 
-def _move_if_few(sharing: list[Any], images: CachedImages, device: torch.device) -> None:
+def _move_if_few(sharing: list[Any], found: list[CachedImages], device: torch.device) -> None:
     """Keeps the images on the GPU if they take an eighth of its free memory at most."""
-    mapped = images.mapped
-    assert mapped is not None
+    maps = [images.mapped for images in found if images.mapped is not None]
     first = torch.tensor([0])
     # Single samples may be loaded by worker processes, which cannot use the memory of the GPU.
     at_once = all(whole_batch(data_set, first) is not None for data_set in sharing)
-    if at_once and len(mapped.pixels) < torch.cuda.mem_get_info(device)[0] / 8:
-        images.mapped = MappedImages(mapped.pixels.to(device), mapped.sizes, mapped.digests)
+    size = sum(one.values.nbytes for one in maps)
+    if at_once and size < torch.cuda.mem_get_info(device)[0] / 8:
+        for images, one in zip(found, maps, strict=True):
+            one.to(device)
+            terminal.say(f"cache: {len(images):,} images of {images.root} are kept on {device}")
         for data_set in sharing:
             data_set.to(device)
-        terminal.say(f"cache: {len(images):,} images of {images.root} are kept on {device}")
 
 
-def _open(path: Path, images: int) -> MappedImages | None:
-    """The cache in a file; None if there is no such file, or it is not whole."""
-    with suppress(OSError, ValueError):
-        return MappedImages.open(path, images)
+def _find(images: CachedImages, folder: Path) -> MappedImages | None:
+    """The cache of these files in their present state, if there is one in a folder."""
+    found = []
+    for path in folder.glob(glob.escape(images.name()) + "-*" + ENDING):
+        with suppress(OSError, ValueError, KeyError):  # not whole, or gone by now
+            found.append((path.stat().st_mtime, MappedImages(path)))
+    for _, one in sorted(found, key=lambda each: each[0], reverse=True):
+        if len(one.sizes) == len(images) and _is_of(one, images):
+            with suppress(OSError):  # perhaps of another user
+                os.utime(str(one.path))  # it is in use
+            return one
     return None
 
 
-def _make(images: CachedImages, path: Path, expected: int) -> tuple[MappedImages | None, str]:
-    """Decodes all images, into a file if there is room for it, else into memory if they are few.
+def _is_of(one: MappedImages, images: CachedImages) -> bool:
+    """Whether the files have the content that a cache was made of.
 
-    Returns:
-        The images if they could be kept, and why there is no file.
+    Those with the size, the times and the number that were noted then are trusted. The bytes of
+    others, which may have been moved or copied, are compared.
     """
+    stamps = images.stamps()
+    others = (one.stamps != stamps).any(axis=1).nonzero()[0]
+    if len(others) and (one.stamps[others, 0] == stamps[others, 0]).all():
+        terminal.say(
+            f"cache: comparing {len(others):,} of {len(images):,} files of {images.root}, moved or "
+            "copied since it was made"
+        )
+        for index in others.tolist():
+            digest = digest_file(images.path(index)).numpy()
+            if (digest != one.digests[index]).any():
+                return False
+        one.restamp(stamps)
+        return True
+    return not len(others)
+
+
+def _make(images: CachedImages, folder: Path, expected: int) -> tuple[MappedImages | None, str]:
+    """Decodes all images into a file; returns them, or why there is no file."""
     try:
-        if disk_usage(path.parents[1]).free > 1.2 * expected + 2**28:
-            _write(images, path)
-            return MappedImages.open(path, len(images)), ""
-        problem = f"the disk has no room for {expected / 1e9:,.1f} GB"
-    except (OSError, ValueError) as error:
-        problem = getattr(error, "strerror", None) or str(error)
-    problem = f"{path.parent}: {problem}"
-    if expected > IN_MEMORY:
-        return None, problem
-    pixels, sizes, digests = map(torch.cat, zip(*_decode(images), strict=True))
-    return MappedImages(pixels, sizes, digests), problem
+        folder.mkdir(exist_ok=True, parents=True)
+        if disk_usage(folder).free < 1.2 * expected + 2**28:
+            return None, f"the disk has no room for {expected / 1e9:,.1f} GB"
+        return MappedImages(_write(images, folder)), ""
+    except OSError as error:
+        return None, error.strerror or str(error)
+    finally:
+        with suppress(OSError):  # it is empty only if the first cache failed
+            folder.rmdir()
 
 
-def _write(images: CachedImages, path: Path) -> None:
-    """Writes the cache file, whole or not at all, and deletes the outdated ones."""
-    path.parent.mkdir(exist_ok=True)
-    older = list(path.parent.glob(glob.escape(f"{images.root.name}-{images.recipe}-") + "*.u8"))
+def _write(images: CachedImages, folder: Path) -> Path:
+    """Writes the cache file, whole or not at all."""
     # A random name, since containers on several machines have equal process numbers.
-    partial = path.with_name(f"{path.name}.{os.urandom(4).hex()}{PARTIAL}")
+    partial = folder / f"{images.name()}-{os.urandom(4).hex()}{ENDING}{PARTIAL}"
+    content, decoding = hashlib.sha256(), _Decoding(images)
     try:
-        sizes, digests = [], []
         with open(partial, "wb") as file:
-            for pixels, some_sizes, some_digests in _decode(images):
-                file.write(pixels.numpy().data)
-                sizes.append(some_sizes)
-                digests.append(some_digests)
-            file.write(torch.cat(digests).numpy().data)
-            file.write(torch.cat(sizes).numpy().data)
+            parts = _decode(decoding, content.update)
+            mapped.write(file, parts, images.kind, decoding.form[0], images.stamps())
             file.flush()
             os.fsync(file.fileno())  # else a power cut could leave the name without the content
+        path = folder / f"{images.name()}-{content.hexdigest()[:16]}{ENDING}"
+        with suppress(OSError, ValueError, KeyError):
+            MappedImages(path)  # of another run, which may have it mapped
+            return path
         os.replace(partial, path)
-        for stale in older:
-            if stale != path:
-                with suppress(OSError):  # Windows keeps what another run has mapped
-                    stale.unlink()
+        return path
     finally:
         partial.unlink(missing_ok=True)
-        with suppress(OSError):  # it is empty only if the first cache failed
-            path.parent.rmdir()
 
 
-def _delete_leftovers(folder: Path) -> None:
-    """Deletes the unfinished files of killed runs; recent ones may be those of other runs."""
-    for partial in folder.glob(f"*{PARTIAL}"):
-        with suppress(OSError):
-            if partial.stat().st_mtime < time.time() - 3600:
-                partial.unlink()
+def _delete_unused(folder: Path) -> None:
+    """Deletes caches that no run has used for a week, and the unfinished files of killed runs."""
+    for path in (*folder.glob(f"*{ENDING}"), *folder.glob(f"*{ENDING}{PARTIAL}")):
+        age = UNFINISHED if path.name.endswith(PARTIAL) else UNUSED
+        with suppress(OSError):  # Windows keeps what another run has mapped
+            if path.stat().st_mtime < time.time() - age and not mapped.in_use(path):
+                path.unlink()
 
 
-def _decode(images: CachedImages) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The pixels of some images at a time, end to end, their sizes and digests."""
+def _decode(decoding: "_Decoding", note: Callable[[bytes], None]) -> Iterator[mapped.Part]:
+    """Some images at a time, as mapped.write takes them; `note` gets the digests of the files."""
+    images = decoding.images
     sampler = EvalBatchSampler(len(images), 64)
     # On all cores if that takes longer than to start a process, which imports PyTorch unless it is
     # forked: a worker for each 2^16 images or 128 MiB of files.
-    assert images._stamps is not None
-    size = int(images._stamps[:, 0].clip(0).sum())
+    size = int(images.stamps()[:, 0].clip(0).sum())
     workers = min(cores(), int(len(images) / 2**16 + size / 2**27))
-    loader = Loader(_Decoding(images), sampler, torch.device("cpu"), workers, prefetch=0)
+    loader = Loader(decoding, sampler, torch.device("cpu"), workers, prefetch=0)
     bar = terminal.bar(desc=f"cache {images.root.name}", total=len(images), leave=False)
+    names = ("values", "sums", "sizes", "digests")
     with loader, loader.batches() as batches, bar:
-        for pixels, sizes, digests in batches:
-            yield pixels, sizes, digests
-            bar.update(len(sizes))
+        for batch in batches:
+            part = dict(zip(names, batch, strict=True))
+            note(part["digests"].numpy().tobytes())
+            yield part
+            bar.update(len(part["sizes"]))
 
 
 class _Decoding(Dataset):
     """The images of a data set, in the form in which they are stored."""
 
     def __init__(self, images: CachedImages) -> None:
-        self.images = images
+        self.images, first = images, images.decode(0)
+        self.form = first.shape[0], first.dtype
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        images = [self.images.decode(index).permute(1, 2, 0) for index in indices.tolist()]
-        sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int32)
-        pixels = [image.reshape(-1) for image in images]
-        return torch.cat(pixels), sizes, torch.tensor([_digest(image) for image in pixels])
-
-
-def _digest(pixels: Tensor) -> int:
-    """A number of 64 bits that differs for other pixels."""
-    digest = hashlib.blake2b(pixels.numpy().data, digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
+    def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
+        rows, images = indices.tolist(), self.images
+        # The bytes first: of a file that changes meanwhile the cache is made again.
+        digests = torch.stack([digest_file(images.path(row)) for row in rows])
+        found = [images.decode(row).permute(1, 2, 0) for row in rows]
+        for row, image in zip(rows, found, strict=True):
+            if (image.shape[2], image.dtype) != self.form:
+                raise BadInput(
+                    f"{images.path(row)}: read as {image.shape[2]} channels of {image.dtype}, and "
+                    f"{images.path(0)} as {self.form[0]} of {self.form[1]}; read all alike"
+                )
+        sizes = torch.tensor([image.shape[:2] for image in found], dtype=torch.int32)
+        sums = torch.stack([mapped.sums_of(image, images.kind) for image in found])
+        return torch.cat([image.reshape(-1) for image in found]), sums, sizes, digests
 
 
 def _expected_bytes(images: CachedImages) -> int:
     """About how large the cache will be, judged by a few of the images."""
     few = range(0, len(images), max(1, len(images) // 8))
-    return sum(images.decode(index).numel() for index in few) * len(images) // len(few)
+    return sum(images.decode(index).nbytes for index in few) * len(images) // len(few)

@@ -199,7 +199,7 @@ class ClassFolders(Dataset):
             BadInput: A class has only one image.
         """
         check_divisible(self.root, self.info["classes"])
-        in_val = torch.tensor(split_by_hash(self.files(), self.labels.tolist(), share))
+        in_val = torch.tensor(split_by_hash(self.names(), self.labels.tolist(), share))
         return self._select(~in_val), self._select(in_val)
 
     def _select(self, chosen: Tensor) -> "ClassFolders":
@@ -213,7 +213,7 @@ class ClassFolders(Dataset):
         counts = torch.bincount(self.labels.cpu(), minlength=len(self.classes)).tolist()
         return {"classes": dict(zip(self.classes, counts, strict=True))}
 
-    def files(self) -> list[str]:
+    def names(self) -> list[str]:
         """The path of each sample, relative to `root`."""
         return [self.images.files[row] for row in self.rows.tolist()]
 

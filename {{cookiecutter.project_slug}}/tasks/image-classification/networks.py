@@ -29,7 +29,7 @@ def make_network(opt: Namespace, num_classes: int) -> NetworkSpec:
     """The network for `--network`: a new one is another name above and another `if` here.
 
     Raises:
-        BadInput: There is none of that name, or it cannot take images of `--img-size`.
+        BadInput: There is no `if` for it, or it cannot take images of `--img-size`.
     """
     if opt.network in NETWORKS and (opt.pretrained or opt.freeze):
         flag = "--pretrained" if opt.pretrained else "--freeze"
@@ -61,8 +61,16 @@ def make_network(opt: Namespace, num_classes: int) -> NetworkSpec:
 
 
 def usual_size(name: str) -> int:
-    """The image size that a network is made for, in pixels."""
-    return 224 if name in torchvision.models.list_models(module=torchvision.models) else 32
+    """The image size that a network is made for, in pixels.
+
+    Raises:
+        BadInput: There is no network of that name.
+    """
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in (*NETWORKS, *names):
+        near = difflib.get_close_matches(name, [*NETWORKS, *names]) or [*NETWORKS, "resnet18"]
+        raise BadInput(f"--network {name}: not known; did you mean {', '.join(near)}?")
+    return 224 if name in names else 32
 
 
 class SimpleNetwork(nn.Module):
@@ -145,14 +153,8 @@ def torchvision_network(name: str, num_classes: int, pretrained: bool, frozen: b
         frozen: Train the last layer alone.
 
     Raises:
-        BadInput: There is no network of that name, or its weights cannot be downloaded.
+        BadInput: Its weights cannot be downloaded.
     """
-    names = torchvision.models.list_models(module=torchvision.models)
-    if name not in names:
-        near = ", ".join(
-            difflib.get_close_matches(name, [*NETWORKS, *names]) or [*NETWORKS, "resnet18"]
-        )
-        raise BadInput(f"--network {name}: not known; did you mean {near}?")
     try:
         network = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
     except OSError as error:  # URLError is one

@@ -5,10 +5,10 @@ from argparse import BooleanOptionalAction, Namespace
 import dataset
 from engine.arguments import (
     Parser,
+    add_data_options,
     add_fine_tuning_options,
     add_optimization_options,
     add_run_options,
-    add_split_options,
     add_training_machine_options,
     number,
     parse_run,
@@ -25,8 +25,8 @@ def parse(argv: list[str] | None = None) -> Namespace:
     opt = parse_run(make_parser(), argv)
     if opt.flip is None:
         opt.flip = read_dataset_json(dataset.data_dir(opt.data)).get("flip", True)
-    if opt.img_size is None:
-        opt.img_size = usual_size(opt.network)
+    size = usual_size(opt.network)  # also with --img-size: a wrong name is found at once
+    opt.img_size = opt.img_size or size
     complete_augmentation(opt)
     return opt
 
@@ -40,7 +40,7 @@ def make_parser() -> Parser:
     data = parser.add_argument_group("data")
     add = data.add_argument
     add("--data", metavar="DIR", default=dataset.BUILT_IN, help="folder with train/, perhaps val/")
-    add_split_options(data)
+    add_data_options(data)
     add("--img-size", type=number(int, 1), metavar="S",
         help="images have S x S pixels (default: the usual size of the network)")
     add("--flip", action=BooleanOptionalAction,
@@ -48,8 +48,6 @@ def make_parser() -> Parser:
     add("--shift", type=number(int, 0), default=0, metavar="PIXELS",
         help="move training images at random by up to so many pixels")
     add_augmentation_options(data)
-    add("--cache", action=BooleanOptionalAction,
-        help="keep the decoded images in a file beside the data (default: if they fit into memory)")
 
     add = parser.add_argument_group("network and loss").add_argument
     add("--network", default="simple",

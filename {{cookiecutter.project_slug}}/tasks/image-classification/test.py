@@ -49,7 +49,7 @@ def main() -> int:
     report = Report(opt, trained_with, options.make_parser().defaults())
 
     # 2. The scores of all images.
-    files = test_set.files()
+    files = test_set.names()
     with loader:
         scores, labels = score(modules.place(model, device).eval(), loader, amp)
 

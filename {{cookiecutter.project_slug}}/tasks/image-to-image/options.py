@@ -5,10 +5,10 @@ from argparse import BooleanOptionalAction, Namespace
 import dataset
 from engine.arguments import (
     Parser,
+    add_data_options,
     add_fine_tuning_options,
     add_optimization_options,
     add_run_options,
-    add_split_options,
     add_training_machine_options,
     auto_or,
     number,
@@ -39,7 +39,7 @@ def make_parser() -> Parser:
     data = parser.add_argument_group("data")
     add = data.add_argument
     add("--data", metavar="DIR", default=dataset.BUILT_IN, help="folder with train/, perhaps val/")
-    add_split_options(data)
+    add_data_options(data)
     add("--side-by-side", action=BooleanOptionalAction,
         help="each image holds two: input left, target right (default: as dataset.json says)")
     add("--degrade", choices=sorted(dataset.DEGRADATIONS),
@@ -57,8 +57,6 @@ def make_parser() -> Parser:
         help="mirror training pairs at random (default: as dataset.json says, else yes)")
     add("--turn", action=BooleanOptionalAction, default=False,
         help="turn training pairs by 0, 90, 180 or 270 degrees at random")
-    add("--cache", action=BooleanOptionalAction,
-        help="keep the decoded images in a file beside the data (default: if they fit into memory)")
 
     add = parser.add_argument_group("generator").add_argument
     add("--width", type=number(int, 1), default=32, help="channels of the first layer")
