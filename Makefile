@@ -70,7 +70,7 @@ lint: $(INSTALLED)  ## checks style and types, of the template and of its projec
 		cp -p tests/engine/*.py tests/engine/"$${task##*/}"/*.py "$$copy/tests/engine" && \
 		(cd "$$copy" && exec "$$PY" -m mypy --config-file ../../../pyproject.toml \
 			--cache-dir "../../$${task##*/}" .) & all="$$all $$!"; done; \
-	"$$PY" -m mypy --exclude "^tests/engine/" pt_template_answers.py tests benchmarks && \
+	"$$PY" -m mypy --exclude "^tests/(engine|contracts)/" pt_template_answers.py tests benchmarks && \
 	for process in $$all; do wait $$process || exit; done
 
 clean:  ## removes the environment, the demo and the caches
