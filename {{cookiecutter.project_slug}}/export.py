@@ -8,12 +8,13 @@ from engine.errors import run_program  # first: Ctrl-C ends in one line from her
 
 # isort: split
 import dataset
+import options
 from engine.inference.export import export
 from model import Model
 
 
 def main() -> int:
-    return export(Model, dataset.load_to_judge, dataset.data_dir)
+    return export(Model, options.make_parser(), dataset.load_to_judge, dataset.data_dir)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,10 @@ class Parser(argparse.ArgumentParser):
         off = line.startswith("--no-") and line not in flags and flag in flags  # a store_true
         return [] if off or not line.strip() or line.startswith("#") else [line]
 
+    def files(self) -> set[str]:
+        """The names of the options whose values are files or folders, by their metavar."""
+        return {a.dest for a in self._actions if a.metavar in ("FILE", "DIR", "PATH")}
+
     def require_nothing(self) -> None:
         """Lets every option be left out."""
         for action in self._actions:

@@ -225,8 +225,7 @@ def restore(model_class: Any, path: str, parser: Any) -> tuple[Any, Namespace]:
             "project"
         )
     opt = parser.read_back(state["args"])
-    older = {"classes": state["classes"]} if "classes" in state else {}  # before there was `info`
-    model = model_class(model_class.for_prediction(opt), state.get("info", older))
+    model = model_class(model_class.for_prediction(opt), state["info"])
     for name, network in model.networks().items():
         weights = judged(state, name) if name in state else {}
         load_weights(network, weights, path, "networks.py was changed since then")

@@ -52,8 +52,8 @@ OUT_OF_MEMORY = r"out of memory|can't allocate memory|STATUS_ALLOC_FAILED"
 REMEDIES = (
     (
         OUT_OF_MEMORY,
-        "out of memory: lower --batch-size (a larger --accumulate keeps the step as it was) or "
-        "--img-size",
+        "out of memory: lower --batch-size (a larger --accumulate keeps the step as it was), or "
+        "use smaller images",
         FAULT,
     ),
     (
@@ -85,7 +85,7 @@ REMEDIES = (
     (
         r"(\S+) does not have a deterministic implementation",
         r"--deterministic: \1 has no deterministic implementation on this device; leave the option "
-        "out, or replace the layer (with --padding reflect: use zeros)",
+        "out, or replace the layer (padding with a reflection by padding with zeros)",
         BAD_INPUT,
     ),
     (

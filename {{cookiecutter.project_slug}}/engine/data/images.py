@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import overload
@@ -62,11 +61,6 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 def _unreadable(path: str | Path, error: Exception) -> BadInput:
     return BadInput(f"{path}: not readable as an image ({error}); replace or remove it")
-
-
-def eval_side(opt: Namespace) -> int:
-    """Height and width of the images to judge by, in pixels, if all have one size."""
-    return getattr(opt, "val_img_size", None) or opt.img_size
 
 
 def read_dataset_json(folder: Path) -> dict:

@@ -45,7 +45,6 @@ BATCHES = (1, 2, 17)  # sizes of the batches that are compared
 LIMIT = 1e-4  # of a probability, or of the range of an image: more is no rounding any more
 ONNX_LIMIT = 2**31 - 2**24  # bytes of weights in one file
 SIZES = ("batch", "channels", "height", "width")
-PATHS = ("data", "weights", "vgg_weights")  # options that only mean something on this machine
 Load = Callable[[str, Namespace], Tensor]
 
 
@@ -60,11 +59,14 @@ class Predict(nn.Module):
         return self.model.predict(images)
 
 
-def export(model_class: Any, load: Load, data_dir: Callable[[str], Path]) -> int:
+def export(
+    model_class: Any, parser: Parser, load: Load, data_dir: Callable[[str], Path]
+) -> int:
     """The program export.py; returns its exit status.
 
     Args:
         model_class: The finished model.
+        parser: That of the options of train.py.
         load: Reads an image as predict.py does, given the options of the training.
         data_dir: The folder for `--data`.
 
@@ -77,7 +79,7 @@ def export(model_class: Any, load: Load, data_dir: Callable[[str], Path]) -> int
         optional(package)  # a missing one is named before anything takes time
     out = output_path(opt)
     model, trained_with = model_class.from_checkpoint(opt.checkpoint)
-    metadata = describe(model, trained_with)
+    metadata = describe(model, trained_with, parser.files())
     if opt.format == "safetensors":
         write_weights(model, metadata, out)
         return DONE
@@ -117,8 +119,10 @@ def output_path(opt: Namespace) -> Path:
     return out
 
 
-def describe(model: Any, trained_with: Namespace) -> dict[str, Any]:
+def describe(model: Any, trained_with: Namespace, files: set[str]) -> dict[str, Any]:
     """The metadata of an exported model, as values that JSON has.
+
+    Options that name `files` mean nothing on another machine, and are left out.
 
     The model's own `describe_output` gives image_size, the height and width that it takes, or None
     for any; output, in words; range, that of the outputs, in which differences are measured; and
@@ -127,7 +131,7 @@ def describe(model: Any, trained_with: Namespace) -> dict[str, Any]:
     own = model.describe_output(trained_with)
     side = own["image_size"]
     shape = f"(N, 3, {side}, {side})" if side else "(N, 3, H, W)"
-    left_out = {*WITHOUT_EFFECT, *PATHS}
+    left_out = {*WITHOUT_EFFECT, *files}
     return {
         "format_version": FORMAT_VERSION,
         "model": type(model).__name__,

@@ -32,7 +32,6 @@ import losses
 import networks
 import options
 from engine.checkpoint import restore
-from engine.data.images import eval_side
 from engine.evaluation import means
 from engine.report.grids import captioned_grid, draw_counts, grid_columns
 from layers import Normalize
@@ -82,7 +81,7 @@ class Classifier(nn.Module):
     def describe_output(self, opt: Namespace) -> dict[str, Any]:
         """See engine.inference.export.describe; and the classes, in the order of the outputs."""
         return {
-            "image_size": eval_side(opt),
+            "image_size": opt.val_img_size or opt.img_size,
             "output": f"float32 (N, {len(self.classes)}), the probability of each class",
             "range": 1,
             "classes": self.classes,
