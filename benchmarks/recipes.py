@@ -107,7 +107,7 @@ def make_recipes(what: str, more: list[str]) -> Recipes:
 
 def without(item: str, items: list[str]) -> list[str]:
     """The items of a preset but for one, and but for those that make no sense without it."""
-    optimizer = ("--optimizer", "--nesterov", "--lr", "--weight-decay")
+    optimizer = ("--optimizer", "--lr", "--weight-decay")
     away = optimizer if item.startswith("--optimizer") else (item,)
     return [other for other in items if not other.startswith(away)]
 

@@ -17,13 +17,12 @@ from torchvision.models import resnet18, vit_b_16
 import options
 from engine.averages import Averages
 from engine.errors import BadInput
-from engine.optimizers import Optimizers, layers_of, make_optimizer, parameter_groups, parameters_of
+from engine.optimizers import Optimizers, layers_of, make_optimizer, parameters_of
 from engine.weights import load_fitting
 from model import Model
 
 LEVERS = {
-    "nesterov": ["--optimizer=sgd", "--nesterov"],
-    "decay-norms": ["--decay-norms", "--weight-decay=0.5"],
+    "sgd": ["--optimizer=sgd", "--weight-decay=0.5"],
     "ema": ["--ema=0.9"],
     "head-epochs": ["--head-epochs=1"],
     "layer-decay": ["--layer-decay=0.5", "--weight-decay=0.1"],
@@ -89,8 +88,6 @@ def test_norms_and_biases_do_not_decay() -> None:
         for p in group["params"]
     }
     assert [decay[id(p)] for p in network.parameters()] == [0.3, 0, 0, 0, 0.3, 0]
-    opt = make_options("--weight-decay=0.3", "--decay-norms")
-    assert {group["weight_decay"] for group in parameter_groups(opt, network)} == {0.3}
 
 
 def test_each_layer_learns_slower_than_the_next_one() -> None:
@@ -110,9 +107,11 @@ def test_a_weight_that_two_layers_share_is_in_one_group() -> None:
     assert len(weights) == len({id(weight) for weight in weights}) == 3
 
 
-def test_nesterov_without_what_it_needs_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--optimizer=adamw"], ["--optimizer=sgd", "--momentum=0"]):
-        assert "--nesterov" in train_refuses(capsys, "--nesterov", *words)
+def test_sgd_looks_ahead_along_its_momentum() -> None:
+    for momentum, looks_ahead in (("0.9", True), ("0", False)):
+        opt = make_options("--optimizer=sgd", f"--momentum={momentum}")
+        optimizer = make_optimizer(opt, nn.Linear(2, 2))
+        assert {group["nesterov"] for group in optimizer.param_groups} == {looks_ahead}
 
 
 # The head alone.

@@ -188,8 +188,6 @@ def parse_run(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
         parser.error("--resume needs --run-dir DIR, the folder of the run to go on with")
     if opt.resume and (config := Path(opt.run_dir) / "config.txt").exists():
         opt = parser.parse_args([f"@{config}", *given])
-    if opt.nesterov and (opt.optimizer != "sgd" or not opt.momentum):
-        parser.error("--nesterov: needs --optimizer sgd and a --momentum above 0")
     parser.check_read_back(opt)
     terminal.be_quiet(opt.quiet)
     processes = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1
@@ -291,12 +289,8 @@ def add_optimization_options(parser: argparse.ArgumentParser, **defaults: Any) -
         "the processes of torchrun divide them (default: one for each process)")
     add("--optimizer", choices=OPTIMIZERS, help="optimizer of every network")
     add("--lr", type=number(float, 0), help="highest learning rate")
-    add("--momentum", type=number(float, 0, 0.9999), default=0.9, help="of SGD; beta 1 of Adam")
-    add("--nesterov", action=BooleanOptionalAction, default=False,
-        help="look ahead along the momentum of SGD")
-    add("--weight-decay", type=number(float, 0), help="weight decay")
-    add("--decay-norms", action=BooleanOptionalAction, default=False,
-        help="let norms and biases decay too")
+    add("--momentum", type=number(float, 0, 0.9999), default=0.9, help="of SGD, with Nesterov's look ahead; beta 1 of Adam")
+    add("--weight-decay", type=number(float, 0), help="weight decay, not of norms and biases")
     add("--ema", type=number(float, 0, 0.99999), default=0.0, metavar="DECAY",
         help="judge an exponential moving average of the weights, .999 say; 0 for none")
     add("--schedule", choices=SCHEDULES, help="schedule of the learning rate after the warm-up")

@@ -237,7 +237,8 @@ def make_optimizer(opt: Namespace, network: nn.Module) -> Optimizer:
     if opt.optimizer != "sgd":
         kind = {"adam": Adam, "adamw": AdamW}[opt.optimizer]
         return kind(groups, opt.lr, betas=(opt.momentum, 0.999), fused=FUSED)
-    sgd = SGD(groups, opt.lr, momentum=opt.momentum, nesterov=opt.nesterov, fused=FUSED)
+    nesterov = opt.momentum > 0
+    sgd = SGD(groups, opt.lr, momentum=opt.momentum, nesterov=nesterov, fused=FUSED)
     preset_momentum(sgd)
     return sgd
 
@@ -269,7 +270,7 @@ def parameter_groups(opt: Namespace, network: nn.Module) -> list[dict[str, Any]]
 
     The learning rate of the head is the one given; each layer before it has `--layer-decay` times
     that of the next one, as `lr_scale` of its groups (Howard and Ruder 2018). Norms and biases,
-    whose parameters are vectors, do not decay unless `--decay-norms` says so.
+    whose parameters are vectors, do not decay.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[int] = set()  # a weight that two layers share belongs to the first
@@ -278,7 +279,7 @@ def parameter_groups(opt: Namespace, network: nn.Module) -> list[dict[str, Any]]
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            decays = parameter.dim() > 1 or opt.decay_norms
+            decays = parameter.dim() > 1
             key = opt.layer_decay**depth, opt.weight_decay if decays else 0.0
             groups.setdefault(key, []).append(parameter)
     return [
