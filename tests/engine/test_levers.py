@@ -22,7 +22,6 @@ from engine.weights import load_fitting
 from model import Model
 
 LEVERS = {
-    "sgd": ["--optimizer=sgd", "--weight-decay=0.5"],
     "ema": ["--ema=0.9"],
     "head-epochs": ["--head-epochs=1"],
     "layer-decay": ["--layer-decay=0.5", "--weight-decay=0.1"],

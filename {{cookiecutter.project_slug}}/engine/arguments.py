@@ -289,7 +289,8 @@ def add_optimization_options(parser: argparse.ArgumentParser, **defaults: Any) -
         "the processes of torchrun divide them (default: one for each process)")
     add("--optimizer", choices=OPTIMIZERS, help="optimizer of every network")
     add("--lr", type=number(float, 0), help="highest learning rate")
-    add("--momentum", type=number(float, 0, 0.9999), default=0.9, help="of SGD, with Nesterov's look ahead; beta 1 of Adam")
+    add("--momentum", type=number(float, 0, 0.9999), default=0.9,
+        help="of SGD, with Nesterov's look ahead; beta 1 of Adam")
     add("--weight-decay", type=number(float, 0), help="weight decay, not of norms and biases")
     add("--ema", type=number(float, 0, 0.99999), default=0.0, metavar="DECAY",
         help="judge an exponential moving average of the weights, .999 say; 0 for none")
