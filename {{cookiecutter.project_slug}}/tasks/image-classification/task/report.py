@@ -4,16 +4,16 @@ import csv
 import io
 import os
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.checkpoint import write_atomically
 from engine.report.common import Report, compare_images, interval, percent
-from engine.report.figures import draw_calibration, new_figure, save_sheet, shorten_text
+from engine.report.figures import draw_calibration
+from engine.report.grids import captioned_grid, draw_counts, save_png
 from engine.report.page import Html, element, image, section, table, tiles
 from engine.report.records import read_metrics
 from engine.terminal import say
@@ -22,6 +22,7 @@ from task.tables import write_csv
 
 BINS = 15  # of the confidence, as in Guo et al. 2017
 MOST_CLASSES = 20  # of a confusion matrix on the page
+CONFUSION = 4000  # pixels of the cells in confusion.png, which leave 250 classes their names
 SHOWN = 14  # images of a kind on the page
 
 
@@ -131,11 +132,13 @@ def write_report(
         loss: The name of the loss in metrics.jsonl.
     """
     save_predictions(results, report.folder / "predictions.csv")
-    save_confusion(results.matrix, results.classes, report.folder / "confusion.png")
+    title = "row: true class, column: predicted class"
+    confusion = draw_counts(results.matrix, results.classes, title, most=CONFUSION)
+    save_png(confusion, report.folder / "confusion.png")
     mistakes = results.worst_mistakes()[:worst]
     captions = [results.describe(i) for i in mistakes]
-    images = [test_set[i][0].cpu() for i in mistakes]
-    save_sheet(images, captions, report.folder / "mistakes.png")
+    sheet = captioned_grid([test_set[i][0] for i in mistakes], captions, columns=8)
+    save_png(sheet, report.folder / "mistakes.png")
     sections = [
         *_images_sections(results, test_set),
         _classes_section(metrics),
@@ -279,29 +282,3 @@ def _calibration_section(results: Results) -> Html:
     chart = element("figure", draw_calibration(confidence, accuracy, counts))
     grid = element("div", chart, class_="charts")
     return section("Calibration", element("p", note, class_="soft"), grid)
-
-
-def save_confusion(matrix: Tensor, classes: list[str], path: Path) -> None:
-    """Saves a confusion matrix; the shade of a cell is its share of the row.
-
-    Args:
-        matrix: Counts of shape (K, K): row = true class, column = predicted class.
-        classes: The K names.
-        path: Where to write the PNG.
-    """
-    k = len(classes)
-    side = min(max(4.0, 1.5 + 0.42 * k), 24.0)
-    figure, axes = new_figure(side, side)
-    shares = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    if k <= 40:
-        for row, column in matrix.nonzero().tolist():
-            count = int(matrix[row, column])
-            light = count > 0.5 * int(matrix[row].sum())
-            color = "white" if light else "black"
-            axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
-    names = [shorten_text(name, 24) for name in classes]
-    axes.set_xticks(range(k), names, rotation=90)
-    axes.set_yticks(range(k), names)
-    axes.set(xlabel="predicted class", ylabel="true class")
-    write_atomically(path, partial(figure.savefig, format="png"))

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from engine.report.common import Report, compare_images, interval
-from engine.report.figures import save_sheet
+from engine.report.grids import captioned_grid, save_png
 from engine.report.page import Html, element, image, section, table, tiles
 from engine.report.records import read_metrics
 from engine.terminal import say
@@ -15,6 +15,7 @@ from engine.terminal import say
 TILES = {"ssim": ("SSIM", 4), "l1": ("L1, grey levels", 2)}  # names and digits below the verdict
 MOST_ROWS = 200  # of the table of images
 MOST_EXAMPLES = 6  # of the best, and of the worst; their crops are most of the page's size
+CROP = 224  # pixels of a crop, which smaller ones are enlarged to in a sheet
 Row = dict[str, str | float]  # the metrics of an image
 Example = tuple[Row, list[Tensor]]  # and crops of its input, output and target
 
@@ -47,7 +48,7 @@ def save_examples(examples: list[Example], path: Path) -> None:
     """Saves a sheet with a row of input, output and target for each example."""
     captions = [f"{row['file']}\n{text}" for row, _ in examples for text in _captions(row)]
     images = [image for _, triple in examples for image in triple]
-    save_sheet(images, captions, path, columns=3)
+    save_png(captioned_grid(images, captions, columns=3, cell=CROP), path)
 
 
 def add_intervals(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def _examples_section(title: str, examples: list[Example]) -> Html:
     rows = []
     for row, triple in examples:
         shown = [
-            image(crop, caption, f"{row['file']}, {caption.partition(':')[0]}", most=224)
+            image(crop, caption, f"{row['file']}, {caption.partition(':')[0]}", most=CROP)
             for crop, caption in zip(triple, _captions(row), strict=True)
         ]
         rows += [element("h3", row["file"]), element("div", *shown, class_="triple")]
