@@ -39,11 +39,12 @@ def test_images_are_enlarged_by_a_whole_factor_and_else_as_they_come(
     images = batch(n, height, width)
     grid = captioned_grid(images, ["name"] * n, columns)
     across, down = min(columns, n), -(-n // columns)
-    row = height * factor + LINE + GAP
+    row, cell = height * factor + LINE + GAP, max(width * factor, CELL)
     assert (grid.dtype, grid.shape[0]) == (torch.uint8, 3)
-    assert grid.shape[1:] == (GAP + down * row, GAP + across * (width * factor + GAP))
+    assert grid.shape[1:] == (GAP + down * row, GAP + across * (cell + GAP))
     for i, image in enumerate(images):
-        top, left = GAP + i // across * row, GAP + i % across * (width * factor + GAP)
+        top, left = GAP + i // across * row, GAP + i % across * (cell + GAP)
+        left += (cell - width * factor) // 2
         shown = grid[:, top : top + height * factor, left : left + width * factor]
         assert shown.equal(image.repeat_interleave(factor, 1).repeat_interleave(factor, 2))
 

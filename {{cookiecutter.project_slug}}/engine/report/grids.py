@@ -32,7 +32,7 @@ def captioned_grid(
         images: N of shape (3, H, W) in [0, 255]; uint8, or floats, which are rounded.
         captions: N texts of one or several lines; lines that are too long are cut off.
         columns: Images in a row.
-        cell: Pixels of width that the largest image gets, or more, if WIDTH has room for them.
+        cell: Pixels of width that a caption has at least; small images are enlarged to about it.
 
     Returns:
         uint8 (3, height, width), on the CPU.
@@ -40,7 +40,7 @@ def captioned_grid(
     columns, rows = max(1, min(columns, len(images))), max(1, -(-len(images) // columns))
     height, width = (max((image.shape[i] for image in images), default=CELL) for i in (1, 2))
     factor = max(1, min(WIDTH // (columns * width), -(-cell // width)))
-    height, width = factor * height, factor * width
+    height, width = factor * height, max(factor * width, cell)
     row = height + LINE * (1 + max((text.count("\n") for text in captions), default=0)) + GAP
     sheet = Image.new("RGB", (GAP + columns * (width + GAP), GAP + rows * row), "white")
     draw, font = ImageDraw.Draw(sheet), load_font()

@@ -137,7 +137,7 @@ def write_report(
     save_png(confusion, report.folder / "confusion.png")
     mistakes = results.worst_mistakes()[:worst]
     captions = [results.describe(i) for i in mistakes]
-    sheet = captioned_grid([test_set[i][0] for i in mistakes], captions, columns=8)
+    sheet = captioned_grid([test_set[i][0] for i in mistakes], captions, columns=6, cell=150)
     save_png(sheet, report.folder / "mistakes.png")
     sections = [
         *_images_sections(results, test_set),
