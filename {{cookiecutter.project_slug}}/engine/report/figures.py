@@ -2,17 +2,19 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from matplotlib import cycler, rc_context
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from torch import Tensor
 
 from engine.report.page import COLOURS, STROKES, Html, data_url, element
 
 MOST_POINTS = 400  # of a curve that are drawn
-LOOK = {  # transparent with black ink, which style.css inverts on a dark page
+LOOK: dict[Any, Any] = {  # transparent with black ink, which style.css inverts on a dark page
     "axes.prop_cycle": cycler(linestyle=[*STROKES]) * cycler(color=COLOURS),
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -37,7 +39,7 @@ def draw_chart(
         name: What the chart shows, for those who do not see it.
         marks: Steps that get a dotted line.
     """
-    axes = _new_axes(3.6, 2.3)
+    figure, axes = _new_figure(3.6, 2.3)
     for steps, values in lines:
         thin = max(1, len(steps) // MOST_POINTS)
         shown = steps[::-1][::thin][::-1], values[::-1][::thin][::-1]  # with the last one
@@ -46,7 +48,7 @@ def draw_chart(
     axes.set_xlim(-0.02 * last, 1.02 * last)
     for step in marks:
         axes.axvline(step, color="black", lw=0.8, ls=":")
-    return _to_html(axes, name)
+    return _to_html(figure, name)
 
 
 @rc_context(LOOK)
@@ -58,23 +60,25 @@ def draw_calibration(confidence: Tensor, accuracy: Tensor, counts: Tensor) -> Ht
         accuracy: That of each bin, in [0, 1].
         counts: Images in each bin; bins without any are left out.
     """
-    axes, filled, width = _new_axes(3.6, 3.0), counts > 0, 1 / len(counts)
+    figure, axes = _new_figure(3.6, 3.0)
+    filled, width = counts > 0, 1 / len(counts)
     left = (torch.arange(len(counts))[filled] * width).numpy()
     heights = accuracy[filled].numpy()
     axes.bar(left, heights, width, align="edge", color=COLOURS[0], alpha=0.55)
     axes.plot(confidence[filled].numpy(), heights, "o", color=COLOURS[1])
     axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    return _to_html(axes, "accuracy over confidence, against the diagonal")
+    return _to_html(figure, "accuracy over confidence, against the diagonal")
 
 
-def _new_axes(width: float, height: float) -> Axes:
-    """The only axes of a new figure, of a size in inches."""
-    return Figure(figsize=(width, height), layout="constrained").add_subplot()
+def _new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of the given size in inches, and its only axes."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
 
 
-def _to_html(axes: Axes, name: str) -> Html:
+def _to_html(figure: Figure, name: str) -> Html:
     """A chart as an image, in which no id or style can meet those of the page or another chart."""
     file = io.BytesIO()
-    axes.figure.savefig(file, format="svg", metadata={"Date": None})
+    figure.savefig(file, format="svg", metadata={"Date": None})
     return element("img", class_="chart", src=data_url("svg+xml", file.getvalue()), alt=name)

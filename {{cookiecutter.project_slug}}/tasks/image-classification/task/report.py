@@ -43,14 +43,9 @@ class Results:
     classes: list[str]
 
     @cached_property
-    def probabilities(self) -> Tensor:
-        """That of each class, float64 (N, K)."""
-        return self.scores.double().softmax(dim=1)
-
-    @cached_property
     def confidence(self) -> Tensor:
-        """The probability of the predicted class, (N,)."""
-        return self.probabilities.amax(dim=1)
+        """The probability of the predicted class, float64 (N,)."""
+        return self.scores.double().softmax(dim=1).amax(dim=1)
 
     @cached_property
     def predicted(self) -> Tensor:
@@ -219,31 +214,25 @@ def _images_sections(results: Results, test_set: Any) -> list[Html]:
         "Other mistakes, the least probable true class first": others,
         "Correct, the most certain first": results.best()[: SHOWN // 2],
     }
-    sections = []
-    for title, chosen in kinds.items():
-        shown = [
-            image(
-                test_set[i][0].cpu(),
-                f"{results.describe(i)}\n{results.files[i]}",
-                results.files[i],
-            )
-            for i in chosen
-        ]
-        if shown:
-            sections.append(section(title, element("div", *shown, class_="images")))
-    return sections
+
+    def show(i: int) -> Html:
+        file = results.files[i]
+        return image(test_set[i][0].cpu(), f"{results.describe(i)}\n{file}", alt=file)
+
+    return [
+        section(title, element("div", *map(show, chosen), class_="images"))
+        for title, chosen in kinds.items()
+        if chosen
+    ]
 
 
 def _classes_section(metrics: dict[str, Any]) -> Html:
-    def errors(row: dict[str, Any]) -> int:
-        return round(row["images"] * (1 - row["recall"]))
-
-    ordered = sorted(metrics["classes"].items(), key=lambda item: -errors(item[1]))
-    shares = ("precision", "recall", "f1")
-    rows = [
-        (name, row["images"], errors(row), *(percent(row[share]) for share in shares))
-        for name, row in ordered
-    ]
+    rows = []
+    for name, row in metrics["classes"].items():
+        mistakes = round(row["images"] * (1 - row["recall"]))
+        shares = (percent(row[share]) for share in ("precision", "recall", "f1"))
+        rows.append((name, row["images"], mistakes, *shares))
+    rows.sort(key=lambda row: -row[2])
     head = ("class", "images", "mistakes", "precision", "recall", "F1")
     return section("Classes, the most mistakes first", table(head, rows, class_="numbers"))
 

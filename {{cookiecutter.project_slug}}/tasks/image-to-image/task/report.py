@@ -124,19 +124,13 @@ def _examples_section(title: str, examples: list[Example]) -> Html:
 
 def _images_section(metrics: dict[str, Any]) -> Html:
     ordered = sorted(metrics["by_image"], key=lambda row: row["psnr"])
+    digits = {"input_psnr": 2, "psnr": 2, "input_ssim": 4, "ssim": 4, "l1": 2}
     rows = [
-        (
-            row["file"],
-            f"{row['input_psnr']:.2f}",
-            f"{row['psnr']:.2f}",
-            f"{row['input_ssim']:.4f}",
-            f"{row['ssim']:.4f}",
-            f"{row['l1']:.2f}",
-        )
+        (row["file"], *(f"{row[name]:.{count}f}" for name, count in digits.items()))
         for row in ordered[:MOST_ROWS]
     ]
     head = ("image", "PSNR of input, dB", "PSNR, dB", "SSIM of input", "SSIM", "L1, grey levels")
     left = len(ordered) - len(rows)
-    note = f"The lowest PSNR first; {left} more images are in metrics.json." if left else ""
-    shown = table(head, rows, class_="numbers")
-    return section("Images", element("p", note or "The lowest PSNR first.", class_="soft"), shown)
+    more = f"; {left} more images are in metrics.json" if left else ""
+    note = element("p", f"The lowest PSNR first{more}.", class_="soft")
+    return section("Images", note, table(head, rows, class_="numbers"))
