@@ -41,11 +41,12 @@ def test_images_are_enlarged_by_a_whole_factor_and_else_as_they_come(
     images = batch(n, height, width)
     grid = captioned_grid(images, ["name"] * n, columns)
     across, down = min(columns, n), -(-n // columns)
-    row = height * factor + LINE + GAP
+    row, cell = height * factor + LINE + GAP, max(width * factor, CELL)
     assert (grid.dtype, grid.shape[0]) == (torch.uint8, 3)
-    assert grid.shape[1:] == (GAP + down * row, GAP + across * (width * factor + GAP))
+    assert grid.shape[1:] == (GAP + down * row, GAP + across * (cell + GAP))
     for i, image in enumerate(images):
-        top, left = GAP + i // across * row, GAP + i % across * (width * factor + GAP)
+        top, left = GAP + i // across * row, GAP + i % across * (cell + GAP)
+        left += (cell - width * factor) // 2
         shown = grid[:, top : top + height * factor, left : left + width * factor]
         assert shown.equal(image.repeat_interleave(factor, 1).repeat_interleave(factor, 2))
 
@@ -77,6 +78,15 @@ def test_lines_of_a_caption_are_below_each_other() -> None:
     assert two[:, : one.shape[1] - GAP].equal(one[:, : one.shape[1] - GAP])
 
 
+def test_images_of_several_sizes_share_a_grid() -> None:
+    large, small = (batch(1, side, side)[0] for side in (200, 60))
+    grid = captioned_grid([large, small], ["a", "b"], 2)
+    assert grid[:, GAP : GAP + 200, GAP : GAP + 200].equal(large)
+    left = 2 * GAP + 200 + (200 - 180) // 2  # enlarged by 3, in the middle of its column
+    shown = grid[:, GAP : GAP + 180, left : left + 180]
+    assert shown.equal(small.repeat_interleave(3, 1).repeat_interleave(3, 2))
+
+
 def test_floats_are_rounded() -> None:
     images = batch(2, 150, 150)
     moved = images.float() + torch.rand(images.shape) * 0.8 - 0.4
@@ -96,12 +106,14 @@ def test_long_lines_are_cut_and_no_name_is_refused() -> None:
 
 def test_the_shade_of_a_count_is_its_share_of_the_row() -> None:
     counts = torch.tensor([[9, 0, 1], [0, 0, 0], [2, 0, 2]])
-    table = draw_counts(counts, ["cat", "a name that is too long for its place", "\u4e2d"], TITLE)
+    table = draw_counts(counts, ["cat", "a name too\nlong for its place" * 9, "\u4e2d"], TITLE)
     assert table.dtype == torch.uint8 and table.shape[2] <= WIDTH
-    cell, top = 2 * LINE, LINE + GAP
+    cell = CELL // 3
+    top = table.shape[1] - 3 * cell
+    left = top - LINE  # names have the same room on both sides
 
     def shade(row: int, column: int) -> list[int]:
-        return table[:, top + row * cell + 1, CELL + column * cell + 1].tolist()
+        return table[:, top + row * cell + 1, left + column * cell + 1].tolist()
 
     assert shade(0, 1) == shade(1, 1) == [255, 255, 255]
     assert shade(2, 0) == shade(2, 2)

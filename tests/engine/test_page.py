@@ -1,5 +1,6 @@
 """The page of a report: whatever the names are, it is one whole file; intervals; the records."""
 
+import base64
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from programs import resume, status
 import test
 from engine.report.common import compare_images, find_report, interval, percent
 from engine.report.figures import draw_calibration, draw_chart
-from engine.report.page import document, element, escape, image, keys, table
+from engine.report.page import COLOURS, document, element, escape, image, keys, table
 from engine.report.records import Records, read_metrics, read_options, read_points, read_records
 from tools import compare
 
@@ -40,9 +41,22 @@ def test_charts_share_a_page() -> None:
     charts = [draw_chart(lines, '"<i>"', marks=[3]) for _ in range(2)]
     text = document("charts", *charts, draw_calibration(shares, shares, counts))
     page = check_whole(text)
-    assert page.all("aria-label").count('"<i>"') == 2
-    assert "currentColor" in text and "var(--series-1)" in text and "#12345" not in text
+    assert page.all("alt").count('"<i>"') == 2 and page.all("class").count("chart") == 3
+    for source in page.all("src"):
+        chart = check_whole(base64.b64decode(str(source).partition(",")[2]).decode())
+        assert {tag for tag, _ in chart.found} >= {"svg", "path", "text"}, "text stays text"
+    assert charts[0] == charts[1], "the same each time"
     assert max(map(len, charts)) < 40_000, "a long curve is thinned out"
+
+
+def test_the_legend_has_the_colours_of_the_curves() -> None:
+    names = [str(i) for i in range(len(COLOURS) + 2)]
+    chart = draw_chart([([0, 1], [0.0, i]) for i in range(len(names))], "a chart")
+    drawn = base64.b64decode(re.findall('base64,([^"]*)', chart)[0]).decode()
+    curves = re.findall(r"fill: none;( stroke-dash.*)? stroke: (#\w+); stroke-width: 1.3", drawn)
+    shown = re.findall(r"background: (#\w+)\"></span>\d( \(dashed\))?", keys(names))
+    assert len(names) == len(shown) == len(curves)
+    assert [(c, bool(d)) for d, c in curves] == [(c, bool(d)) for c, d in shown]
 
 
 def test_the_interval_covers_the_true_mean() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import options
 from engine.devices import Amp
-from engine.report.grids import GAP, captioned_grid
+from engine.report.grids import CELL, GAP, captioned_grid
 
 Classifier = needs("model.Classifier")
 INFO = {"classes": {"cat": 3, "dog": 5, "eel": 2}}
@@ -184,12 +184,13 @@ def test_an_image_grid_shows_the_images_as_they_come() -> None:
     grid = classifier().image_grid(images, labels)
     assert (grid.dtype, grid.dim(), grid.shape[0]) == (torch.uint8, 3, 3)
     assert grid.equal(captioned_grid(images[:64], [*INFO["classes"]] * 21 + ["cat"], columns=8))
-    assert grid[:, GAP : GAP + 100, GAP : GAP + 100].equal(images[0])
+    left = GAP + (CELL - 100) // 2  # in the middle of what its caption has
+    assert grid[:, GAP : GAP + 100, left : left + 100].equal(images[0])
     other = classifier().image_grid(images, labels.flip(0))
     assert not grid.equal(other)  # the names below the images
     mixed = torch.eye(3)[labels] * 0.6 + torch.eye(3)[labels.roll(1)] * 0.4
     grid = classifier().image_grid(images + 0.3, mixed)  # floats
-    assert grid[:, GAP : GAP + 100, GAP : GAP + 100].equal(images[0])
+    assert grid[:, GAP : GAP + 100, left : left + 100].equal(images[0])
 
 
 def test_an_image_grid_has_fewer_images_where_they_are_large() -> None:
@@ -197,7 +198,7 @@ def test_an_image_grid_has_fewer_images_where_they_are_large() -> None:
         images = torch.zeros(20, 3, 9, size, dtype=torch.uint8)
         grid = classifier().image_grid(images, torch.zeros(20, dtype=torch.int64))
         factor = 3 if size == 32 else 1  # small ones are enlarged
-        assert grid.shape[2] == GAP + columns * (factor * size + GAP)
+        assert grid.shape[2] == GAP + columns * (max(factor * size, CELL) + GAP)
 
 
 def test_a_checkpoint_becomes_the_model_again(finished: Path) -> None:

@@ -17,15 +17,9 @@ from torch import Tensor
 import options
 import test
 from engine.report.common import Report
-from engine.report.figures import save_sheet
+from engine.report.grids import FONT_SIZE, captioned_grid, draw_counts, save_png
 from model import Model
-from task.report import (
-    Results,
-    read_right,
-    save_confusion,
-    save_predictions,
-    write_report,
-)
+from task.report import CONFUSION, Results, read_right, save_predictions, write_report
 
 CLASSES = ["cat", "dog", "eel"]
 
@@ -230,15 +224,18 @@ def test_the_size_of_batches_and_the_workers_change_no_metric(run: Path) -> None
 @pytest.mark.parametrize("count", [0, 1, 9, 40])
 def test_sheets_show_any_number_of_images(count: int) -> None:
     images = [torch.full((3, 16, 16), 255 - i, dtype=torch.uint8) for i in range(count)]
-    save_sheet(images, [f"image {i}\nof many" for i in range(count)], Path("x.png"))
+    captions = [f"image {i}\nof many" for i in range(count)]
+    save_png(captioned_grid(images, captions, columns=8), Path("x.png"))
     with Image.open("x.png") as sheet:
+        assert min(sheet.size) > 50
         colours = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 24) or []}
     assert {(255 - i,) * 3 for i in range(count)} <= colours
 
 
 @pytest.mark.parametrize("k", [1, 3, 40, 200])
 def test_confusion_matrices_of_any_size_are_drawn(k: int) -> None:
-    names = [f"a class with the very long name {i}" for i in range(k)]
-    save_confusion(torch.eye(k, dtype=torch.int64) * 7, names, Path("x.png"))
+    names = [f"a class with the very\nlong name {i}" for i in range(k)]
+    counts = torch.eye(k, dtype=torch.int64) * 7
+    save_png(draw_counts(counts, names, "a title", most=CONFUSION), Path("x.png"))
     with Image.open("x.png") as figure:
-        assert min(figure.size) >= 8 * k
+        assert min(figure.size) >= FONT_SIZE * k, "the names are below each other"

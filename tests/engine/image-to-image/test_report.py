@@ -22,7 +22,7 @@ import dataset
 import options
 import test
 from engine.report.common import Report
-from engine.report.figures import save_sheet
+from engine.report.grids import captioned_grid, save_png
 from losses import BEST_PSNR
 from model import Model
 from task.report import add_intervals, save_examples, write_report
@@ -236,7 +236,7 @@ def test_a_sheet_shows_the_pixels_of_its_images(size: tuple[int, int], count: in
 def test_a_small_image_is_shown_pixel_by_pixel() -> None:
     random = torch.Generator().manual_seed(0)
     image = torch.randint(256, (3, 6, 8), generator=random, dtype=torch.uint8)
-    save_sheet([image], ["a caption"], Path("x.png"), columns=3)
+    save_png(captioned_grid([image], ["a caption"], columns=3), Path("x.png"))
     colours = [tuple(colour) for colour in image.flatten(1).T.tolist()]
     assert len(set(colours)) == 6 * 8
     found = boxes(Path("x.png"), colours)

@@ -1,13 +1,17 @@
-"""Pictures of batches: images in rows, each with its caption."""
+"""Pictures: images in rows, each with its caption; tables of counts."""
 
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+
+from engine.checkpoint import write_atomically
 
 WIDTH = 1000  # pixels of a picture, about
 CELL = 120  # pixels that leave room for a caption
@@ -19,67 +23,80 @@ def grid_columns(images: Tensor, most: int = 8) -> int:
     return min(most, max(1, WIDTH // images.shape[3]))
 
 
-def captioned_grid(images: Tensor, captions: list[str], columns: int) -> Tensor:
+def captioned_grid(
+    images: Tensor | list[Tensor], captions: list[str], columns: int, cell: int = CELL
+) -> Tensor:
     """Images in rows, each with its caption below it. Small ones are enlarged by a whole factor.
 
     Args:
-        images: (N, 3, H, W) in [0, 255], N > 0; uint8, or floats, which are rounded.
+        images: N of shape (3, H, W) in [0, 255]; uint8, or floats, which are rounded.
         captions: N texts of one or several lines; lines that are too long are cut off.
         columns: Images in a row.
+        cell: Pixels of width that a caption has at least; small images are enlarged to about it.
 
     Returns:
         uint8 (3, height, width), on the CPU.
     """
-    n, _, height, width = images.shape
-    columns = min(columns, n)
-    factor = max(1, min(WIDTH // (columns * width), -(-CELL // width)))
-    height, width = factor * height, factor * width
-    row = height + LINE * (1 + max(caption.count("\n") for caption in captions)) + GAP
-    size = (GAP + columns * (width + GAP), GAP + -(-n // columns) * row)
-    sheet = Image.new("RGB", size, "white")
+    columns, rows = max(1, min(columns, len(images))), max(1, -(-len(images) // columns))
+    height, width = (max((image.shape[i] for image in images), default=CELL) for i in (1, 2))
+    factor = max(1, min(WIDTH // (columns * width), -(-cell // width)))
+    height, width = factor * height, max(factor * width, cell)
+    row = height + LINE * (1 + max((text.count("\n") for text in captions), default=0)) + GAP
+    sheet = Image.new("RGB", (GAP + columns * (width + GAP), GAP + rows * row), "white")
     draw, font = ImageDraw.Draw(sheet), load_font()
-    pixels = images.cpu().float().round().to(torch.uint8)
-    for i, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         left, top = GAP + i % columns * (width + GAP), GAP + i // columns * row
-        enlarged = to_pil_image(image).resize((width, height), Image.Resampling.NEAREST)
-        sheet.paste(enlarged, (left, top))
+        picture = to_pil_image(image.cpu().float().round().to(torch.uint8))
+        factor = min(height // picture.height, width // picture.width)
+        enlarged = ImageOps.scale(picture, factor, Image.Resampling.NEAREST)
+        sheet.paste(enlarged, (left + (width - enlarged.width) // 2, top))
         for number, line in enumerate(caption.split("\n")):
             place = left + width / 2, top + height + 1 + number * LINE
             draw.text(place, cut_to_fit(line, font, width), "black", font, anchor="ma")
     return pil_to_tensor(sheet)
 
 
-def draw_counts(counts: Tensor, names: list[str], title: str) -> Tensor:
+def draw_counts(counts: Tensor, names: list[str], title: str, most: int = WIDTH) -> Tensor:
     """A table of counts as an image; the shade of a cell is its share of the row.
 
     Args:
         counts: (K, K).
         names: Those of the K rows and columns.
         title: What the rows and the columns are.
+        most: Pixels of the K cells side by side; names and counts are written if they have room.
 
     Returns:
         uint8 (3, height, width), on the CPU.
     """
-    k = len(counts)
-    cell = max(1, min(2 * LINE, WIDTH // k))
-    written = cell >= LINE
-    left, top = (CELL if written else GAP), LINE + GAP
+    k, font = len(counts), load_font()
+    cell = max(1, min(CELL // 3, most // k))
+    labels = [cut_to_fit(name, font, 2 * CELL) for name in names if cell >= LINE]
+    side = 2 * GAP + max((int(font.getlength(label)) for label in labels), default=-GAP)
+    left, top = side, LINE + side
     shares = (counts / counts.sum(dim=1, keepdim=True).clamp(min=1)).float()
     shades = 255 - shares * torch.tensor([225.0, 175.0, 75.0])[:, None, None]  # white to blue
     sheet = Image.new("RGB", (max(left + k * cell, 3 * CELL), top + k * cell), "white")
     table = to_pil_image(shades.round().to(torch.uint8))
     sheet.paste(table.resize((k * cell, k * cell), Image.Resampling.NEAREST), (left, top))
-    draw, font = ImageDraw.Draw(sheet), load_font()
+    draw = ImageDraw.Draw(sheet)
     draw.text((GAP, 0), title, "black", font)
-    for row in range(k if written else 0):
-        middle = top + row * cell + cell / 2
-        draw.text((GAP, middle), cut_to_fit(names[row], font, CELL - 2 * GAP), "black", font, "lm")
-        for column in counts[row].nonzero().flatten().tolist():
-            place, number = (left + column * cell + cell / 2, middle), str(int(counts[row, column]))
-            if font.getlength(number) <= cell:
-                color = "white" if shares[row, column] > 0.5 else "black"
-                draw.text(place, number, color, font, "mm")
+    for i, label in enumerate(labels):
+        name = Image.new("L", (side, cell))
+        ImageDraw.Draw(name).text((side - GAP, cell / 2), label, 255, font, "rm")
+        sheet.paste("black", (0, top + i * cell), name)
+        sheet.paste("black", (left + i * cell, LINE), name.transpose(Image.Transpose.ROTATE_270))
+    for row, column in counts.nonzero().tolist() if labels else ():
+        place = left + (column + 0.5) * cell, top + (row + 0.5) * cell
+        number = str(int(counts[row, column]))
+        color = "white" if shares[row, column] > 0.5 else "black"
+        if font.getlength(number) <= cell:
+            draw.text(place, number, color, font, "mm")
     return pil_to_tensor(sheet)
+
+
+def save_png(picture: Tensor, path: Path) -> None:
+    """Saves a picture, uint8 (3, H, W)."""
+    write_atomically(path, partial(to_pil_image(picture).save, format="png"))
 
 
 def load_font() -> Any:
@@ -93,7 +110,8 @@ def load_font() -> Any:
 
 def cut_to_fit(text: str, font: Any, width: int) -> str:
     """`text`, cut off so that it is not wider than `width` pixels if it can be helped."""
-    text = text.encode("utf-8", "replace").decode()  # the name of a file may be no text
+    # The name of a file or a folder may be no text, or several lines, which Pillow cannot measure.
+    text = " ".join(text.encode("utf-8", "replace").decode().split())
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

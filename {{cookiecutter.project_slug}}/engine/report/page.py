@@ -4,75 +4,20 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle, product
+from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 VOID = ("img", "meta")  # elements without an end
-COLOURS = 6  # of the series in charts; after them come the same with other strokes
-STROKES = ("", " (dashed)", " (dotted)", " (dash-dotted)")
+# Colours of the series in charts, those of Okabe and Ito 2008 with a darker yellow: all can be told
+# apart by people who are colour-blind. After them come the same with other strokes.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
+STROKES = {"-": "", "--": " (dashed)", ":": " (dotted)", "-.": " (dash-dotted)"}
 PIXELATED = 100  # images of fewer pixels are enlarged without blur
-# The colours are those of Okabe and Ito 2008, lighter in the dark; all can be told apart by
-# people who are colour-blind.
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c2024; --soft: #5b6470; --paper: #fff; --box: #f4f6f8;
-  --line: #dde1e6; --shade: 0 114 178; --series-0: #0072b2; --series-1: #d55e00;
-  --series-2: #009e73; --series-3: #cc79a7; --series-4: #b8860b; --series-5: #56b4e9; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ed; --soft: #9aa4b0; --paper: #14171a; --box: #1e2327; --line: #343b42;
-    --shade: 86 180 233; --series-0: #56b4e9; --series-1: #ff9248; --series-2: #2fc79a;
-    --series-3: #e0a0c5; --series-4: #f0e442; --series-5: #8fb3d9; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 1rem; color: var(--ink);
-  background: var(--paper); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0; }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; border-top: 1px solid var(--line);
-  padding-top: 1rem; }
-h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
-p { margin: .4rem 0; }
-.soft, figcaption, th, caption { color: var(--soft); }
-.verdict { background: var(--box); border-radius: .6rem; padding: 1rem 1.2rem; margin: 1rem 0; }
-.verdict strong { display: block; font-size: 2.6rem; line-height: 1.15; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); gap: .6rem;
-  margin: .8rem 0 0; }
-.tiles dt { font-size: .85rem; color: var(--soft); }
-.tiles dd { margin: 0; font-size: 1.15rem; font-weight: 600; }
-.small { font-size: .8rem; font-weight: 400; }
-.box { overflow: auto; max-height: 32rem; margin: .6rem 0; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid var(--line);
-  vertical-align: top; }
-th { font-weight: 500; }
-.numbers td:not(:first-child) { white-space: nowrap; }
-td:first-child { min-width: 5rem; }
-.numbers td:not(:first-child), .numbers th:not(:first-child) { text-align: right; }
-.matrix td { text-align: center; min-width: 2.2rem; padding: .2rem; border: 1px solid var(--line); }
-.matrix th { max-width: 8rem; }
-.images { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); }
-.triple { display: grid; gap: .4rem; grid-template-columns: repeat(3, minmax(0, 1fr));
-  max-width: 44rem; }
-.batch { max-width: 44rem; }
-.charts { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill,
-  minmax(min(100%, 18rem), 1fr)); }
-figure { margin: 0; }
-figure img { width: 100%; height: auto; display: block; border-radius: .25rem; }
-figcaption { font-size: .8rem; line-height: 1.3; margin-top: .2rem; white-space: pre-line; }
-.pixels { image-rendering: pixelated; }
-svg { width: 100%; height: auto; display: block; overflow: visible;
-  font: 9px system-ui, sans-serif; stroke-linejoin: round; stroke-linecap: butt; }
-.key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin: 0 .3em 0 0; }
-.keys { display: flex; flex-wrap: wrap; gap: .2rem 1rem; list-style: none; padding: 0;
-  font-size: .9rem; }
-@media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
-  .box { max-height: none; overflow: visible; }
-  figure, tr, .verdict, .tiles > div { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
-  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-}
-"""
+STYLE = Path(__file__).with_name("style.css")
 
 
 class Html(str):
@@ -129,10 +74,10 @@ def tiles(facts: Mapping[str, object]) -> Html:
 def keys(names: Iterable[object]) -> Html:
     """The legend of charts: the name of each series beside its colour."""
     items = []
-    for number, name in enumerate(names):
-        style = f"background: var(--series-{number % COLOURS})"
-        stroke = STROKES[number // COLOURS % len(STROKES)]
-        items.append(element("li", element("span", class_="key", style=style), name, stroke))
+    looks = cycle(product(STROKES.values(), COLOURS))
+    for name, (stroke, colour) in zip(names, looks, strict=False):
+        key = element("span", class_="key", style=f"background: {colour}")
+        items.append(element("li", key, name, stroke))
     return element("ul", *items, class_="keys")
 
 
@@ -150,10 +95,15 @@ def image(picture: Image.Image | Tensor, caption: object, alt: str, most: int = 
     small = max(picture.size) < PIXELATED
     kind, file = "png" if small else "jpeg", io.BytesIO()
     picture.save(file, kind, quality=85)
-    source = f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
     size = {"width": picture.width, "height": picture.height}
+    source = data_url(kind, file.getvalue())
     shown = element("img", src=source, alt=alt, **size, class_="pixels" if small else "")
     return element("figure", shown, element("figcaption", caption))
+
+
+def data_url(kind: str, content: bytes) -> str:
+    """An image as an address that holds the image itself; `kind` is png, jpeg or svg+xml."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def document(title: str, *content: object) -> str:
@@ -163,7 +113,7 @@ def document(title: str, *content: object) -> str:
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("title", title),
-        element("style", Html(STYLE)),
+        element("style", Html(STYLE.read_text(encoding="utf-8"))),
     )
     body = element("body", element("main", element("h1", title), *content))
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"

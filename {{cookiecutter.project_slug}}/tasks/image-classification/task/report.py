@@ -4,16 +4,16 @@ import csv
 import io
 import os
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.checkpoint import write_atomically
 from engine.report.common import Report, compare_images, interval, percent
-from engine.report.figures import draw_calibration, new_figure, save_sheet, shorten_text
+from engine.report.figures import draw_calibration
+from engine.report.grids import captioned_grid, draw_counts, save_png
 from engine.report.page import Html, element, image, section, table, tiles
 from engine.report.records import read_metrics
 from engine.terminal import say
@@ -22,6 +22,7 @@ from task.tables import write_csv
 
 BINS = 15  # of the confidence, as in Guo et al. 2017
 MOST_CLASSES = 20  # of a confusion matrix on the page
+CONFUSION = 4000  # pixels of the cells in confusion.png, which leave 250 classes their names
 SHOWN = 14  # images of a kind on the page
 
 
@@ -42,14 +43,9 @@ class Results:
     classes: list[str]
 
     @cached_property
-    def probabilities(self) -> Tensor:
-        """That of each class, float64 (N, K)."""
-        return self.scores.double().softmax(dim=1)
-
-    @cached_property
     def confidence(self) -> Tensor:
-        """The probability of the predicted class, (N,)."""
-        return self.probabilities.amax(dim=1)
+        """The probability of the predicted class, float64 (N,)."""
+        return self.scores.double().softmax(dim=1).amax(dim=1)
 
     @cached_property
     def predicted(self) -> Tensor:
@@ -131,11 +127,13 @@ def write_report(
         loss: The name of the loss in metrics.jsonl.
     """
     save_predictions(results, report.folder / "predictions.csv")
-    save_confusion(results.matrix, results.classes, report.folder / "confusion.png")
+    title = "row: true class, column: predicted class"
+    confusion = draw_counts(results.matrix, results.classes, title, most=CONFUSION)
+    save_png(confusion, report.folder / "confusion.png")
     mistakes = results.worst_mistakes()[:worst]
     captions = [results.describe(i) for i in mistakes]
-    images = [test_set[i][0].cpu() for i in mistakes]
-    save_sheet(images, captions, report.folder / "mistakes.png")
+    sheet = captioned_grid([test_set[i][0] for i in mistakes], captions, columns=6, cell=150)
+    save_png(sheet, report.folder / "mistakes.png")
     sections = [
         *_images_sections(results, test_set),
         _classes_section(metrics),
@@ -216,31 +214,25 @@ def _images_sections(results: Results, test_set: Any) -> list[Html]:
         "Other mistakes, the least probable true class first": others,
         "Correct, the most certain first": results.best()[: SHOWN // 2],
     }
-    sections = []
-    for title, chosen in kinds.items():
-        shown = [
-            image(
-                test_set[i][0].cpu(),
-                f"{results.describe(i)}\n{results.files[i]}",
-                results.files[i],
-            )
-            for i in chosen
-        ]
-        if shown:
-            sections.append(section(title, element("div", *shown, class_="images")))
-    return sections
+
+    def show(i: int) -> Html:
+        file = results.files[i]
+        return image(test_set[i][0].cpu(), f"{results.describe(i)}\n{file}", alt=file)
+
+    return [
+        section(title, element("div", *map(show, chosen), class_="images"))
+        for title, chosen in kinds.items()
+        if chosen
+    ]
 
 
 def _classes_section(metrics: dict[str, Any]) -> Html:
-    def errors(row: dict[str, Any]) -> int:
-        return round(row["images"] * (1 - row["recall"]))
-
-    ordered = sorted(metrics["classes"].items(), key=lambda item: -errors(item[1]))
-    shares = ("precision", "recall", "f1")
-    rows = [
-        (name, row["images"], errors(row), *(percent(row[share]) for share in shares))
-        for name, row in ordered
-    ]
+    rows = []
+    for name, row in metrics["classes"].items():
+        mistakes = round(row["images"] * (1 - row["recall"]))
+        shares = (percent(row[share]) for share in ("precision", "recall", "f1"))
+        rows.append((name, row["images"], mistakes, *shares))
+    rows.sort(key=lambda row: -row[2])
     head = ("class", "images", "mistakes", "precision", "recall", "F1")
     return section("Classes, the most mistakes first", table(head, rows, class_="numbers"))
 
@@ -279,29 +271,3 @@ def _calibration_section(results: Results) -> Html:
     chart = element("figure", draw_calibration(confidence, accuracy, counts))
     grid = element("div", chart, class_="charts")
     return section("Calibration", element("p", note, class_="soft"), grid)
-
-
-def save_confusion(matrix: Tensor, classes: list[str], path: Path) -> None:
-    """Saves a confusion matrix; the shade of a cell is its share of the row.
-
-    Args:
-        matrix: Counts of shape (K, K): row = true class, column = predicted class.
-        classes: The K names.
-        path: Where to write the PNG.
-    """
-    k = len(classes)
-    side = min(max(4.0, 1.5 + 0.42 * k), 24.0)
-    figure, axes = new_figure(side, side)
-    shares = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    if k <= 40:
-        for row, column in matrix.nonzero().tolist():
-            count = int(matrix[row, column])
-            light = count > 0.5 * int(matrix[row].sum())
-            color = "white" if light else "black"
-            axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
-    names = [shorten_text(name, 24) for name in classes]
-    axes.set_xticks(range(k), names, rotation=90)
-    axes.set_yticks(range(k), names)
-    axes.set(xlabel="predicted class", ylabel="true class")
-    write_atomically(path, partial(figure.savefig, format="png"))

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from engine.report.common import Report, compare_images, interval
-from engine.report.figures import save_sheet
+from engine.report.grids import captioned_grid, save_png
 from engine.report.page import Html, element, image, section, table, tiles
 from engine.report.records import read_metrics
 from engine.terminal import say
@@ -15,6 +15,7 @@ from engine.terminal import say
 TILES = {"ssim": ("SSIM", 4), "l1": ("L1, grey levels", 2)}  # names and digits below the verdict
 MOST_ROWS = 200  # of the table of images
 MOST_EXAMPLES = 6  # of the best, and of the worst; their crops are most of the page's size
+CROP = 224  # pixels of a crop, which smaller ones are enlarged to in a sheet
 Row = dict[str, str | float]  # the metrics of an image
 Example = tuple[Row, list[Tensor]]  # and crops of its input, output and target
 
@@ -47,7 +48,7 @@ def save_examples(examples: list[Example], path: Path) -> None:
     """Saves a sheet with a row of input, output and target for each example."""
     captions = [f"{row['file']}\n{text}" for row, _ in examples for text in _captions(row)]
     images = [image for _, triple in examples for image in triple]
-    save_sheet(images, captions, path, columns=3)
+    save_png(captioned_grid(images, captions, columns=3, cell=CROP), path)
 
 
 def add_intervals(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def _examples_section(title: str, examples: list[Example]) -> Html:
     rows = []
     for row, triple in examples:
         shown = [
-            image(crop, caption, f"{row['file']}, {caption.partition(':')[0]}", most=224)
+            image(crop, caption, f"{row['file']}, {caption.partition(':')[0]}", most=CROP)
             for crop, caption in zip(triple, _captions(row), strict=True)
         ]
         rows += [element("h3", row["file"]), element("div", *shown, class_="triple")]
@@ -123,19 +124,13 @@ def _examples_section(title: str, examples: list[Example]) -> Html:
 
 def _images_section(metrics: dict[str, Any]) -> Html:
     ordered = sorted(metrics["by_image"], key=lambda row: row["psnr"])
+    digits = {"input_psnr": 2, "psnr": 2, "input_ssim": 4, "ssim": 4, "l1": 2}
     rows = [
-        (
-            row["file"],
-            f"{row['input_psnr']:.2f}",
-            f"{row['psnr']:.2f}",
-            f"{row['input_ssim']:.4f}",
-            f"{row['ssim']:.4f}",
-            f"{row['l1']:.2f}",
-        )
+        (row["file"], *(f"{row[name]:.{count}f}" for name, count in digits.items()))
         for row in ordered[:MOST_ROWS]
     ]
     head = ("image", "PSNR of input, dB", "PSNR, dB", "SSIM of input", "SSIM", "L1, grey levels")
     left = len(ordered) - len(rows)
-    note = f"The lowest PSNR first; {left} more images are in metrics.json." if left else ""
-    shown = table(head, rows, class_="numbers")
-    return section("Images", element("p", note or "The lowest PSNR first.", class_="soft"), shown)
+    more = f"; {left} more images are in metrics.json" if left else ""
+    note = element("p", f"The lowest PSNR first{more}.", class_="soft")
+    return section("Images", note, table(head, rows, class_="numbers"))
