@@ -78,7 +78,7 @@ def main() -> int:
     train_loader = Loader(train_set, sampler, device, opt.workers, opt.prefetch)
     val_sampler = EvalBatchSampler(len(val_set), opt.batch_size, world.rank, world.size)
     val_loader = Loader(val_set, val_sampler, device, opt.workers, opt.prefetch)
-    meter = Meter(device, images=opt.batch_size * opt.accumulate, shared=train_loader.shares_cores)
+    meter = Meter(device, images=opt.batch_size * opt.accumulate)
     stop = StopSignal(world.highest)  # from here on Ctrl-C and the like end the run after a step
 
     # 6. The loop, to the end of all steps or of the patience, or until a signal comes. What is

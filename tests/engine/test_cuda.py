@@ -571,7 +571,7 @@ def compute(meter: Meter, stamps: Stamps, times: Iterable[float]) -> None:
 
 @pytest.mark.parametrize("begin", [Meter.restart, Meter.rates])
 def test_steps_before_a_new_stretch_count_no_more(stamps: Stamps, begin: Any) -> None:
-    meter = Meter(CUDA, images=4, shared=False)
+    meter = Meter(CUDA, images=4)
     compute(meter, stamps, [1.0])
     begin(meter)
     compute(meter, stamps, [1.0])
@@ -582,7 +582,7 @@ def test_steps_before_a_new_stretch_count_no_more(stamps: Stamps, begin: Any) ->
 
 
 def test_all_blocks_of_a_step_count(stamps: Stamps) -> None:
-    meter = Meter(CUDA, images=4, shared=False)
+    meter = Meter(CUDA, images=4)
     for _ in range(2):
         compute(meter, stamps, [1.0, 1.0, 0.5])
         stamps.now += 2.5
@@ -590,7 +590,7 @@ def test_all_blocks_of_a_step_count(stamps: Stamps) -> None:
 
 
 def test_the_meter_waits_for_no_step_and_counts_it_once_it_is_done(stamps: Stamps) -> None:
-    meter = Meter(CUDA, images=4, shared=False)
+    meter = Meter(CUDA, images=4)
     stamps.done = stamps.now + 1
     compute(meter, stamps, [1.0])
     compute(meter, stamps, [1.0])

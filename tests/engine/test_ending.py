@@ -120,11 +120,10 @@ def test_a_fault_in_mid_run(
     fault: str,
 ) -> None:
     """With workers that are stuck in the next batches, or not."""
-    # The main process loads the first 5 batches of 2 images, and the worker the next ones.
     if fault == "a bad file":
-        stall_workers(monkeypatch, images=4, seconds=1.0 if stalled else 0.0)
+        stall_workers(monkeypatch, images=14, seconds=1.0 if stalled else 0.0)
     elif stalled:
-        stall_workers(monkeypatch, images=4)
+        stall_workers(monkeypatch, images=14)
     if fault != "a bad file":
         act = {"an error": fail, "not finite": not_a_number, "a killed worker": kill_workers}[fault]
         at_step(monkeypatch, 6, act)
@@ -152,7 +151,7 @@ def test_a_signal_while_the_run_waits_for_data(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is noticed after the step, for which the data come late."""
-    stall_workers(monkeypatch, images=4, seconds=1.0)
+    stall_workers(monkeypatch, images=14, seconds=1.0)
     upright = ImageOps.exif_transpose
 
     def late(image: Image.Image) -> Image.Image:

@@ -155,41 +155,6 @@ def test_loading_leaves_the_generator_of_the_model_alone() -> None:
     assert torch.rand(3).equal(expected)
 
 
-@pytest.mark.parametrize("kind", [Numbers, WholeBatches])
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("first", [0, 1, 3, 7, 100])
-def test_batches_that_the_main_process_loads_are_the_same(
-    monkeypatch: pytest.MonkeyPatch, kind: type[Numbers], workers: int, first: int
-) -> None:
-    sampler = TrainBatchSampler(20, 3, 1, epochs=1, seed=5)
-    for n_iter in (0, 2):  # and in the middle of an epoch
-        loaded = []
-        for undisturbed in (0, first):
-            monkeypatch.setattr(module, "UNDISTURBED_STEPS", undisturbed)
-            with (
-                Loader(kind(), sampler, CPU, workers, prefetch=2) as loader,
-                loader.batches(n_iter) as batches,
-            ):
-                loaded.append([[part.tolist() for part in batch] for batch in batches])
-        assert loaded[0] == loaded[1]
-        assert len(loaded[0]) == 6 - n_iter
-
-
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_batches_that_the_main_process_loads_need_no_workers(accumulate: int) -> None:
-    before = len(multiprocessing.active_children())
-    sampler = TrainBatchSampler(20, 1, accumulate, epochs=1, seed=0)
-    expected = [indices.tolist() for indices, _ in sampler.batches()]
-    loader = Loader(Numbers(), sampler, CPU, workers=1, prefetch=2)
-    with loader, loader.batches() as batches:
-        for number in range(5 * accumulate):
-            assert next(batches)[0].tolist() == expected[number]
-            assert len(multiprocessing.active_children()) == before
-            assert not reading_ahead()
-        assert next(batches)[0].tolist() == expected[5 * accumulate]
-        assert len(multiprocessing.active_children()) == before + 1
-
-
 def test_whole_batches_need_no_workers() -> None:
     before = len(multiprocessing.active_children())
     loader = Loader(WholeBatches(), EvalBatchSampler(20, 3), CPU, None, prefetch=2)
@@ -217,28 +182,6 @@ def test_the_number_of_workers_is_chosen(
 ) -> None:
     monkeypatch.setattr(module, "cores", lambda: have)
     assert choose_workers(torch.device(device), at_once) == workers
-
-
-@pytest.mark.parametrize("prefetch", [2, 0])
-def test_whole_batches_are_made_some_ahead_of_their_turn(
-    monkeypatch: pytest.MonkeyPatch, prefetch: int
-) -> None:
-    monkeypatch.setattr(module, "AHEAD", 3)
-    made: list[Tensor] = []
-
-    class Noting(WholeBatches):
-        def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-            made.append(indices)
-            return super().batch(indices)
-
-    data = Noting()
-    with Loader(data, EvalBatchSampler(20, 4), CPU, None, prefetch) as loader:
-        made.clear()
-        with loader.batches() as batches:
-            counts = [(batch[0].tolist(), len(made)) for batch in batches]
-    numbers = [list(range(first, first + 4)) for first in range(0, 20, 4)]
-    made_then = [3, 3, 3, 5, 5] if prefetch else [1, 2, 3, 4, 5]
-    assert counts == list(zip(numbers, made_then, strict=True))
 
 
 def test_an_error_in_whole_batches_reaches_the_main_thread() -> None:

@@ -1,6 +1,5 @@
 """The rates on the bar are shares of the elapsed time, told by a clock that tests can turn."""
 
-import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +52,7 @@ def steps(
 
 
 def test_shares_of_the_elapsed_time(clock: Clock) -> None:
-    meter = Meter(CPU, images=10, shared=False)
+    meter = Meter(CPU, images=10)
     steps(meter, clock, [(1, 3), (2, 2)])
     clock.turn(2)  # neither: an image, a checkpoint
     rates = meter.rates()
@@ -66,7 +65,7 @@ def test_shares_of_the_elapsed_time(clock: Clock) -> None:
 
 @pytest.mark.parametrize("start", [Meter.restart, Meter.rates])
 def test_a_new_stretch_forgets_the_one_before(clock: Clock, start: Any) -> None:
-    meter = Meter(CPU, images=4, shared=False)
+    meter = Meter(CPU, images=4)
     clock.turn(50)
     steps(meter, clock, [(3, 2), (1, 5)])
     clock.turn(7)
@@ -77,55 +76,16 @@ def test_a_new_stretch_forgets_the_one_before(clock: Clock, start: Any) -> None:
 
 
 def test_rates_of_no_time_at_all_are_finite(clock: Clock) -> None:
-    rates = Meter(CPU, images=1, shared=False).rates()
+    rates = Meter(CPU, images=1).rates()
     assert (rates.images_per_second, rates.data_wait, rates.efficiency) == (0, 0, 0)
 
 
-def test_on_a_cpu_with_workers_a_step_counts_as_long_as_it_takes_undisturbed(clock: Clock) -> None:
-    meter = Meter(CPU, images=1, shared=True)
-    steps(meter, clock, [(0, 7), (0, 1), (0, 1), (0, 1), (0, 1)])  # the first prepares the kernels
-    assert meter.rates().efficiency == 1
-    steps(meter, clock, [(1, 3), (1, 1), (0, 2), (0, 0.5)])  # workers lengthen some of them
+def test_an_accumulated_step_counts_once(clock: Clock) -> None:
+    meter = Meter(CPU, images=3)
+    steps(meter, clock, [(0, 2), (0, 2), (0, 6), (1, 2), (2, 2), (2, 3)], micro_batches=3)
     rates = meter.rates()
-    assert rates.efficiency == pytest.approx((1 + 1 + 1 + 0.5) / 8.5)
-    assert rates.data_wait == pytest.approx(2 / 8.5)
-    assert rates.images_per_second == pytest.approx(4 / 8.5)
-
-
-def test_an_accumulated_step_counts_with_its_update(clock: Clock) -> None:
-    meter = Meter(CPU, images=3, shared=True)
-    steps(meter, clock, [(0, 9), (0, 9), (0, 9), *[(0, 1), (0, 1), (0, 3)] * 4], micro_batches=3)
-    meter.restart()
-    steps(meter, clock, [(0, 2), (0, 2), (0, 6)], micro_batches=3)
-    rates = meter.rates()
-    assert rates.efficiency == pytest.approx(5 / 10)
-    assert rates.images_per_second == pytest.approx(3 / 10)
-
-
-def test_without_workers_each_step_counts_as_long_as_it_takes(clock: Clock) -> None:
-    meter = Meter(CPU, images=1, shared=False)
-    steps(meter, clock, [(0, 1)] * 9 + [(0, 9)])
-    assert meter.rates().efficiency == 1
-
-
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_undisturbed_steps_of_a_run_come_before_its_workers(
-    train: Train, monkeypatch: pytest.MonkeyPatch, accumulate: int
-) -> None:
-    children: list[int] = []
-    before = len(multiprocessing.active_children())
-
-    class Counting(Meter):
-        def count_step(self) -> None:
-            children.append(len(multiprocessing.active_children()) - before)
-            super().count_step()
-
-    monkeypatch.setattr(program, "Meter", Counting)
-    batch_size = 4 // accumulate
-    how = ["--val-every=2", f"--batch-size={batch_size}", f"--accumulate={accumulate}"]
-    assert train("run", "--workers=1", *how) == 0
-    assert children[:8] == [0] * 5 + [1] * 3
-    assert len(multiprocessing.active_children()) == before
+    assert rates.efficiency == pytest.approx(17 / 22)
+    assert rates.images_per_second == pytest.approx(6 / 22)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

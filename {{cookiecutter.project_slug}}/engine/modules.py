@@ -1,7 +1,7 @@
 """The model as a module: moved to its device, compiled, split over several GPUs."""
 
 from collections.abc import Callable
-from functools import partial
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import torch
@@ -60,49 +60,39 @@ def run_with_hooks(
         sample: A sample of the data set, of which the model takes batches.
         hooks: For modules of the model, what is called after their `forward`.
     """
-    handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
-    model(*(part.to(device) for part in default_collate([sample, sample])))
-    model.train(training)
-    for handle in handles:
-        handle.remove()
+    device = next(model.parameters()).device
+    with ExitStack() as hooked:
+        hooked.callback(model.train, model.training)
+        for module, hook in hooks.items():
+            hooked.enter_context(module.register_forward_hook(hook))
+        model.eval()
+        model(*(part.to(device) for part in default_collate([sample, sample])))
 
 
 def check_gradients(model: nn.Module, sample: tuple[Tensor, ...], amp: Amp) -> None:
-    """Refuses what PyTorch computes a wrong gradient for, without a word.
+    """Refuses convolutions for which PyTorch silently computes a wrong gradient.
 
     In bf16 on the CPU, parts of the weight's gradient of a convolution with padding are left unset
-    if its input is less wide than its stride (found with PyTorch 2.14, by repeating steps).
-
-    Args:
-        model: The finished model; it is run once, in evaluation mode.
-        sample: A sample of the data set, of which the model takes batches.
-        amp: The precision.
+    if its input is narrower than its stride (found with PyTorch 2.14, by repeating steps). For the
+    arguments see `run_with_hooks`.
 
     Raises:
         BadInput: There is such a convolution.
     """
     if amp.device.type != "cpu" or amp.dtype != torch.bfloat16:
         return
-    narrow: list[str] = []
+    names = {module: name for name, module in model.named_modules()}
 
-    def note(name: str, conv: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        wide = output if isinstance(conv, nn.ConvTranspose2d) else inputs[0]
-        if conv.padding != "valid" and conv.padding[1] and wide.shape[3] < conv.stride[1]:
-            narrow.append(name)
+    def check(conv: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        images = output if isinstance(conv, nn.ConvTranspose2d) else inputs[0]
+        if conv.padding != "valid" and conv.padding[1] and images.shape[3] < conv.stride[1]:
+            raise BadInput(
+                f"--precision bf16: {names[conv]} has images narrower than its stride, for which "
+                "PyTorch computes no gradient on the CPU; use --precision fp32 or larger images"
+            )
 
-    hooks: dict[nn.Module, Callable[..., None]] = {
-        module: partial(note, name)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.stride[1] > 1
-    }
-    run_with_hooks(model, sample, hooks)
-    if narrow:
-        raise BadInput(
-            f"--precision bf16: {narrow[0]} has images that are less wide than its stride, for "
-            "which PyTorch computes no gradient on the CPU; use --precision fp32 or larger images"
-        )
+    convolutions = [m for m in names if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    run_with_hooks(model, sample, dict.fromkeys(convolutions, check))
 
 
 def compile_networks(networks: dict[str, nn.Module]) -> None:

@@ -1,16 +1,18 @@
 """What the programs print: lines, which --quiet leaves out, and progress bars."""
 
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import accumulate
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-LINE_EVERY = 60.0  # seconds between the lines that stand for a bar where there is no terminal
+LINE_EVERY = 60.0  # seconds between the lines of progress where stderr is no terminal
 LINES = "{desc} {percentage:.0f}%, {n_fmt} of {total_fmt}, {remaining} left{postfix}"
 _quiet = False
 
@@ -43,13 +45,13 @@ def warn(text: str) -> None:
 def bar(iterable: Iterable | None = None, disable: bool = False, **how: Any) -> tqdm:
     """A progress bar of tqdm on stderr, no wider than the terminal.
 
-    Where stderr is no terminal, as in a log file, it is a line now and then: the first after a
-    minute, then one a minute, and less often the longer it takes, about 200 in a day.
+    Where stderr is no terminal, as in a log file, it prints lines instead: one a minute at first,
+    then at longer and longer intervals, about 200 lines in a day.
 
     Args:
-        iterable: What is to be watched, if it is not counted by `update`.
-        disable: Whether there is to be none, as with `--quiet`.
-        how: As of tqdm.
+        iterable: What to count; without it, `update` counts.
+        disable: Shows nothing, as with `--quiet`.
+        how: Further arguments of tqdm.
     """
     disable = disable or _quiet
     if not sys.stderr.isatty():
@@ -63,18 +65,11 @@ def set_postfix(bar: tqdm, parts: list[str]) -> None:
     """Shows after the bar as many of the parts as fit into the line, each as a whole."""
     if bar.disable:
         return
-    width = bar.format_dict["ncols"]  # 0: a terminal that does not know it
-    if width is None:  # these are lines
-        bar.set_postfix_str(", ".join(parts), refresh=False)
-        return
     bar.set_postfix_str("", refresh=False)
-    room = (width or 80) - len(str(bar)) - 2  # the time may grow
-    shown: list[str] = []
-    for part in parts:
-        room -= len(part) + 2
-        if room < 0:
-            break
-        shown.append(part)
+    width = bar.format_dict["ncols"]  # None: lines in a file; 0: a terminal of unknown width
+    room = math.inf if width is None else (width or 80) - len(str(bar)) - 2  # the time may grow
+    ends = accumulate(len(part) + 2 for part in parts)
+    shown = [part for part, end in zip(parts, ends, strict=True) if end <= room]
     bar.set_postfix_str(", ".join(shown), refresh=False)
 
 
@@ -88,7 +83,7 @@ def close(bar: tqdm) -> None:
 
 
 class _Lines:
-    """What tqdm writes, as lines without carriage returns; the longer it takes, the fewer."""
+    """Writes what tqdm prints as lines without carriage returns, at intervals that grow."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.begun, self.last = stream, time.monotonic(), 0.0

@@ -14,17 +14,16 @@ import signal
 import threading
 import time
 import warnings
-from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from itertools import chain, islice, takewhile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain, takewhile
 from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
 from prefetch_generator import BackgroundGenerator
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from engine.data.sampler import (
     EvalBatchSampler,
@@ -37,16 +36,15 @@ from engine.devices import cores, memory_format
 from engine.errors import STOP_SIGNALS, BadInput, Fault, kill_workers
 
 Batch = tuple[Tensor, ...]
-GRACE = 1.0  # seconds in which a thread or a worker may finish its batch before it is killed
+GRACE = 1.0  # seconds in which a worker may finish its batch before it is killed
 GONE = 6.0  # seconds after which the end of a killed process has been noticed
-UNDISTURBED_STEPS = 5  # that the meter times without workers
-AHEAD = 8  # batches that are made in one go
 
 
 class Loader:
     """Loads the batches of a data set and moves them to the device.
 
-    A context manager, whose end ends the worker processes.
+    A context manager, whose end ends the worker processes. They serve one pass over the data after
+    another.
 
     Args:
         dataset: A map-style data set of tuples of tensors. If it can make whole batches at once
@@ -56,8 +54,7 @@ class Loader:
         workers: Worker processes; 0 loads in the main process, None chooses.
         prefetch: Batches that a background thread keeps ready; 0 for no thread. No thread is
             used where it would share random generators or cores with the model, nor beside
-            workers, each of which keeps as many ready itself. Unless it is 0, batches from the
-            cache for a model on the CPU are made AHEAD in one go.
+            workers, each of which keeps as many ready itself, and at least 2.
     """
 
     def __init__(
@@ -68,57 +65,98 @@ class Loader:
         workers: int | None,
         prefetch: int,
     ) -> None:
-        self.dataset, self.sampler, self.device = dataset, sampler, device
+        self.sampler, self.device = sampler, device
         example = whole_batch(dataset, torch.tensor([0]))
         at_once = example is not None
         self.on_device = at_once and example[0].device.type != "cpu"
         workers = choose_workers(device, at_once) if workers is None else workers
         self.workers = 0 if self.on_device else workers  # they cannot use the memory of the GPU
         threaded = at_once and not self.on_device and not self.workers and device.type != "cpu"
-        self.prefetch = prefetch if threaded else 0
-        self.in_groups = at_once and device.type == "cpu" and prefetch > 0 and not self.workers
-        self.shares_cores = self.workers > 0 and device.type == "cpu"
+        self.prefetch, self._ahead = prefetch if threaded else 0, max(2, prefetch)
         self.pins = device.type == "cuda" and not self.on_device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._source = SeededDataset(dataset)
-        self._processes = _Workers(self._source, self.workers, prefetch, self.pins)
+        self._keys = _Keys()
+        self._iterator: Any = None  # of DataLoader, whose workers are `_processes`
+        self._processes: list[Any] = []
 
     @contextmanager
     def batches(self, n_iter: int = 0) -> Iterator[Iterator[Batch]]:
         """The batches of the sampler from step `n_iter` on, on the device.
 
-        If workers share the cores with the model, the main process loads those of the first few
-        steps itself and starts the workers after that: the meter times steps without them.
+        Raises:
+            BadInput: The data set cannot be sent to a process that is not forked.
+            Fault: The processes cannot be started.
+            RuntimeError: One of them has died, or loading has stopped early.
         """
         self._complete = False
-        with ExitStack() as ending:
-            ending.callback(self._end_unless_complete)
-            ready = self._on_device(self._on_host(n_iter, ending))
-            yield _in_groups(ready, AHEAD) if self.in_groups else ready
-
-    def _end_unless_complete(self) -> None:
-        if not self._complete:  # the workers are still busy, with batches that nobody wants
-            self.close()
-
-    def _on_host(self, n_iter: int, ending: ExitStack) -> Iterator[Batch]:
-        """The batches, counted; the thread that reads ahead ends with `ending`."""
-        expected = self.sampler.count(n_iter)
-        in_main = UNDISTURBED_STEPS * self.sampler.per_step if self.shares_cores else 0
         keys = self.sampler.batches(n_iter, self.device if self.on_device else "cpu")
-        yield from map(self._source.__getitems__, islice(keys, in_main))
-        if self.workers:
-            stream = self._processes.batches(keys)
-        else:
-            stream = map(self._source.__getitems__, keys)
-            if self.pins:
-                stream = (tuple(part.pin_memory() for part in batch) for batch in stream)
-            stream = ending.enter_context(_in_background(stream, self.prefetch))
-        for seen in range(min(in_main, expected), expected):
-            batch = next(stream, None)
-            if batch is None:  # some faults end BackgroundGenerator as if the data had ended
-                raise RuntimeError(f"loading stopped after {seen} of {expected} batches")
+        batches = self._from_workers(keys) if self.workers else self._from_main_process(keys)
+        try:
+            with _in_background(batches, self.prefetch) as on_host:
+                yield self._on_device(self._counted(on_host, self.sampler.count(n_iter)))
+        finally:
+            if not self._complete:  # the workers are still busy with batches that nobody will use
+                self.close()
+
+    def _counted(self, batches: Iterable[Batch], expected: int) -> Iterator[Batch]:
+        seen = 0
+        for batch in batches:
             yield batch
+            seen += 1
+        if seen < expected:  # some faults end BackgroundGenerator as if the data had ended
+            raise RuntimeError(f"loading stopped after {seen} of {expected} batches")
         self._complete = True
+
+    def _from_main_process(self, keys: Iterator[Keys]) -> Iterator[Batch]:
+        for batch in map(self._source.__getitems__, keys):
+            yield tuple(part.pin_memory() for part in batch) if self.pins else batch
+
+    def _from_workers(self, keys: Iterator[Keys]) -> Iterator[Batch]:
+        self._keys.rest = keys
+        if self._iterator is None:
+            self._start_workers()
+        else:
+            iter(self._data_loader)  # the same iterator, from the beginning
+        try:
+            yield from self._iterator
+        except Exception as error:
+            # Raised by the data set, in a process that lives.
+            caught = isinstance(error, BadInput | Fault) or "Caught" in str(error)
+            sentinels = [process.sentinel for process in self._processes]
+            if caught or not multiprocessing.connection.wait(sentinels, GONE):
+                raise
+            # Whatever error the death of a process has caused.
+            raise RuntimeError("DataLoader worker exited unexpectedly") from None
+
+    def _start_workers(self) -> None:
+        atexit.register(kill_workers)  # after multiprocessing's own, so it is called before
+        self._data_loader = DataLoader(
+            self._source,
+            batch_sampler=self._keys,  # type: ignore[arg-type]  # it has no length
+            collate_fn=_share_memory,  # type: ignore[arg-type]  # gets what __getitems__ returns
+            num_workers=self.workers,
+            prefetch_factor=self._ahead,
+            persistent_workers=True,
+            pin_memory=self.pins,
+            # Left to itself the loader draws from the global generator, which is the model's.
+            generator=torch.Generator(),
+            worker_init_fn=_end_with_trainer,
+        )
+        others = multiprocessing.active_children()
+        option = f"--workers {self.workers}"
+        try:
+            with _stop_signals_blocked(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Got pickle error")  # told below, in one line
+                self._iterator = iter(self._data_loader)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise BadInput(
+                f"{option}: the data set cannot be sent to worker processes ({error}); give it "
+                "functions that a module defines, or use --workers 0"
+            ) from None
+        except OSError as error:
+            raise Fault(f"{option}: cannot be started ({error.strerror}); use fewer") from None
+        self._processes = [p for p in multiprocessing.active_children() if p not in others]
 
     def _on_device(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches on the device. To CUDA the next one is copied while one is computed with."""
@@ -148,98 +186,23 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Ends the worker processes within seconds; the next batches start new ones."""
-        self._processes.close()
+        """Ends the worker processes within seconds; the next batches start new ones.
 
-
-class _Workers:
-    """The worker processes of a loader, which serve one pass over the data after another.
-
-    Args:
-        source: The data set, asked for whole batches by their keys.
-        number: How many processes.
-        prefetch: Batches that each keeps ready, at least 2.
-        pin: Whether batches are copied into page-locked memory.
-    """
-
-    def __init__(self, source: SeededDataset, number: int, prefetch: int, pin: bool) -> None:
-        self.source, self.number, self.ahead, self.pin = source, number, max(2, prefetch), pin
-        self.keys = _Keys()
-        self.iterator: Any = None
-        self.processes: list[Any] = []
-        if number:
-            atexit.register(kill_workers)  # after multiprocessing's own, so it is called before
-
-    def batches(self, keys: Iterator[Keys]) -> Iterator[Batch]:
-        """The batches of `keys`, in their order.
-
-        Raises:
-            BadInput: The data set cannot be sent to a process that is not forked.
-            Fault: The processes cannot be started.
-            RuntimeError: One of them has died.
+        PyTorch has no public method for it.
         """
-        self.keys.rest = keys
-        if self.iterator is None:
-            self._start()
-        else:
-            iter(self.loader)  # the same iterator, from the beginning
-        try:
-            yield from self.iterator
-        except Exception as error:
-            # Raised by the data set, in a process that lives.
-            caught = isinstance(error, BadInput | Fault) or "Caught" in str(error)
-            if caught or not multiprocessing.connection.wait(self._sentinels(), GONE):
-                raise
-            # Whatever error the death of a process has caused.
-            raise RuntimeError("DataLoader worker exited unexpectedly") from None
-
-    def _start(self) -> None:
-        self.loader = DataLoader(
-            self.source,
-            batch_sampler=self.keys,  # type: ignore[arg-type]  # it has no length
-            collate_fn=_shared,  # type: ignore[arg-type]  # it gets what __getitems__ returns
-            num_workers=self.number,
-            prefetch_factor=self.ahead,
-            persistent_workers=True,
-            pin_memory=self.pin,
-            # Left to itself the loader draws from the global generator, which is the model's.
-            generator=torch.Generator(),
-            worker_init_fn=_end_with_trainer,
-        )
-        others = multiprocessing.active_children()
-        try:
-            with _stop_signals_blocked(), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Got pickle error")  # told below, in one line
-                self.iterator = iter(self.loader)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise BadInput(
-                f"--workers {self.number}: the data set cannot be sent to worker processes "
-                f"({error}); give it functions that a module defines, or use --workers 0"
-            ) from None
-        except OSError as error:
-            raise Fault(
-                f"--workers {self.number}: cannot be started ({error.strerror}); use fewer"
-            ) from None
-        self.processes = [each for each in multiprocessing.active_children() if each not in others]
-
-    def _sentinels(self) -> list[int]:
-        return [process.sentinel for process in self.processes]
-
-    def close(self) -> None:
-        """Ends the processes, which PyTorch has no public way for; `batches` starts new ones."""
-        if self.iterator is None:
+        if self._iterator is None:
             return
         # In a thread, since PyTorch can wait for ever for a lock that a killed process has held.
-        ending = threading.Thread(target=self.iterator._shutdown_workers, daemon=True)
+        ending = threading.Thread(target=self._iterator._shutdown_workers, daemon=True)
         ending.start()
         ending.join(GRACE)
-        for process in self.processes:
+        for process in self._processes:
             process.kill()
-        for indices in self.iterator._index_queues:
+        for indices in self._iterator._index_queues:
             indices.cancel_join_thread()  # nobody reads them any more
-        for waited in (*self.processes, ending):
+        for waited in (*self._processes, ending):
             waited.join(GONE)
-        self.iterator, self.processes = None, []
+        self._iterator, self._processes = None, []
 
 
 def arrange(batch: Batch, device: torch.device) -> Batch:
@@ -273,44 +236,26 @@ class _Keys:
             yield indices.numpy(), seeds.numpy()  # tensors would go to workers as open files
 
 
-def _shared(batch: Batch) -> Batch:
-    """A batch; that of a worker process in memory which the trainer can read.
+def _share_memory(batch: Batch) -> Batch:
+    """A worker's batch in memory that the trainer can read.
 
     PyTorch would move it there in a thread of the worker, whose errors are lost: the trainer would
     wait for ever if /dev/shm is full.
     """
-    if get_worker_info() is not None:
-        for part in batch:
-            part.share_memory_()
+    for part in batch:
+        part.share_memory_()
     return batch
-
-
-def _in_groups(batches: Iterator[Batch], size: int) -> Iterator[Batch]:
-    """`batches`, so many made in one go.
-
-    A batch from the cache takes a third of the time if the one before it has just been made:
-    between two steps of the network nothing of the code is left in the processor's own caches.
-    """
-    while group := deque(islice(batches, size)):
-        while group:
-            yield group.popleft()
 
 
 @contextmanager
 def _in_background(source: Iterator[Batch], prefetch: int) -> Iterator[Iterator[Batch]]:
-    """`source`, read ahead by a thread that ends with the block, whatever ends the block.
-
-    Args:
-        source: Read by nobody else.
-        prefetch: Batches to keep ready; 0 for no thread.
-    """
+    """`source`, of which a thread keeps `prefetch` batches ready; it ends with the block."""
     if prefetch == 0:
         yield source
         return
     stop = threading.Event()
-    ahead = BackgroundGenerator(
-        takewhile(lambda _: not stop.is_set(), source), max_prefetch=prefetch
-    )
+    until_stop = takewhile(lambda _: not stop.is_set(), source)
+    ahead = BackgroundGenerator(until_stop, max_prefetch=prefetch)
     try:
         yield ahead
     finally:
@@ -354,14 +299,10 @@ def _start_resource_tracker() -> None:
     Before signals are blocked: its start unblocks them up to Python 3.13. And without its warning,
     which would follow the line of a program that was killed or interrupted.
     """
-    before = os.environ.get("PYTHONWARNINGS", "")
-    os.environ["PYTHONWARNINGS"] = ",".join([*filter(None, [before]), "ignore:resource_tracker"])
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        os.environ["PYTHONWARNINGS"] = before
-        if not before:
-            del os.environ["PYTHONWARNINGS"]
+    ignore = "ignore:resource_tracker"
+    filters = os.environ.get("PYTHONWARNINGS") or ignore
+    os.environ["PYTHONWARNINGS"] = filters if ignore in filters else f"{filters},{ignore}"
+    resource_tracker.ensure_running()
 
 
 def _end_with_trainer(worker_id: int) -> None:
@@ -371,10 +312,10 @@ def _end_with_trainer(worker_id: int) -> None:
     """
     for number in STOP_SIGNALS:  # blocked, but not on Windows, nor by an older fork server
         signal.signal(number, signal.SIG_IGN)
-    if (trainer := multiprocessing.parent_process()) is not None:
-        threading.Thread(target=_exit_after, args=(trainer.sentinel,), daemon=True).start()
+    trainer = multiprocessing.parent_process()
 
+    def exit_after_trainer() -> None:
+        multiprocessing.connection.wait([trainer.sentinel])  # type: ignore[union-attr]
+        os._exit(1)
 
-def _exit_after(sentinel: int) -> None:
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)
+    threading.Thread(target=exit_after_trainer, daemon=True).start()

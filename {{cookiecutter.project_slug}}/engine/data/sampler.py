@@ -134,8 +134,6 @@ class EvalBatchSampler:
         processes: Their number.
     """
 
-    per_step = 0  # no step is made of these batches
-
     def __init__(self, size: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
         self.size, self.batch_size, self.rank, self.processes = size, batch_size, rank, processes
 
