@@ -70,12 +70,7 @@ def evaluate(
                 sums = model.compute_sums(*batch)
                 if grid is None and world.rank == 0:
                     grid = model.image_grid(*batch)
-            parts.append({})
-            for name, value in sums.items():  # on the device: nothing waits here
-                if isinstance(value, Rows) or value.is_floating_point():
-                    parts[-1][name] = value
-                else:
-                    counts[name] = counts[name] + value if name in counts else value.long()
+            parts.append(_add_counts(counts, sums))
             if until:
                 break
     model.train()
@@ -85,6 +80,19 @@ def evaluate(
     shown = {} if grid is None else {"images": grid}
     metrics.draw = lambda: {**shown, **model.figures(totals)}
     return metrics
+
+
+def _add_counts(
+    counts: dict[str, Tensor], sums: dict[str, Tensor | Rows]
+) -> dict[str, Tensor | Rows]:
+    """Adds the integers of a batch to `counts`, on the device, and returns the rest."""
+    rest: dict[str, Tensor | Rows] = {}
+    for name, value in sums.items():
+        if isinstance(value, Rows) or value.is_floating_point():
+            rest[name] = value
+        else:
+            counts[name] = counts[name] + value if name in counts else value.long()
+    return rest
 
 
 def means(totals: dict[str, Tensor], images: int) -> dict[str, float]:
