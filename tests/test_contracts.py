@@ -1,12 +1,14 @@
 """What engine/ asks of a task is enough for others: segmentation, and several labels an image.
 
-tests/contracts/ has a data set and a model of each. They take the place of those of a
-classification project, whose train.py, options.py, export.py and engine/ stay as they are.
+A data set and a model of each take the place of those of a classification project, whose train.py,
+options.py, export.py and engine/ stay as they are. Those for several labels are printed in
+docs/task.md, those for segmentation are in tests/contracts/.
 """
 
 import csv
 import importlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,8 +69,13 @@ def kind(
     """The name of a task; the current folder is a project of it, with a run on one process."""
     copy = tmp_path_factory.mktemp("contracts") / "project"
     shutil.copytree(bake(accelerator="cpu").path, copy)
-    for path in (ROOT / "tests/contracts" / request.param).glob("*.py"):
-        shutil.copy(path, copy)
+    if request.param == "segmentation":
+        for path in (ROOT / "tests/contracts/segmentation").glob("*.py"):
+            shutil.copy(path, copy)
+    else:
+        printed = re.findall(r"```python\n(.*?)```", (copy / "docs/task.md").read_text(), re.DOTALL)
+        for name, code in zip(("dataset.py", "model.py"), printed, strict=False):
+            (copy / name).write_text(code)
     draw(request.param, copy / "shapes")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(copy)
