@@ -150,6 +150,7 @@ def content(run: Path) -> tuple[dict[str, torch.Tensor], list[dict]]:
     add("", torch.load(run / "checkpoints/last.pt", weights_only=True))
     points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for point in points:
+        point.pop("seconds", None)
         for timed in ("images_per_second", "data_wait", "efficiency"):
             point["values"].pop(timed, None)
     return found, points

@@ -1,5 +1,7 @@
 """What TensorBoard shows of a run: read from its event files, as TensorBoard reads them."""
 
+import re
+import shlex
 import shutil
 import struct
 from collections import Counter
@@ -10,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import Build, Train
-from programs import last, points, resume, saved_steps, start, wait_for_step
+from programs import last, points, resume, saved_steps, start, status, wait_for_step
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
+import test
 import train as program
+from engine import terminal
 from engine.logger import Logger
 from model import Model
 
@@ -173,6 +177,68 @@ def test_a_run_on_one_batch_prints_its_losses(
         assert f"\nstep {point['n_iter']}: {name} {value:.4g}" in out
     assert train("usual", *words[1:]) == 0
     assert "\nstep 2:" not in capsys.readouterr().out
+
+
+def test_the_line_of_an_epoch_has_the_training_loss_and_the_time(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("run", "--log-every=1") == 0
+    out, found = capsys.readouterr().out, points(Path("run"))
+    (*_, first, _) = [line for line in out.splitlines() if line.startswith("epoch 1/")] + [""]
+    logged = [p["values"] for p in found if p["split"] == "train" and p["epoch"] == 1]
+    name = next(iter(logged[0]))
+    mean = sum(values[name] for values in logged) / len(logged)
+    said = re.escape(f"{mean:.4g}")
+    assert re.search(rf"; train {name} {said}.*; \d+ s( \(best\))?$", first), out
+    seconds = [p["seconds"] for p in found if p["split"] == "val"]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    assert f", in {terminal.duration(last(Path('run'))['seconds'])}; next:" in out
+
+
+def test_the_time_of_a_run_goes_on_after_a_resume(train: Train) -> None:
+    assert train("run", "--epochs=1") == 0
+    path = Path("run/checkpoints/last.pt")
+    state = {**last(Path("run")), "seconds": 7200.0}
+    torch.save(state, path)
+    for other in path.parent.glob("iter-*.pt"):
+        other.unlink()
+    assert resume(Path("run"), "--epochs=2") == 0
+    assert 7200 < last(Path("run"))["seconds"] < 10800
+    assert points(Path("run"))[-1]["seconds"] > 7200
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (192, "3 min 12 s"), (7530, "2 h 5 min")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert terminal.duration(seconds) == text
+
+
+def test_a_first_loss_far_above_that_of_a_guess_is_named(
+    train: Train, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sign of a normalisation that is missing, or of a last layer that is far too large."""
+    assert train("usual", "--epochs=1") == 0
+    assert "first loss" not in capsys.readouterr().err
+    (name, value), *_ = points(Path("usual"))[0]["values"].items()
+    monkeypatch.setattr(Model, "loss_of_a_guess", lambda self: {name: value / 9}, raising=False)
+    assert train("high", "--epochs=1") == 0
+    error = capsys.readouterr().err
+    assert error.startswith(f"warning: the first loss, {name} ") and error.count("\n") == 1
+    assert f"that of a guess, {value / 9:.4g}; see docs/recipes.md" in error
+
+
+def test_without_test_images_the_next_command_names_the_validation_images(
+    train: Train, spoiled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(spoiled / "test")
+    assert train("run", f"--data={spoiled}", "--epochs=1") == 0
+    command = capsys.readouterr().out.splitlines()[-1].replace("python ", "", 1)
+    assert command.endswith("best.pt --split val")
+    program, *words = shlex.split(command)
+    assert Path(program).name == "test.py"
+    assert status(test.main, "test.py", *words, "--device=cpu") == 0
 
 
 def test_norms_of_gradient_and_weights(train: Train, build: Build) -> None:

@@ -181,7 +181,7 @@ def test_runs_are_compared(train: Train, capsys: pytest.CaptureFixture[str]) -> 
     capsys.readouterr()
     assert status(compare.main, "compare.py", *runs, "--out=page.html") == 0
     head, first, second, wrote = capsys.readouterr().out.splitlines()
-    assert head.split()[-2:] == ["steps", "seed"], "all other options are equal"
+    assert head.split()[-3:] == ["steps", "time", "seed"], "all other options are equal"
     assert first.startswith("<b>first") and first.split()[-1] == "0"
     assert second.startswith("second") and second.split()[-1] == "1"
     assert first.split()[2] == "-" and second.split()[2] != "-", "the result of test.py"

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from statistics import fmean
 from typing import Any
 
 from tensorboardX import summary
@@ -50,6 +51,8 @@ class Logger:
         self.working = self.first = world.rank == 0
         self._events: deque[Event] = deque()  # those that are not yet in TensorBoard's file
         self._flushed, self._writing = time.time(), threading.RLock()
+        self._validated = state.seconds  # when the last epoch line was printed
+        self._losses: list[dict[str, float]] = []  # those logged since then
         self._thread = ThreadPoolExecutor(1, "image")
         self._drawing: Future[None] | None = None
 
@@ -117,6 +120,7 @@ class Logger:
         """Records the losses of a step; reading them makes the program wait for the device."""
         values = mean_losses(micro_batches, self.world)
         shown = [f"{name} {value:.4g}" for name, value in values.items()]
+        self._losses.append(values)
         terminal.set_postfix(self.bar, [*shown, *str(rates).split(", ")])
         if self.state.opt.overfit_one_batch:  # to see them fall is what such a run is for
             terminal.say(f"step {self.state.n_iter}: {', '.join(shown)}")
@@ -126,18 +130,34 @@ class Logger:
     def validation(self, metrics: Metrics, better: bool) -> None:
         """Records and prints the metrics of a validation; TensorBoard shows its images."""
         text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        if self._losses:
+            means = {n: fmean(losses[n] for losses in self._losses) for n in self._losses[0]}
+            text += "; train " + ", ".join(f"{name} {mean:.4g}" for name, mean in means.items())
+        took, self._validated = self.state.seconds - self._validated, self.state.seconds
+        self._losses = []
+        text += f"; {terminal.duration(took)}"
         terminal.say(f"{self._epoch()}: val {text}{' (best)' * better}")
         self._add("val", metrics, {})
         self._add_scalars("best", {self.state.monitor: self.state.best})
         self._in_background(self._draw_validation, metrics, self.state.n_iter)
 
-    def image(self, name: str, grid: Tensor) -> None:
-        """Records an image, uint8 of shape (3, H, W), in TensorBoard and in report/.
+    def first_step(self, micro_batches: list[Losses], model: Any, grid: Tensor) -> None:
+        """Records an image of the first batch, and warns of losses far above those of a guess.
 
-        A thread packs it, which can take as long as a hundred steps on a GPU.
+        Args:
+            micro_batches: The losses of the step.
+            model: Its `loss_of_a_guess`, if it has one, returns losses by name.
+            grid: uint8 (3, H, W), for TensorBoard and report/.
         """
-        if self.working:
-            self._in_background(self._draw, name, grid.cpu(), self.state.n_iter)
+        guessed = getattr(model, "loss_of_a_guess", dict)()
+        for name, value in mean_losses(micro_batches, self.world).items():
+            if value > 3 * guessed.get(name, math.inf) and self.first:
+                terminal.warn(
+                    f"the first loss, {name} {value:.4g}, is far above that of a guess, "
+                    f"{guessed[name]:.4g}; see docs/recipes.md, The order"
+                )
+        if self.working:  # by a thread: to pack it can take as long as a hundred steps on a GPU
+            self._in_background(self._draw, "batch", grid.cpu(), self.state.n_iter)
 
     def _in_background(self, draw: Callable[..., None], *what: Any) -> None:
         if not self.working:
@@ -184,6 +204,8 @@ class Logger:
         # JSON has no word for what is no number.
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         point = {"n_iter": n_iter, "epoch": self.state.epoch, "split": split, "values": finite}
+        if split == "val":
+            point["seconds"] = round(self.state.seconds, 1)
         if not self.first:
             return
         try:

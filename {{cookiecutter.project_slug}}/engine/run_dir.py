@@ -205,8 +205,11 @@ class RunDir:
             return STOPPED
         early = " early (--patience)" if state.n_iter < state.total else ""
         found = f"best {state.monitor} {state.best:.4g} on the validation images"
+        found += f", in {terminal.duration(state.seconds)}"
         best = shlex.quote(self.checkpoints.best.as_posix())
         test = f"python {_path_to('test.py')} --checkpoint {best}"
+        data = Path(self.opt.data)
+        test += " --split val" * (data.is_dir() and not (data / "test").is_dir())
         terminal.conclude(f"done{early}: {found}", test)
         return DONE
 

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +24,7 @@ WITHOUT_EFFECT = (
 # Keys of a checkpoint that are not networks.
 RESERVED = (
     *("optim", "scaler", "epoch", "n_iter", "validated", "best", "waited", "model", "args"),
-    *("environment", "ema", "info", "best_loss"),
+    *("environment", "ema", "info", "best_loss", "seconds"),
 )
 RESUME_REMEDY = "use the options of its config.txt, or undo the change of the network"
 
@@ -73,11 +74,17 @@ class TrainState:
         self.best = -self.sign * math.inf  # the best value so far of the metric that is monitored
         self.best_loss = math.inf  # of the same validation
         self.waited = 0  # validations since one was better than all before
+        self._spent, self._begun = 0.0, time.monotonic()  # seconds before this start, and its time
 
     @property
     def epoch(self) -> int:
         """The epoch of the last step, counted from 1; 0 before the first step."""
         return -(-self.n_iter // self.steps_per_epoch)
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, what came before a resume included."""
+        return self._spent + time.monotonic() - self._begun
 
     def validation_is_due(self) -> bool:
         """Whether to validate now: at the end of every x-th epoch and of the run, once each."""
@@ -137,6 +144,7 @@ class TrainState:
             "best": self.best,
             "best_loss": self.best_loss,
             "waited": self.waited,
+            "seconds": self.seconds,
             "model": self.model_name,
             "args": plain(self.opt),
             "environment": self.environment,
@@ -182,6 +190,7 @@ class TrainState:
         self.n_iter, self.validated = state["n_iter"], state["validated"]
         self.best, self.waited = state["best"], state["waited"]
         self.best_loss = state.get("best_loss", math.inf)
+        self._spent = state.get("seconds", 0.0)
         if state["args"].get("monitor") != self.opt.monitor:  # another metric: the best starts anew
             self.best, self.best_loss, self.waited = -self.sign * math.inf, math.inf, 0
         terminal.say(f"resumed after step {self.n_iter} of {self.total}")

@@ -42,6 +42,15 @@ def warn(text: str) -> None:
     tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
+def duration(seconds: float) -> str:
+    """A time as people say it: 45 s, 3 min 12 s, 2 h 5 min."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
 def bar(iterable: Iterable | None = None, disable: bool = False, **how: Any) -> tqdm:
     """A progress bar of tqdm on stderr, no wider than the terminal.
 

@@ -18,6 +18,7 @@ from engine.checkpoint import write_atomically
 from engine.report.common import curves_section
 from engine.report.page import document, element, table
 from engine.report.records import Records, read_metrics, read_options, read_records
+from engine.terminal import duration
 from model import Model
 
 Rows = list[list[str]]
@@ -59,7 +60,7 @@ def compare(runs: list[Records], options: list[dict[str, str]]) -> tuple[list[st
     names = sorted({name for given in options for name in given})
     differ = [n for n in names if len({given.get(n) for given in options}) > 1]
     monitor, better = next(iter(Model.monitors.items()))
-    head = ["run", f"best val {monitor}", f"test {monitor}", "steps", *differ]
+    head = ["run", f"best val {monitor}", f"test {monitor}", "steps", "time", *differ]
     rows = []
     for run, given in zip(runs, options, strict=True):
         values = run.curve("val", monitor)[1]
@@ -67,7 +68,9 @@ def compare(runs: list[Records], options: list[dict[str, str]]) -> tuple[list[st
         results = [better(values, default=None), tested]
         steps = max((point["n_iter"] for point in run.points), default=0)
         shown = ["-" if value is None else f"{value:.4f}" for value in results]
-        rows.append([str(run.folder), *shown, str(steps), *(given.get(n, "-") for n in differ)])
+        time = duration(run.seconds) if run.seconds else "-"
+        chosen = (given.get(name, "-") for name in differ)
+        rows.append([str(run.folder), *shown, str(steps), time, *chosen])
     return head, rows
 
 

@@ -35,6 +35,7 @@ TRAIN = Path(__file__).parents[1] / "train.py"
 # What a checkpoint holds besides networks, optimizers and averages.
 BOOKKEEPING = {
     *("epoch", "n_iter", "validated", "best", "waited", "model", "args", "environment", "info"),
+    *("best_loss", "seconds"),
 }
 # Of an image: size in bytes, time of change in ns, digest of the bytes if it is known.
 Record = tuple[int, int, str | None]

@@ -16,6 +16,7 @@ from engine.report.figures import draw_chart
 from engine.report.page import Html, document, element, image, keys, section, table, tiles
 from engine.report.records import Records, read_metrics, read_records, run_folder
 from engine.run_dir import environment, report_dir
+from engine.terminal import duration
 
 RESAMPLES = 1000  # of a bootstrap
 SPEED = ("images_per_second", "data_wait", "efficiency")  # logged beside the losses
@@ -82,6 +83,8 @@ class Report:
 
     def _speed_section(self) -> list[Html]:
         facts = {}
+        if self.records.seconds:
+            facts["trained in"] = duration(self.records.seconds)
         for name in SPEED:
             if values := self.records.curve("train", name)[1]:
                 middle = median(values)

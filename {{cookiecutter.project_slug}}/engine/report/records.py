@@ -33,6 +33,11 @@ class Records:
         values = [point["values"] for point in self.points if point["split"] == split]
         return list(dict.fromkeys(name for of_point in values for name in of_point))
 
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken until its last validation; 0 if that is not known."""
+        return max((point.get("seconds", 0.0) for point in self.points), default=0.0)
+
     def resumes(self) -> list[int]:
         """The steps after which the run was stopped and resumed, but for its first and last one."""
         steps = {start.get("resumed after step", "") for start in self.starts}

@@ -22,6 +22,7 @@ class here and name it there. Every model has
 and for the other programs: from_checkpoint(path), scores(images), predict(images), classes.
 """
 
+import math
 from argparse import Namespace
 from typing import Any, ClassVar
 
@@ -113,6 +114,10 @@ class Classifier(nn.Module):
             "accuracy": (scores.argmax(dim=1) == labels).sum(),
             "confusion": count_confusion(scores, labels),
         }
+
+    def loss_of_a_guess(self) -> dict[str, float]:
+        """The loss if all classes are equally likely, which a new network should be near."""
+        return {"cross_entropy": math.log(len(self.classes))}
 
     def compute_metrics(self, totals: dict[str, Tensor], images: int) -> dict[str, float]:
         """The mean loss, and the share of images whose highest score is that of their class."""
