@@ -1,4 +1,4 @@
-"""An average of the weights over the last steps, which is judged in place of the weights."""
+"""An exponential moving average of the weights, to validate and to use in their place."""
 
 import copy
 from collections.abc import Iterator
@@ -24,14 +24,10 @@ class Averages:
     """
 
     def __init__(self, networks: dict[str, nn.Module], decay: float) -> None:
-        self.decay = decay
-        self.networks = networks if decay else {}
+        self.decay, self.networks = decay, networks if decay else {}
         self.averaged = {name: copy.deepcopy(net) for name, net in self.networks.items()}
-        self.pairs = [  # a tensor of an average, and that of the network
-            pair
-            for name, network in self.networks.items()
-            for pair in zip(_tensors(self.averaged[name]), _tensors(network), strict=True)
-        ]
+        ours, theirs = _tensors(self.averaged), _tensors(self.networks)
+        self.pairs = list(zip(ours, theirs, strict=True))
         self.floats = [pair for pair in self.pairs if pair[0].is_floating_point()]
         self.counts = [pair for pair in self.pairs if not pair[0].is_floating_point()]
 
@@ -61,6 +57,7 @@ class Averages:
             self._swap()
 
     def _swap(self) -> None:
+        """Exchanges the memory of each pair, so that nothing is copied."""
         for ours, theirs in self.pairs:
             ours.data, theirs.data = theirs.data, ours.data
 
@@ -75,5 +72,5 @@ class Averages:
             self.averaged[name].load_state_dict(state[name])
 
 
-def _tensors(network: nn.Module) -> list[Tensor]:
-    return [*network.parameters(), *network.buffers()]
+def _tensors(networks: dict[str, nn.Module]) -> list[Tensor]:
+    return [t for net in networks.values() for t in (*net.parameters(), *net.buffers())]

@@ -183,25 +183,38 @@ def load(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: no such checkpoint{named}")
     if path.suffix == ".safetensors":
         raise BadInput(f"{path}: weights alone, for train.py --weights; name the run instead")
-    try:
-        _verify(path)
+    with reading(path):
+        verify(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or not {"n_iter", "args"} <= state.keys():
+        raise BadInput(f"{path}: not a checkpoint written by train.py")
+    return state
+
+
+@contextmanager
+def reading(what: Path | str) -> Iterator[None]:
+    """A block that reads a file of tensors; its errors are told in a line that begins with `what`.
+
+    Raises:
+        BadInput: The file is something else, or would run code when loaded.
+        Fault: The disk does not give it.
+    """
+    try:
+        yield
     except pickle.UnpicklingError:
         raise BadInput(
-            f"{path}: holds more than tensors and plain values, and was not loaded because that "
-            "could run code; use a checkpoint written by train.py"
+            f"{what}: holds more than tensors and plain values, and was not loaded because that "
+            "could run code; use a checkpoint written by train.py, or for --weights a state dict"
         ) from None
     except (MemoryError, Damaged):
         raise
     except OSError as error:
-        raise Fault(f"{path}: cannot be read ({error.strerror or error}); try again") from None
+        raise Fault(f"{what}: cannot be read ({error.strerror or error}); try again") from None
     except Exception as error:  # what is no checkpoint makes pickle raise almost anything
         if re.search(OUT_OF_MEMORY, str(error)):
             raise
-        raise BadInput(f"{path}: not a checkpoint ({error})") from None
-    if not isinstance(state, dict) or not {"n_iter", "args"} <= state.keys():
-        raise BadInput(f"{path}: not a checkpoint written by train.py")
-    return state
+        reason = " ".join(str(error).split())[:100]
+        raise BadInput(f"{what}: not a checkpoint ({reason})") from None
 
 
 def restore(model_class: Any, path: str, parser: Any) -> tuple[Any, Namespace]:
@@ -287,7 +300,7 @@ def _save_sealed(state: dict[str, Any], file: BinaryIO) -> None:
     file.write(len(seal).to_bytes(2, "little") + seal)
 
 
-def _verify(path: Path) -> None:
+def verify(path: Path) -> None:
     """Raises Damaged unless a checkpoint is whole; one saved by others has no seal to check."""
     with open(path, "rb") as file:
         length = max(0, path.stat().st_size - SEAL_LENGTH)

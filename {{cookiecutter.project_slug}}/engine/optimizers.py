@@ -63,12 +63,15 @@ class Optimizers:
         ending = [network for network in networks.values() if hasattr(network, "end_step")]
         self.end_steps: list[Any] = [network.end_step for network in ending]
         self.averages = Averages(with_weights(networks), opt.ema)
-        buffers = buffers_of(networks)
-        self.statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
-        self.counts = [buffer for buffer in buffers if not buffer.is_floating_point()]
+        self.buffers = buffers_of(networks)
+        self.statistics = [buffer for buffer in self.buffers if buffer.is_floating_point()]
+        self.counts = [buffer for buffer in self.buffers if not buffer.is_floating_point()]
+        self.before: list[Tensor] = []  # the buffers at the beginning of the step
+        self.counted: list[Tensor] = []  # the counts after a micro-batch
         self.divided = opt.accumulate > 1 or world.size > 1
         self.gradients, self.means = Fold(opt.accumulate), Fold(opt.accumulate)
         self.n_iter = 0
+        self.trained = self.weights  # or the heads alone
         self.gradient_norms: dict[str, Tensor] = {}  # of the last step, before clipping
         self._unchecked: list[tuple[int, Tensor]] = []  # a step, and scalars on the device
 
@@ -79,14 +82,13 @@ class Optimizers:
         """
         self.n_iter = n_iter
         self.trained = self.heads if head_alone else self.weights
-        self.alone = len(self.networks) == 1 and not head_alone
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
             for parameter in self.weights[name]:
                 parameter.grad = None  # as Optimizer.zero_grad, which records a span of a profile
         if self.divided:
-            self.before = [buffer.clone() for buffer in (*self.statistics, *self.counts)]
+            self.before = [buffer.clone() for buffer in self.buffers]
 
     def backward(self, losses: Losses) -> None:
         """Adds the gradients of the losses of a micro-batch.
@@ -109,8 +111,7 @@ class Optimizers:
             loss = reduce(add, losses[name].values())
             self._watch(loss)
             mean = loss / self.accumulate if self.accumulate > 1 else loss
-            # A network on its own is all that there is to train; to list its weights takes time.
-            self.scaler.scale(mean).backward(inputs=None if self.alone else self.trained[name])
+            self.scaler.scale(mean).backward(inputs=self.trained[name])
         if self.divided:
             self._put_aside()
 
@@ -129,7 +130,7 @@ class Optimizers:
         self.averages.update(self.n_iter)
 
     def _put_aside(self) -> None:
-        """Adds what a micro-batch has made to the sums; the next one starts like the first."""
+        """Adds gradients and statistics of a micro-batch to the sums, and resets both."""
         gradients = []
         for parameter in chain.from_iterable(self.trained.values()):
             unused = parameter.grad is None  # by this micro-batch, but perhaps not by another
@@ -138,7 +139,7 @@ class Optimizers:
         self.gradients.add(cast(list[Tensor], gradients))
         self.means.add([buffer.to(_wide(buffer)) for buffer in self.statistics])
         self.counted = [buffer.clone() for buffer in self.counts]
-        for buffer, before in zip((*self.statistics, *self.counts), self.before, strict=True):
+        for buffer, before in zip(self.buffers, self.before, strict=True):
             buffer.copy_(before)
 
     def _add_up(self) -> None:
@@ -227,7 +228,7 @@ class Optimizers:
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
-    """The type to average in: not float32, where the device has a longer one."""
+    """The type to average in: float64, where the device has it."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine import terminal
-from engine.checkpoint import find_checkpoint, judged, load
+from engine.checkpoint import find_checkpoint, judged, reading, verify
 from engine.errors import BadInput, shorten
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")  # which wrappers put in front
@@ -69,17 +69,12 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """The weights in a file by the names of networks, and the options of their run if known."""
     if not path.is_file():
         raise BadInput(f"--weights {path}: no such file")
-    try:
+    with reading(f"--weights {path}"):
         if path.suffix == ".safetensors":
             return {"net": _bare(load_file(path))}, {}
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes zipfile and pickle raise almost anything
-        reason = " ".join(str(error).split())[:100]
-        raise BadInput(
-            f"--weights {path}: cannot be read as tensors and plain values ({reason})"
-        ) from None
     if isinstance(state, dict) and {"n_iter", "args"} <= state.keys():
-        state = load(path)  # checks every byte
+        verify(path)
         weights = {name: judged(state, name) for name in state if _is_state_dict(state[name])}
         return weights, state["args"]
     for key in ("state_dict", "model", "model_state_dict"):  # where others keep it
