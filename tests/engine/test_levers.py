@@ -273,9 +273,9 @@ def test_weights_of_another_network_are_refused_with_its_name(
     weights = {"unknown": torch.zeros(1)}
     torch.save({"net": weights, "n_iter": 1, "args": {"network": "resnet18"}}, "other.pt")
     with pytest.raises(BadInput, match=r"; other\.pt was trained with --network resnet18$"):
-        load_fitting({"net": network}, "other.pt", "simple")
+        load_fitting({"net": network}, "other.pt", {"network": "simple", "lr": 1})
     with pytest.raises(BadInput, match=r"of one here$"):
-        load_fitting({"net": network}, "other.pt", "resnet18")
+        load_fitting({"net": network}, "other.pt", {"network": "resnet18", "lr": 1})
 
 
 def test_a_resumed_run_needs_its_first_weights_no_more(train: Train, trained: Path) -> None:

@@ -139,7 +139,8 @@ def test_quiet_programs_print_their_last_line(
     train: Train, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train("run", "--quiet") == 0
-    assert re.fullmatch(r"done: best .* on the validation images, in \d+ s\n", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert re.fullmatch(r"done: best .* on the validation images, in \d+ s\n", out)
     given = ["--checkpoint=run", "--device=cpu", "--workers=0", "--quiet"]
     for name, program, words in (
         ("test.py", test.main, []),

@@ -153,7 +153,8 @@ class TrainState:
 
     def start_from(self, path: str) -> None:
         """Starts from the weights in a file, as far as they fit (weights.load_fitting)."""
-        load_fitting(self.networks, path, getattr(self.opt, "network", None))
+        own = {k: value for k, value in plain(self.opt).items() if k not in WITHOUT_EFFECT}
+        load_fitting(self.networks, path, own)
         self.optimizers.averages.restart()
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:

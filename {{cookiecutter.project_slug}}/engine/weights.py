@@ -14,9 +14,7 @@ from engine.errors import BadInput, shorten
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")  # which wrappers put in front
 
 
-def load_fitting(
-    networks: dict[str, nn.Module], name: str, network_option: str | None = None
-) -> None:
+def load_fitting(networks: dict[str, nn.Module], name: str, options: dict[str, Any]) -> None:
     """Puts the weights of a file into networks, as far as names and shapes fit; prints how far.
 
     What does not fit, such as a head for other classes, stays as it is.
@@ -25,7 +23,7 @@ def load_fitting(
         networks: The networks by name. Those of an own checkpoint get the weights of the same name,
             the averaged ones if there are any; a state dict is one of the network `net`.
         name: A run folder, a checkpoint of this project, or a state dict (.pt, .pth, .safetensors).
-        network_option: The `--network` of this run, for the message that nothing fits.
+        options: Those of this run that its weights depend on, for the message that nothing fits.
 
     Raises:
         BadInput: The file cannot be read, or nothing in it fits.
@@ -38,8 +36,12 @@ def load_fitting(
         if network_name in found
     )
     if not fitted:
-        theirs = trained_with.get("network", network_option)
-        why = f"; {name} was trained with --network {theirs}" if theirs != network_option else ""
+        theirs = [
+            f"--{key.replace('_', '-')} {trained_with[key]}"
+            for key in options.keys() & trained_with.keys()
+            if trained_with[key] != options[key]
+        ]
+        why = f"; {name} was trained with {shorten(sorted(theirs))}" if theirs else ""
         raise BadInput(
             f"--weights {path}: no tensor in it has the name and the shape of one here{why}"
         )
