@@ -149,7 +149,7 @@ class Logger:
             model: Its `loss_of_a_guess`, if it has one, returns losses by name.
             grid: uint8 (3, H, W), for TensorBoard and report/.
         """
-        guessed = getattr(model, "loss_of_a_guess", dict)()
+        guessed: dict[str, float] = getattr(model, "loss_of_a_guess", dict)()
         for name, value in mean_losses(micro_batches, self.world).items():
             if value > 3 * guessed.get(name, math.inf) and self.first:
                 terminal.warn(
