@@ -102,6 +102,26 @@ def test_calibration_by_hand() -> None:
     assert accuracy[10] == 0.25 and confidence[14] == pytest.approx(0.97)
 
 
+def test_many_images_are_judged_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scores of a million images are large; their probabilities, in float64, twice as large."""
+    random = torch.Generator().manual_seed(0)
+    scores, labels = torch.randn(50, 3, generator=random), torch.arange(50) % 3
+    names = [f"{i}.png" for i in range(50)]
+    whole, parts = (Results(scores, labels, names, ["a", "b", "c"]) for _ in range(2))
+    found = whole.confidence, whole.worst_mistakes()
+    shapes: list[int] = []
+    softmax = torch.Tensor.softmax
+
+    def note(self: torch.Tensor, dim: int) -> torch.Tensor:
+        shapes.append(len(self))
+        return softmax(self, dim)
+
+    monkeypatch.setattr("task.report.PART", 7)
+    monkeypatch.setattr(torch.Tensor, "softmax", note)
+    assert parts.confidence.equal(found[0]) and parts.worst_mistakes() == found[1]
+    assert max(shapes) == 7 and sum(shapes) == 50
+
+
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "run")

@@ -20,6 +20,7 @@ from engine.terminal import say
 from task.classes import count_confusion
 from task.tables import write_csv
 
+PART = 4096  # images at a time, since the scores of a large set fill the memory as they are
 BINS = 15  # of the confidence, as in Guo et al. 2017
 MOST_CLASSES = 20  # of a confusion matrix on the page
 CONFUSION = 4000  # pixels of the cells in confusion.png, which leave 250 classes their names
@@ -45,7 +46,8 @@ class Results:
     @cached_property
     def confidence(self) -> Tensor:
         """The probability of the predicted class, float64 (N,)."""
-        return self.scores.double().softmax(dim=1).amax(dim=1)
+        parts = self.scores.split(PART)
+        return torch.cat([part.double().softmax(dim=1).amax(dim=1) for part in parts])
 
     @cached_property
     def predicted(self) -> Tensor:
@@ -92,8 +94,9 @@ class Results:
 
     def worst_mistakes(self) -> list[int]:
         """The mistakes, those first whose true class got the least probability."""
-        truth = self.scores.log_softmax(dim=1).gather(1, self.labels[:, None])[:, 0]
-        order = truth.argsort(stable=True)
+        parts = zip(self.scores.split(PART), self.labels.split(PART), strict=True)
+        truth = [scores.log_softmax(1).gather(1, labels[:, None]) for scores, labels in parts]
+        order = torch.cat(truth)[:, 0].argsort(stable=True)
         return order[~self.right[order]].tolist()
 
     def confident_mistakes(self) -> list[int]:
