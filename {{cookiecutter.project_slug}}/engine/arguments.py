@@ -95,6 +95,33 @@ class Parser(argparse.ArgumentParser):
                         "where it is used"
                     )
 
+    def parse_run(self, argv: list[str] | None) -> argparse.Namespace:
+        """The options of a training run; `@FILE` reads them from a config.txt.
+
+        A resumed run takes those of its own config.txt first, and then those of the command line.
+        One that torchrun has started again is resumed.
+
+        Raises:
+            BadInput: An option has a value that could not be read back when the run is resumed.
+        """
+        given = sys.argv[1:] if argv is None else argv
+        if LAUNCHED and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
+            given = [*given, "--resume"]
+        if "--resume" in given:
+            self.require_nothing()  # config.txt has what was required
+        opt = self.parse_args(given)
+        if LAUNCHED and os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0" and opt.run_dir is None:
+            self.error("torchrun --max-restarts needs --run-dir DIR, to go on in the same folder")
+        if opt.resume and opt.run_dir is None:
+            self.error("--resume needs --run-dir DIR, the folder of the run to go on with")
+        if opt.resume and (config := Path(opt.run_dir) / "config.txt").exists():
+            opt = self.parse_args([f"@{config}", *given])
+        self.check_read_back(opt)
+        terminal.be_quiet(opt.quiet)
+        processes = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1
+        opt.accumulate = opt.accumulate or processes
+        return opt
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         self._given = sys.argv[1:] if args is None else args
         for path in [Path(word[1:]) for word in self._given if word.startswith("@")]:
@@ -153,8 +180,8 @@ def auto_or(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
-def add_machine_options(parser: argparse.ArgumentParser) -> Any:
-    """Adds the options for device and data loading; returns their group, for more of the kind."""
+def _add_machine_options(parser: argparse.ArgumentParser) -> Any:
+    """Returns their group, for more of the kind."""
     group = parser.add_argument_group("machine")
     add = group.add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
@@ -165,34 +192,6 @@ def add_machine_options(parser: argparse.ArgumentParser) -> Any:
     prefetch = "batches that a background thread keeps ready; 0 for no thread"
     add("--prefetch", type=number(int, 0), default=2, help=prefetch)
     return group
-
-
-def parse_run(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
-    """The options of a training run; `@FILE` reads them from a config.txt.
-
-    A resumed run takes those of its own config.txt first, and then those of the command line. One
-    that torchrun has started again is resumed.
-
-    Raises:
-        BadInput: An option has a value that could not be read back when the run is resumed.
-    """
-    given = sys.argv[1:] if argv is None else argv
-    if LAUNCHED and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
-        given = [*given, "--resume"]
-    if "--resume" in given:
-        parser.require_nothing()  # config.txt has what was required
-    opt = parser.parse_args(given)
-    if LAUNCHED and os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0" and opt.run_dir is None:
-        parser.error("torchrun --max-restarts needs --run-dir DIR, to go on in the same folder")
-    if opt.resume and opt.run_dir is None:
-        parser.error("--resume needs --run-dir DIR, the folder of the run to go on with")
-    if opt.resume and (config := Path(opt.run_dir) / "config.txt").exists():
-        opt = parser.parse_args([f"@{config}", *given])
-    parser.check_read_back(opt)
-    terminal.be_quiet(opt.quiet)
-    processes = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1
-    opt.accumulate = opt.accumulate or processes
-    return opt
 
 
 def _add_quiet(parser: Any) -> None:
@@ -210,6 +209,7 @@ def add_test_options(parser: argparse.ArgumentParser) -> None:
     add("--report", metavar="DIR", help="where to write (default: report/ in the run folder)")
     add("--against", metavar="RUN", help="a tested run, or its report, to compare image by image")
     _add_quiet(parser)
+    _add_machine_options(parser)
 
 
 def report_name(opt: argparse.Namespace, trained_on: str) -> str:
@@ -225,6 +225,7 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
         help="images, or their folders; - reads names of files from standard input, one a line")
     add_checkpoint_option(parser, ", or an .onnx file of export.py")
     _add_quiet(parser)
+    _add_machine_options(parser)
 
 
 def output_file(name: str) -> Path:
@@ -245,8 +246,16 @@ def add_checkpoint_option(parser: argparse.ArgumentParser, more: str = "") -> No
         help=f"a checkpoint, or a run folder for its best.pt{more}")
 
 
-def add_run_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
-    """Adds the options for the course of a run; `defaults` are those of the task."""
+def add_training_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """Adds the options of every train.py; `defaults` are those of the task."""
+    _add_run_options(parser)
+    _add_optimization_options(parser)
+    _add_fine_tuning_options(parser)
+    _add_training_machine_options(parser)
+    parser.set_defaults(**defaults)
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the run")
     add = group.add_argument
     add("--run-dir", metavar="DIR", help="folder of all outputs (default: runs/<date-time>)")
@@ -265,7 +274,6 @@ def add_run_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     add("--profile", type=number(int, 0), default=0, metavar="N",
         help="write a trace of N steps to profile/ in the run folder, for Perfetto and TensorBoard")
     _add_quiet(group)
-    parser.set_defaults(**defaults)
 
 
 def add_data_options(group: Any) -> None:
@@ -280,8 +288,7 @@ def add_data_options(group: Any) -> None:
         help="as --cache off")
 
 
-def add_optimization_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
-    """Adds the options of the optimizers; `defaults` are those of the task."""
+def _add_optimization_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("optimization").add_argument
     add("--batch-size", type=number(int, 1), help="images in a batch")
     add("--accumulate", type=number(int, 1), metavar="N",
@@ -300,11 +307,9 @@ def add_optimization_options(parser: argparse.ArgumentParser, **defaults: Any) -
     add("--clip-grad", type=number(float, 0), default=0.0,
         help="highest norm of the gradient; 0 does not limit it")
     add("--seed", type=number(int, 0), default=0, help="seed of everything random")
-    parser.set_defaults(**defaults)
 
 
-def add_fine_tuning_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options for a run that starts from trained weights."""
+def _add_fine_tuning_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("start from trained weights").add_argument
     add("--weights", metavar="PATH",
         help="a run folder, its checkpoint, or a state dict (.pt, .safetensors) to start from; "
@@ -315,9 +320,8 @@ def add_fine_tuning_options(parser: argparse.ArgumentParser) -> None:
         help="the learning rate of each layer, over that of the next one")
 
 
-def add_training_machine_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options for device, data loading and several GPUs."""
-    add = add_machine_options(parser).add_argument
+def _add_training_machine_options(parser: argparse.ArgumentParser) -> None:
+    add = _add_machine_options(parser).add_argument
     add("--threads", type=auto_or(number(int, 1)), metavar="N",
         help="CPU threads of each process (default: auto, its share of the cores)")
     add("--timeout", type=number(int, 1), default=300, metavar="SECONDS",

@@ -34,7 +34,7 @@ import networks
 import options
 from engine.checkpoint import restore
 from engine.evaluation import means
-from engine.report.grids import captioned_grid, draw_counts, grid_columns
+from engine.report import grids
 from layers import Normalize
 from task.augmentation import check_eval_size
 from task.classes import count_confusion, label_captions
@@ -126,14 +126,15 @@ class Classifier(nn.Module):
     def figures(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
         """The confusion matrix, as an image for TensorBoard."""
         title = "row: true class, column: predicted, in the same order"
-        return {"confusion": draw_counts(totals["confusion"], self.classes, title)}
+        return {"confusion": grids.draw_counts(totals["confusion"], self.classes, title)}
 
     def image_grid(self, images: Tensor, labels: Tensor) -> Tensor:
         """Up to 64 images, with classes and in evaluation wrong predictions: uint8 (3, H, W)."""
-        columns = grid_columns(images)
+        columns = grids.grid_columns(images)
         images, labels = images[: columns**2], labels[: columns**2]
         predicted = None if self.training else self.scores(images).argmax(dim=1)
-        return captioned_grid(images, label_captions(labels, self.classes, predicted), columns)
+        captions = label_captions(labels, self.classes, predicted)
+        return grids.captioned_grid(images, captions, columns)
 
     def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)

@@ -8,8 +8,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from engine import modules
 from engine.errors import BadInput
-from engine.modules import refuses
 from layers import CENTRED, IMAGENET, ConvBlock, Padding, ResnetBlock, Skip
 
 NETWORKS = ("simple", "resnet9")  # of this file; those of torchvision need no entry
@@ -52,7 +52,7 @@ def make_network(opt: Namespace, num_classes: int) -> NetworkSpec:
     if opt.network in NETWORKS:
         raise BadInput(f"--network {opt.network}: make_network in networks.py has no `if` for it")
     spec = torchvision_network(opt.network, num_classes, opt.pretrained, opt.freeze)
-    if refusal := refuses(spec.network, opt.img_size):
+    if refusal := modules.refuses(spec.network, opt.img_size):
         raise BadInput(
             f"--img-size {opt.img_size}: not for {opt.network} ({refusal}); leave the option out "
             f"for {usual_size(opt.network)}"

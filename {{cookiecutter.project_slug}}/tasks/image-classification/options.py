@@ -3,16 +3,7 @@
 from argparse import BooleanOptionalAction, Namespace
 
 import dataset
-from engine.arguments import (
-    Parser,
-    add_data_options,
-    add_fine_tuning_options,
-    add_optimization_options,
-    add_run_options,
-    add_training_machine_options,
-    number,
-    parse_run,
-)
+from engine.arguments import Parser, add_data_options, add_training_options, number
 from engine.data.images import read_dataset_json
 from layers import NORMS, PADDINGS
 from losses import LOSSES
@@ -22,7 +13,7 @@ from task.augmentation import add_augmentation_options, complete_augmentation
 
 def parse(argv: list[str] | None = None) -> Namespace:
     """The options of a training run; defaults that depend on data and network are filled in."""
-    opt = parse_run(make_parser(), argv)
+    opt = make_parser().parse_run(argv)
     if opt.flip is None:
         opt.flip = read_dataset_json(dataset.data_dir(opt.data)).get("flip", True)
     size = usual_size(opt.network)  # also with --img-size: a wrong name is found at once
@@ -34,8 +25,6 @@ def parse(argv: list[str] | None = None) -> Namespace:
 # fmt: off
 def make_parser() -> Parser:
     parser = Parser(description="Trains a network for image classification.")
-
-    add_run_options(parser, epochs=10)
 
     data = parser.add_argument_group("data")
     add = data.add_argument
@@ -67,9 +56,8 @@ def make_parser() -> Parser:
     add("--balance", action=BooleanOptionalAction, default=False,
         help="weight the classes in the loss so that each counts alike")
 
-    add_optimization_options(
-        parser, batch_size=64, optimizer="adamw", lr=2e-3, weight_decay=0.01, schedule="cosine"
+    add_training_options(
+        parser, epochs=10, batch_size=64, optimizer="adamw", lr=2e-3, weight_decay=0.01,
+        schedule="cosine",
     )
-    add_fine_tuning_options(parser)
-    add_training_machine_options(parser)
     return parser

@@ -15,7 +15,7 @@ from functools import partial
 import dataset
 import options
 from engine import terminal
-from engine.arguments import Parser, add_machine_options, add_predict_options, number
+from engine.arguments import Parser, add_predict_options, number
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
 from engine.inference.exported import load_model
@@ -31,7 +31,6 @@ def main() -> int:
     add("--top", type=number(int, 1), metavar="K", default=1, help="write the K best classes")
     add("--out", metavar="FILE", default="predictions.csv", help="where to write")
     add("--batch-size", type=number(int, 1), default=128, help="images in a batch")
-    add_machine_options(parser)
     opt = parser.parse_args()
     terminal.be_quiet(opt.quiet)
 

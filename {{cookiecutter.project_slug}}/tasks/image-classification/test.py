@@ -8,7 +8,7 @@
 The images are those of test/, unless --split names others.
 """
 
-from engine.errors import DONE, run_program  # first: Ctrl-C ends in one line from here on
+from engine.errors import run_program  # first: Ctrl-C ends in one line from here on
 
 # isort: split
 from argparse import Namespace
@@ -18,11 +18,10 @@ from torch import Tensor
 
 import dataset
 import options
-from engine import modules, terminal
-from engine.arguments import Parser, add_machine_options, add_test_options, number
+from engine import devices, modules, terminal
+from engine.arguments import Parser, add_test_options, number
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
-from engine.devices import Amp, pick_device
 from engine.report.common import Report
 from model import Model
 from task.report import Results, write_report
@@ -34,13 +33,12 @@ def main() -> int:
     add = parser.add_argument
     add("--batch-size", type=number(int, 1), default=128, help="images in a batch")
     add("--worst", type=number(int, 0), default=32, help="mistakes shown in mistakes.png")
-    add_machine_options(parser)
     opt = parser.parse_args()
     terminal.be_quiet(opt.quiet)
 
     # 1. The trained model, and the images to judge it by.
-    device = pick_device(opt.device)
-    amp = Amp(opt.precision, device)
+    device = devices.pick_device(opt.device)
+    amp = devices.Amp(opt.precision, device)
     model, trained_with = Model.from_checkpoint(opt.checkpoint)
     judged_with = Namespace(**{**vars(trained_with), "data": opt.data or trained_with.data})
     test_set = dataset.eval_set(judged_with, model.info, opt.split)
@@ -60,11 +58,11 @@ def main() -> int:
     write_report(report, metrics, results, test_set, opt.worst, model.loss_name)
     terminal.say(table(metrics))
     print(f"wrote {report.folder / 'index.html'}")
-    return DONE
+    return 0
 
 
 @torch.no_grad()
-def score(model: Model, loader: Loader, amp: Amp) -> tuple[Tensor, Tensor]:
+def score(model: Model, loader: Loader, amp: devices.Amp) -> tuple[Tensor, Tensor]:
     """The scores (N, K) and the labels (N,) of all images of `loader`, on the CPU."""
     scores, labels = [], []
     total = loader.sampler.count()

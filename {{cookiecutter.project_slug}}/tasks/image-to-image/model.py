@@ -38,7 +38,7 @@ import networks
 import options
 from engine.checkpoint import restore
 from engine.evaluation import means
-from engine.report.grids import captioned_grid
+from engine.report import grids
 from layers import CENTRED, Normalize
 
 
@@ -166,7 +166,7 @@ class Translator(nn.Module):
         rows = torch.stack([inputs, self.eval().translate(inputs), targets], dim=1)
         self.train(mode)
         captions = ["input", "output", "target"] * len(rows)
-        return captioned_grid(rows.flatten(0, 1), captions, columns=3)
+        return grids.captioned_grid(rows.flatten(0, 1), captions, columns=3)
 
 
 def _scores(features: list[list[Tensor]]) -> list[Tensor]:

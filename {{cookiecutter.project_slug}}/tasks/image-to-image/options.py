@@ -3,17 +3,7 @@
 from argparse import BooleanOptionalAction, Namespace
 
 import dataset
-from engine.arguments import (
-    Parser,
-    add_data_options,
-    add_fine_tuning_options,
-    add_optimization_options,
-    add_run_options,
-    add_training_machine_options,
-    auto_or,
-    number,
-    parse_run,
-)
+from engine.arguments import Parser, add_data_options, add_training_options, auto_or, number
 from engine.data.images import read_dataset_json
 from layers import NORMS, PADDINGS
 from losses import ADVERSARIAL, LOSSES
@@ -22,7 +12,7 @@ from losses import ADVERSARIAL, LOSSES
 def parse(argv: list[str] | None = None) -> Namespace:
     """The options of a training run; defaults that depend on the data are filled in."""
     parser = make_parser()
-    opt = parse_run(parser, argv)
+    opt = parser.parse_run(argv)
     if opt.pool and opt.parallel == "super":
         parser.error("--pool: with --parallel super each GPU would keep its own; use split")
     if opt.flip is None:
@@ -33,8 +23,6 @@ def parse(argv: list[str] | None = None) -> Namespace:
 # fmt: off
 def make_parser() -> Parser:
     parser = Parser(description="Trains a network that turns images into other images.")
-
-    add_run_options(parser, epochs=10)
 
     data = parser.add_argument_group("data")
     add = data.add_argument
@@ -75,12 +63,10 @@ def make_parser() -> Parser:
     add_loss_options(parser)
     # After Isola et al. 2017, but for a learning rate that suits a run of minutes, and a limit to
     # the gradient: without it the loss jumped at that rate, which cost an epoch.
-    add_optimization_options(
-        parser, batch_size=16, optimizer="adam", lr=5e-4, momentum=0.5, weight_decay=0.0,
+    add_training_options(
+        parser, epochs=10, batch_size=16, optimizer="adam", lr=5e-4, momentum=0.5, weight_decay=0.0,
         schedule="late-linear", warmup=0.0, clip_grad=1.0,
     )
-    add_fine_tuning_options(parser)
-    add_training_machine_options(parser)
     return parser
 
 

@@ -22,7 +22,7 @@ from torchvision.transforms.functional import to_pil_image
 import dataset
 import options
 from engine import terminal
-from engine.arguments import Parser, add_machine_options, add_predict_options, number
+from engine.arguments import Parser, add_predict_options, number
 from engine.checkpoint import write_atomically
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
@@ -41,7 +41,6 @@ def main() -> int:
     scale = "enlarge inputs N times first (default: as in training on low-resolution, else 1)"
     add("--scale", type=number(float, 1, 100), metavar="N", help=scale)
     add_tile_options(parser)
-    add_machine_options(parser)
     opt = parser.parse_args()
     terminal.be_quiet(opt.quiet)
 

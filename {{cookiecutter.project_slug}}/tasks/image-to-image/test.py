@@ -7,7 +7,7 @@ and a page of all.
     python test.py --checkpoint best.pt --data my_images --report my_report
 """
 
-from engine.errors import DONE, run_program  # first: Ctrl-C ends in one line from here on
+from engine.errors import run_program  # first: Ctrl-C ends in one line from here on
 
 # isort: split
 from argparse import Namespace
@@ -19,11 +19,10 @@ from torchvision.transforms.functional import center_crop
 
 import dataset
 import options
-from engine import modules, terminal
-from engine.arguments import Parser, add_machine_options, add_test_options, number
+from engine import devices, modules, terminal
+from engine.arguments import Parser, add_test_options, number
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
-from engine.devices import Amp, pick_device
 from engine.report.common import Report
 from losses import BEST_PSNR
 from model import Model
@@ -39,14 +38,13 @@ def main() -> int:
     add = parser.add_argument
     add("--worst", type=number(int, 1), default=4, help="images in best.png and in worst.png")
     add_tile_options(parser)
-    add_machine_options(parser)
     opt = parser.parse_args()
     terminal.be_quiet(opt.quiet)
 
     # 1. The trained model, and the images to evaluate it on.
     check_tiles(opt.tile, opt.overlap)
-    device = pick_device(opt.device)
-    amp = Amp(opt.precision, device)
+    device = devices.pick_device(opt.device)
+    amp = devices.Amp(opt.precision, device)
     model, trained_with = Model.from_checkpoint(opt.checkpoint)
     modules.place(model, device).eval()
     judged_with = Namespace(**{**vars(trained_with), "data": opt.data or trained_with.data})
@@ -77,7 +75,7 @@ def main() -> int:
     write_report(report, metrics, best[:shown], worst[:shown])
     terminal.say(table(metrics))
     print(f"wrote {report.folder / 'index.html'}")
-    return DONE
+    return 0
 
 
 def compute_metrics(file: str, image: Tensor, output: Tensor, target: Tensor) -> Row:
