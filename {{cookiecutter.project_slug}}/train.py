@@ -40,17 +40,17 @@ def main() -> int:
     devices.set_up(opt.deterministic, opt.threads)
     run = RunDir(opt, world)
 
-    # 2. Data: samples, their decoded images, which of them make up which step. test/ is left to
+    # 2. Data: samples, which of them make up which step, their decoded images. test/ is left to
     # test.py. What the model has to know of the data, also statistics, is in train_set.info.
     train_set, val_set = world.once(lambda: dataset.train_and_val(opt))
     terminal.say(dataset.describe(train_set, val_set, opt))
-    use_cache([train_set, val_set], opt.cache, opt.epochs, device, world)
-    run.note_files(train_set)
     share = world.share(opt.accumulate)  # the micro-batches of each step that are this process's
     sampler = TrainBatchSampler(
         len(train_set), opt.batch_size, opt.accumulate, opt.epochs, opt.seed, share,
         repeat=opt.overfit_one_batch,
     )
+    use_cache([train_set, val_set], opt.cache, opt.epochs, device, world)
+    run.note_files(train_set)
 
     # 3. The model: networks and losses; an optimizer for each network; several GPUs if any.
     seed_all(device, opt.seed, "weights")
