@@ -8,9 +8,11 @@
 The images are those of test/, unless --split names others.
 """
 
-from engine.errors import DONE, run_program  # first: Ctrl-C ends in one line from here on
+# ruff: noqa: E402
+from engine.errors import DONE, begin, run_program
 
-# isort: split
+begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
+
 from argparse import Namespace
 
 import torch
