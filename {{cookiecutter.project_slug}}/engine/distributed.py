@@ -143,17 +143,16 @@ class World:
         """
         if self.size == 1:
             return make()
-        made, pickled = None, b""
+        sent: list[Any] = [b""]
         if self.rank == 0:
             made = make()
             with suppress(pickle.PicklingError, AttributeError, TypeError):
-                pickled = pickle.dumps(made)
+                sent = [pickle.dumps(made)]
         self.wait()
-        sent: list[Any] = [pickled]
         with _partners():
             dist.broadcast_object_list(sent)
         if self.rank == 0:
-            return cast(T, made)
+            return made
         return pickle.loads(sent[0]) if sent[0] else make()
 
     def wait(self) -> None:
@@ -213,9 +212,9 @@ class World:
         """The sums over all processes of dense tensors of one type; strides are kept."""
         if self.size == 1 or not tensors:
             return tensors
-        length = sum(tensor.numel() for tensor in tensors)
-        flat = tensors[0].new_zeros(-(-length // self.size) * self.size)
-        parts = flat[:length].split([tensor.numel() for tensor in tensors])
+        lengths = [tensor.numel() for tensor in tensors]
+        flat = tensors[0].new_zeros(-(-sum(lengths) // self.size) * self.size)
+        parts = flat[: sum(lengths)].split(lengths)
         views = [
             part.as_strided(tensor.shape, tensor.stride(), part.storage_offset())
             for part, tensor in zip(parts, tensors, strict=True)
@@ -265,16 +264,16 @@ def start(opt: Namespace, device: torch.device) -> World:
         Fault: The others cannot be reached.
     """
     _check_launcher()
-    size = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1
+    rank, size = (int(os.environ[n]) for n in ("RANK", "WORLD_SIZE")) if LAUNCHED else (0, 1)
     exact = size & (size - 1) == 0 and (device.type == "cpu" or opt.deterministic)
-    world = World(int(os.environ["RANK"]) if LAUNCHED else 0, size, exact)
+    world = World(rank, size, exact)
     if size > 1:
         world.meet(opt, device)
     if opt.accumulate % size:
-        fitting = [str(n) for n in range(1, opt.accumulate + 1) if opt.accumulate % n == 0]
+        *fitting, most = (str(n) for n in range(1, opt.accumulate + 1) if opt.accumulate % n == 0)
         raise BadInput(
             f"--accumulate {opt.accumulate}: cannot be divided among {size} processes; start "
-            f"{', '.join(fitting[:-1])} or {fitting[-1]}"
+            f"{', '.join(fitting)} or {most}"
         )
     return world
 
@@ -283,19 +282,15 @@ def _check_launcher() -> None:
     """Refuses several processes of another launcher, each of which would train alone."""
     if LAUNCHED:
         return
-
-    def number(name: str) -> int:
-        text = os.environ.get(name, "")
-        return int(text) if text.isdecimal() else 0
-
+    numbers = {name: int(text) for name, text in os.environ.items() if text.isdecimal()}
+    sizes = [name for name in LAUNCHERS if numbers.get(name, 0) > 1]
     # In an sbatch script Slurm sets the number of tasks of the job, though it is one process.
-    sizes = [name for name in LAUNCHERS if number(name) > 1]
-    sizes += ["SLURM_NTASKS"] * (number("SLURM_NTASKS") > 1 and number("SLURM_PROCID") > 0)
+    if numbers.get("SLURM_NTASKS", 0) > 1 and numbers.get("SLURM_PROCID", 0) > 0:
+        sizes.append("SLURM_NTASKS")
     if sizes:
-        name = sizes[0]
         raise BadInput(
-            f"{name} is {number(name)}, but torchrun has not started this process: each would "
-            "train alone; use torchrun (see docs/processes.md), or for separate runs unset "
+            f"{sizes[0]} is {numbers[sizes[0]]}, but torchrun has not started this process: each "
+            "would train alone; use torchrun (see docs/processes.md), or for separate runs unset "
             f"{', '.join(sizes)}"
         )
 

@@ -108,9 +108,8 @@ class RunDir:
                 with suppress(OSError):
                     (self.path / ".lock").unlink(missing_ok=True)
                     self.path.rmdir()
-            raise BadInput(
-                f"--run-dir {self.path}: {error.strerror}; name another folder"
-            ) from None
+            problem = f"--run-dir {self.path}: {error.strerror}; name another folder"
+            raise BadInput(problem) from None
         self.checkpoints.clean()
         _write(self.path / "config.txt", config_text(self.opt, self.path / "config.txt"))
         path = self.path / "environment.txt"  # a block for each start
@@ -150,8 +149,7 @@ class RunDir:
         if opt.accumulate > 1:
             images = opt.accumulate * opt.batch_size
             step = f"{opt.accumulate} micro-batches of {opt.batch_size} = {images} images"
-        if self.world.size > 1:
-            step += f", on {self.world.size} processes"
+        step += f", on {self.world.size} processes" if self.world.size > 1 else ""
         return (
             f"device: {', '.join(filter(None, how))}\n"
             f"step: {step}; {state.steps_per_epoch:,} steps an epoch, {state.total:,} in all\n"
@@ -161,11 +159,11 @@ class RunDir:
 
     def resume_command(self) -> str:
         """The command that resumes this run on as many processes; other numbers do as well."""
-        start, size = "python", self.world.size
+        start, size = "python", str(self.world.size)
         if LAUNCHED:
-            one_machine = os.environ["LOCAL_WORLD_SIZE"] == str(size)
-            options = f"--standalone --nproc-per-node {size}" if one_machine else "..."
-            start = f"torchrun {options}"
+            one_machine = os.environ["LOCAL_WORLD_SIZE"] == size
+            words = f"--standalone --nproc-per-node {size}" if one_machine else "..."
+            start = f"torchrun {words}"
         folder = shlex.quote(self.path.as_posix())
         return f"{start} {_path_to('train.py')} --run-dir {folder} --resume"
 
@@ -238,8 +236,8 @@ def _write(path: Path, text: str) -> None:
 
 def _unused_name() -> str:
     name = time.strftime("runs/%Y-%m-%d_%H-%M-%S")
-    taken = [""] + [f"-{i}" for i in range(2, 100)]
-    return next(name + end for end in taken if not Path(name + end).exists())
+    ends = ["", *(f"-{i}" for i in range(2, 100))]
+    return next(name + end for end in ends if not Path(name + end).exists())
 
 
 def git_commit(folder: Path = PROJECT) -> str:
