@@ -123,7 +123,7 @@ def run_program(main: Callable[[], int]) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """Handles the first SIGINT as Python does; the second one does not wait for open files."""
+    """Handles the first SIGINT as Python does; the second one ends the process at once."""
     signal.signal(signal.SIGINT, _end_at_once)
     raise KeyboardInterrupt
 
@@ -175,19 +175,15 @@ def _reason(error: OSError) -> str:
     """What an error of the system says in a line, after the place if it is in the owner's code."""
     text = str(error)
     own = _without_traceback(text)
-    frames = re.findall(r'File "(.+)", line (\d+)', text) if own != text else [
-        (frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)
-    ]  # fmt: skip
-    ours = [
-        (Path(name).relative_to(PROJECT), number)
-        for name, number in frames
-        if Path(name).is_relative_to(PROJECT) and "site-packages" not in Path(name).parts
-    ]
-    place = ""
-    if ours and ours[-1][0].parts[0] not in ("engine", "task"):
-        place = f"{ours[-1][0].as_posix()}:{ours[-1][1]}: "
-    own = own if own != text else f"{error.filename or 'a file'}: {error.strerror or text}"
-    return place + own
+    if own == text:
+        own = f"{error.filename or 'a file'}: {error.strerror or text}"
+        text = "".join(traceback.format_tb(error.__traceback__))
+    for name, number in reversed(re.findall(r'File "(.+)", line (\d+)', text)):
+        if Path(name).is_relative_to(PROJECT) and "site-packages" not in Path(name).parts:
+            path = Path(name).relative_to(PROJECT)  # the innermost frame of the project
+            owners = path.parts[0] not in ("engine", "task")
+            return f"{path.as_posix()}:{number}: {own}" if owners else own
+    return own
 
 
 def _complain(problem: object, status: int) -> int:
@@ -206,9 +202,9 @@ def _program() -> str:
 class StopSignal:
     """Whether a signal has asked the run to stop: true in the process that received it.
 
-    The signals are SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2. A signal is only noted,
-    so that the step under way can be finished and saved. A SIGINT after that ends the process at
-    once, without saving: an exception raised while a lock is held could make the run hang.
+    The signals are STOP_SIGNALS. A signal is only noted, so that the current step is finished and
+    saved. A SIGINT (Ctrl-C) after that ends the process at once, without saving: an exception
+    raised while a lock is held could make the run hang.
 
     Args:
         highest: Returns the highest of the numbers that all processes give it.
@@ -242,20 +238,16 @@ class StopSignal:
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:
-    """Handles SIGINT by one line and the end of this process and its workers."""
+    """Handles SIGINT: prints one line, and ends this process and its workers."""
     kill_workers()
-    line_break = b"\n" * os.isatty(2)  # after the progress bar
-    if not SILENT:
-        with suppress(OSError):
-            os.write(2, line_break + f"{_program()}: error: interrupted\n".encode(errors="replace"))
+    line = "\n" * os.isatty(2) + f"{_program()}: error: interrupted\n"  # after a progress bar
+    with suppress(OSError):
+        os.write(2, b"" if SILENT else line.encode(errors="replace"))
     os._exit(INTERRUPTED)
 
 
 def kill_workers() -> None:
-    """Kills the worker processes that are still there.
-
-    multiprocessing would send them SIGTERM at exit, which they block, and wait for ever.
-    """
+    """Kills the workers; at exit multiprocessing would send SIGTERM, which they block, and wait."""
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

@@ -73,10 +73,9 @@ def export(model_class: Any, parser: Parser, load: Load, data_dir: Callable[[str
         BadInput: The checkpoint or an option cannot be used, or the network cannot be exported.
         Fault: The outputs differ from those of the checkpoint; no file is written.
     """
-    opt = parse()
+    opt, out = parse()
     for package in FORMATS[opt.format]:
         optional(package)  # before anything takes time
-    out = output_path(opt)
     model, trained_with = model_class.from_checkpoint(opt.checkpoint)
     metadata = describe(model, trained_with, parser.files())
     if opt.format == "safetensors":
@@ -94,24 +93,20 @@ def export(model_class: Any, parser: Parser, load: Load, data_dir: Callable[[str
     return DONE
 
 
-def parse() -> Namespace:
-    """The options of export.py."""
+def parse() -> tuple[Namespace, Path]:
+    """The options of export.py, and the file to write."""
     parser = Parser(description="Writes a trained model into a file that needs no project.")
     add_checkpoint_option(parser)
     add = parser.add_argument
     add("--format", choices=FORMATS, required=True, help="safetensors has the weights alone")
     add("--out", metavar="FILE", help="where to write (default: beside the checkpoint)")
-    return parser.parse_args()
-
-
-def output_path(opt: Namespace) -> Path:
-    """The file to write; BadInput if its suffix is not that of the format."""
+    opt = parser.parse_args()
     suffix = f".{opt.format}"
     out = Path(opt.out or Path(opt.checkpoint).with_suffix(suffix))
     if out.suffix != suffix:
         raise BadInput(f"--out {out}: a file of this format has to end in {suffix}")
     output_file(str(out))
-    return out
+    return opt, out
 
 
 def describe(model: Any, trained_with: Namespace, files: set[str]) -> dict[str, Any]:
@@ -214,11 +209,6 @@ def pt2_content(program: torch.export.ExportedProgram, metadata: str) -> bytes:
     return file.getvalue()
 
 
-def runs_pt2(content: bytes) -> Run:
-    """A function that runs a pt2 file, which must be our own: loading one can run code in it."""
-    return torch.no_grad()(torch.export.load(io.BytesIO(content)).module())
-
-
 def check_images(
     opt: Namespace, load: Load, folder: Path, side: int | None
 ) -> tuple[list[Tensor], str]:
@@ -247,7 +237,11 @@ def compare(model: Any, content: bytes, suffix: str, images: list[Tensor], vary:
         images: uint8 (3, H, W); repeated if a batch is larger.
         vary: Whether the size of the images may vary: each batch then gets a different one.
     """
-    run = runs_pt2(content) if suffix == ".pt2" else read_onnx(content)[0]
+    run: Run
+    if suffix == ".pt2":  # torch.export.load can run code of the file, but this one is our own
+        run = torch.no_grad()(torch.export.load(io.BytesIO(content)).module())
+    else:
+        run, _ = read_onnx(content)
     differences = []
     for n in BATCHES:
         size = [64 + n, 96 - n] if vary else list(images[0].shape[1:])
