@@ -84,7 +84,7 @@ def set_up(deterministic: bool, threads: int | None = None) -> None:
             an equal number of threads.
         threads: As `--threads`; None: OMP_NUM_THREADS, or else the number of cores.
     """
-    # For several processes torchrun sets OMP_NUM_THREADS to 1, so it is not the user's word.
+    # For several processes torchrun sets OMP_NUM_THREADS to 1; that is no choice of the user.
     if processes_here() > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         threads = threads or cores()
     if threads is not None:
