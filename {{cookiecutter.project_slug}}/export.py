@@ -4,9 +4,11 @@
     python predict.py --checkpoint runs/a/checkpoints/best.onnx photo.jpg
 """
 
-from engine.errors import run_program  # first: Ctrl-C ends in one line from here on
+# ruff: noqa: E402
+from engine.errors import begin, run_program
 
-# isort: split
+begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
+
 import dataset
 import options
 from engine.inference.export import export

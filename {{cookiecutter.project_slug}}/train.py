@@ -12,9 +12,11 @@ at any step, also on another number of processes, and ends with the same bits, o
 processor or GPU (there with --deterministic).
 """
 
-from engine.errors import StopSignal, run_program  # first: Ctrl-C ends in one line from here on
+# ruff: noqa: E402
+from engine.errors import StopSignal, begin, run_program
 
-# isort: split
+begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
+
 import dataset
 import options
 from engine import devices, distributed, modules, terminal

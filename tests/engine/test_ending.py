@@ -62,6 +62,27 @@ def end(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+@pytest.mark.parametrize("program", ["train", "test", "predict", "export", "tools.compare"])
+def test_ctrl_c_ends_the_imports_in_one_line(program: str) -> None:
+    Path("torch.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(600)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", program],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(Path().absolute())},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_signals,
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        name = program.rpartition(".")[2]
+        assert end(process) == (130, "", f"{name}.py: error: interrupted\n")
+    finally:
+        process.kill()
+
+
 def test_a_closed_standard_output_is_named(small: list[str]) -> None:
     """As with `train.py | head`."""
     process = start("train.py", *small, "--run-dir=run")

@@ -143,7 +143,7 @@ def test_processes_with_different_code_are_refused(
 ) -> None:
     """As on two machines with copies of the project, one of them out of date."""
     copy = tmp_path / "copy"
-    for folder in ("engine", "tools"):
+    for folder in ("engine", "task", "tools"):
         shutil.copytree(ROOT / folder, copy / folder)
     for path in ROOT.glob("*.py"):
         shutil.copy(path, copy)

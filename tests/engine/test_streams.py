@@ -42,8 +42,8 @@ def test_standard_input_that_is_closed_names_no_file(finished: Path) -> None:
 
 def test_no_file_is_opened_in_the_place_of_a_closed_stream() -> None:
     """It would get what libraries write to standard output or standard error."""
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import engine.errors\n"
-    program += "with open('file', 'w') as file: sys.exit(file.fileno() < 3)"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from engine.errors import begin\n"
+    program += "begin(__name__)\nwith open('file', 'w') as file: sys.exit(file.fileno() < 3)"
     assert in_shell("<&- >&- 2>&-", "-c", program).returncode == 0
 
 

@@ -1,8 +1,8 @@
-"""Checkpoints: files that are whole, or not there at all.
+"""Writes checkpoints atomically, and verifies every byte of them before they are loaded.
 
-A checkpoint is a plain dict, readable by `torch.load(path, weights_only=True)`. It is written
-beside its final name, forced to the disk and then renamed, so no crash leaves half a file under a
-name that is read. Reading checks every byte first: a flipped bit would load without an error.
+A checkpoint is a plain dict, readable by `torch.load(path, weights_only=True)`. It is written to a
+temporary file, flushed to the disk and then renamed, so a crash leaves no partial checkpoint. A
+digest of the whole file is checked on loading, as torch.load does not notice a flipped bit.
 """
 
 import errno
@@ -29,7 +29,7 @@ from engine.errors import OUT_OF_MEMORY, BadInput, Fault, shorten
 
 
 class Damaged(BadInput):
-    """A checkpoint has not the bytes that were written."""
+    """The bytes of a checkpoint are not those that were written."""
 
 
 class Saved(Protocol):
@@ -51,10 +51,10 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2, world: World = ALONE) -> None:
         self.folder, self.keep, self.world = folder, max(2, keep), world
         self.last, self.best = folder / "last.pt", folder / "best.pt"
-        self.resumed_after = 0  # the step of the checkpoint that the run goes on from
+        self.resumed_after = 0  # the step of the checkpoint that the run was resumed from
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
-        self.when_written: Callable[[], None] = lambda: None  # called by the thread that writes
+        self.when_written: Callable[[], None] = lambda: None  # called in the writing thread
 
     def clean(self) -> None:
         """Deletes the unfinished files of a run that was killed while it wrote them."""
@@ -64,11 +64,11 @@ class Checkpoints:
     def save(self, state: Saved, best: bool = False) -> None:
         """Saves a state under the number of its step; `best` makes it best.pt as well.
 
-        The tensors are copied here and written by a thread, so that training goes on while the
-        disk works. Only one file is written at a time.
+        The tensors are copied here and written in a thread, one checkpoint at a time, while
+        training goes on.
 
         Raises:
-            Fault: The checkpoint before could not be written, or the weights differ between the
+            Fault: The previous checkpoint could not be written, or the weights differ between the
                 processes.
         """
         self.wait()
@@ -78,7 +78,7 @@ class Checkpoints:
             self._writing = self._thread.submit(self._write, _copy(content), best)
 
     def wait(self) -> None:
-        """Returns when all that was saved is on the disk, or raises Fault if it cannot be."""
+        """Returns when all that was saved is on the disk; raises Fault if writing failed."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
@@ -88,29 +88,24 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             # best.pt first: a kill in between repeats the validation, and loses no result.
-            first = [self.best] * best
-            write_atomically(path, lambda file: _save_sealed(state, file), first)
+            write_atomically(path, lambda file: _save_sealed(state, file), [self.best] * best)
             _link(path, self.last)
             for old in self.numbered()[self.keep :]:
                 old.unlink(missing_ok=True)
             self.when_written()
         except (OSError, RuntimeError) as error:  # torch.save turns a full disk into the latter
-            kept = "no checkpoint exists yet"
-            if self.last.exists():
-                kept = f"the last good checkpoint is {self.last}"
+            good = f"the last good checkpoint is {self.last}"
+            kept = good if self.last.exists() else "no checkpoint exists yet"
             reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:100]
             raise Fault(
                 f"{path}: cannot be written ({reason}); {kept}; make room and go on with --resume"
             ) from None
 
     def load_newest(self, state: Saved) -> bool:
-        """Brings `state` to the newest whole checkpoint; without one it stays at the beginning.
-
-        Returns:
-            Whether there was one.
+        """Loads the newest valid checkpoint into `state`; returns whether there was one.
 
         Raises:
-            BadInput: No checkpoint is whole, or it does not fit the state.
+            BadInput: No checkpoint is valid, or it does not fit the state.
         """
         found = self.world.once(self.newest)
         if found is None:
@@ -121,18 +116,18 @@ class Checkpoints:
         return found is not None
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest checkpoint that is whole, on the CPU; None if there is no file at all.
+        """The newest valid checkpoint, on the CPU; None if there is no file at all.
 
-        A damaged one is passed over with a line on stderr. If an older one is whole, the damaged
-        are renamed, so that they don't count among the newest that are kept. One that cannot be
-        read for another reason ends the program: to go on from an older one would lose steps.
+        Damaged ones are skipped with a warning, and renamed once an older one is valid, so that
+        they do not count among the newest that are kept. One that cannot be read for another reason
+        is an error: to resume from an older one would lose steps.
 
         Raises:
-            BadInput: There are files, and none of them is whole; or one is no checkpoint.
+            BadInput: There are files, and none of them is valid; or one is no checkpoint.
             Fault: One cannot be read at the moment.
         """
         damaged: list[Path] = []
-        for path in self._candidates():
+        for path in (*self.numbered(), *filter(Path.exists, (self.last, self.best))):
             try:
                 state = load(path)
             except Damaged as error:
@@ -153,11 +148,8 @@ class Checkpoints:
         ours = (path for path in files if re.fullmatch(r"iter-\d+", path.stem))
         return sorted(ours, key=lambda path: int(path.stem[5:]), reverse=True)
 
-    def _candidates(self) -> Iterator[Path]:
-        yield from self.numbered()
-        yield from (path for path in (self.last, self.best) if path.exists())
 
-
+SEEKS = (None, errno.EINVAL)  # a damaged archive makes zipfile seek to a negative offset
 SEAL_LENGTH = len(b"sha256:") + 64  # bytes at the end of a checkpoint
 
 
@@ -169,13 +161,13 @@ def find_checkpoint(name: str) -> str:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint onto the CPU, after checking all of it.
+    """Loads a checkpoint onto the CPU, after verifying its digest.
 
     Raises:
-        BadInput: The file is missing, or not a checkpoint of this program; one that would run code
-            when loaded is refused as well.
+        BadInput: The file is missing, not a checkpoint of train.py, or holds objects whose loading
+            could run code.
         Damaged: Its bytes are not those that were written.
-        Fault: The disk does not give it.
+        Fault: The file cannot be read at the moment.
     """
     if not path.is_file():
         runs = sorted({str(file.parents[1]) for file in path.glob("*/checkpoints/*.pt")})
@@ -209,8 +201,13 @@ def reading(what: Path | str) -> Iterator[None]:
     except (MemoryError, Damaged):
         raise
     except OSError as error:
+<<<<<<< HEAD
         raise Fault(f"{what}: cannot be read ({error.strerror or error}); try again") from None
     except Exception as error:  # what is no checkpoint makes pickle raise almost anything
+=======
+        raise Fault(f"{path}: cannot be read ({error.strerror or error}); try again") from None
+    except Exception as error:  # pickle raises almost anything for what is no checkpoint
+>>>>>>> wc
         if re.search(OUT_OF_MEMORY, str(error)):
             raise
         reason = " ".join(str(error).split())[:100]
@@ -220,16 +217,16 @@ def reading(what: Path | str) -> Iterator[None]:
 def restore(model_class: Any, path: str, parser: Any) -> tuple[Any, Namespace]:
     """The trained model in evaluation mode, and the options that it was trained with.
 
-    Of averaged weights (`--ema`) the model gets these. It gets no network that is needed for
-    training alone.
+    The weights are the averaged ones if there are any (`--ema`). Networks that only training needs,
+    such as a discriminator, are left out.
 
     Args:
-        model_class: The model; its `for_prediction` says with which options it is made.
+        model_class: The model; its `for_prediction` returns the options that it is made with.
         path: The checkpoint.
-        parser: Of the options of train.py, for those that are newer than the checkpoint.
+        parser: That of train.py, for the defaults of options newer than the checkpoint.
 
     Raises:
-        BadInput: The file is missing, damaged, or not a checkpoint of this model.
+        BadInput: As `load`, or it is a checkpoint of another model.
     """
     state = load(Path(path))
     if state.get("model", model_class.__name__) != model_class.__name__:
@@ -246,23 +243,17 @@ def restore(model_class: Any, path: str, parser: Any) -> tuple[Any, Namespace]:
 
 
 def judged(state: dict[str, Any], name: str) -> dict[str, Any]:
-    """The weights of a network that are validated and used: their average, if there is one."""
+    """The weights of a network for evaluation: their average, if there is one."""
     return state.get("ema", {}).get(name, state[name])
 
 
 def load_weights(
     network: nn.Module, weights: dict[str, Any], path: Path | str, remedy: str
 ) -> None:
-    """Puts the weights of a checkpoint into `network`.
-
-    Args:
-        network: The network.
-        weights: Its state dict.
-        path: The checkpoint, for the message.
-        remedy: What to do if they do not fit.
+    """Loads a state dict of the checkpoint `path` into `network`.
 
     Raises:
-        BadInput: They belong to another network; the first difference is named.
+        BadInput: It is that of another network; the first difference is named, then the `remedy`.
     """
     own = network.state_dict()
     missing = [f"no {name}" for name in own if name not in weights]
@@ -278,7 +269,7 @@ def load_weights(
 
 
 def _copy(value: Any) -> Any:
-    """`value` with each tensor in it copied to the CPU, as it is at this moment."""
+    """A copy of `value`, with all tensors on the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -289,9 +280,9 @@ def _copy(value: Any) -> Any:
 
 
 def _save_sealed(state: dict[str, Any], file: BinaryIO) -> None:
-    """Saves, with a digest of every byte as the comment that a zip archive may end with.
+    """Saves, with a digest of all bytes as the comment of the zip archive.
 
-    The checksums inside the archive cover the tensors and not the directory that finds them.
+    The checksums inside the archive cover the tensors, but not its directory.
     """
     torch.save(state, file)
     end = file.seek(-2, os.SEEK_END)  # the last two bytes are the length of the comment, still 0
@@ -300,8 +291,13 @@ def _save_sealed(state: dict[str, Any], file: BinaryIO) -> None:
     file.write(len(seal).to_bytes(2, "little") + seal)
 
 
+<<<<<<< HEAD
 def verify(path: Path) -> None:
     """Raises Damaged unless a checkpoint is whole; one saved by others has no seal to check."""
+=======
+def _verify(path: Path) -> None:
+    """Raises Damaged if the digest differs; a file without one has the checksums of zip alone."""
+>>>>>>> wc
     with open(path, "rb") as file:
         length = max(0, path.stat().st_size - SEAL_LENGTH)
         file.seek(length)
@@ -314,11 +310,9 @@ def verify(path: Path) -> None:
             file.seek(0)
             with zipfile.ZipFile(file) as archive:
                 member = "its end" if archive.comment else archive.testzip()  # a part of a seal
-        except MemoryError:
-            raise
-        except Exception as error:  # a damaged file makes zipfile raise almost anything
-            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise  # the disk; a place before the beginning is asked for in damaged files
+        except Exception as error:  # zipfile raises almost anything for a damaged file
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) not in SEEKS:
+                raise  # of the machine
             raise Damaged(f"{path}: damaged or not a checkpoint ({error})") from None
         if member is not None:
             raise Damaged(f"{path}: damaged at {member}")
@@ -337,12 +331,12 @@ def _digest(file: BinaryIO, length: int) -> bytes:
 def write_atomically(
     path: Path, write: Callable[[BinaryIO], object], first: Iterable[Path] = ()
 ) -> None:
-    """Calls `write(file)` so that `path` holds either what it held before or all of the new.
+    """Replaces `path` by what `write(file)` writes, or leaves it as it is after an error.
 
-    The names in `first` get the same content, just before `path` does.
+    The paths in `first` get the same content, just before `path` does.
 
     Raises:
-        OSError: It names `path`, as with a full disk.
+        OSError: With the filename `path`, as with a full disk.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -361,21 +355,18 @@ def write_atomically(
 
 @contextmanager
 def naming(path: Path, partial: Path | None = None) -> Iterator[None]:
-    """A block whose OSErrors name `path` if they name no file, as those of a full disk.
-
-    The same for those that name `partial`, which is unknown to the user.
-    """
+    """A block whose OSErrors get the filename `path` if they have none, or that of `partial`."""
     try:
         yield
     except OSError as error:
         if error.filename in (None, str(partial)):
-            error.strerror = error.strerror or str(error)  # some have nothing but a text
+            error.strerror = error.strerror or str(error)  # some have a text alone
             error.filename = str(path)
         raise
 
 
 def _link(target: Path, name: Path) -> None:
-    """Makes `name` another name of `target`, atomically; a copy where links are not supported."""
+    """Replaces `name` by a hard link to `target`, atomically; by a copy where links fail."""
     partial = name.with_name(f".{name.name}.{os.getpid()}.tmp")
     partial.unlink(missing_ok=True)
     try:

@@ -1,11 +1,10 @@
 """Where and how to compute: the device, its precision, and what a result depends on."""
 
-import contextlib
 import ctypes
 import os
 import platform
 import re
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CPU_INFO = Path("/proc/cpuinfo")
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-# What ONEDNN_MAX_CPU_ISA may be without instructions for bf16 being used.
+# The values of ONEDNN_MAX_CPU_ISA that exclude instructions for bf16.
 ISA_WITHOUT_BF16 = (
     *("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"),
     *("AVX512_MIC", "AVX512_MIC_4OPS", "AVX512_CORE", "AVX512_CORE_VNNI"),
@@ -60,38 +59,34 @@ def pick_device(name: str) -> torch.device:
 
 
 def gpu_count() -> int:
-    """The number of CUDA devices that can be used; 0 also if the driver is too old for them."""
-    # device_count() alone counts the GPUs of a driver that this PyTorch cannot work with.
+    """The number of usable CUDA devices; 0 also if the driver is too old for this PyTorch."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def gpu_names() -> str:
-    """The CUDA devices that can be used, as one line; empty if there is none."""
+    """The names of the usable CUDA devices, as one line; empty if there is none."""
     return ", ".join(torch.cuda.get_device_name(i) for i in range(gpu_count()))
 
 
 def processor() -> str:
-    """The model of the CPU, and the instructions of it that PyTorch uses."""
+    """The model of the CPU, and the instruction set that PyTorch uses."""
     model = re.search(r"(?m)^model name\s*: *(.+)", _read(CPU_INFO))
     name = model[1] if model else platform.processor() or platform.machine()
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def set_up(deterministic: bool, threads: int | None = None) -> None:
-    """Sets PyTorch and the C library up, once, before anything is computed.
-
-    On the CPU all kernels give the same bits for an equal number of threads. On CUDA,
-    `deterministic` chooses such kernels, at some cost of speed; an operation that has none is
-    refused by its name.
+    """Sets up threads, determinism and memory, once, before anything is computed.
 
     Args:
-        deterministic: As `--deterministic`.
-        threads: As `--threads`; None: what OMP_NUM_THREADS says, or else as many as cores. For
-            several processes torchrun sets it to 1 whatever the machine is, so a 1 says nothing.
+        deterministic: As `--deterministic`: on CUDA take kernels that give the same bits each time,
+            at some cost of speed, and refuse operations without one. On the CPU all kernels do, for
+            an equal number of threads.
+        threads: As `--threads`; None: OMP_NUM_THREADS, or else the number of cores.
     """
-    several = processes_here() > 1
-    if threads is None and several and os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        threads = cores()
+    # For several processes torchrun sets OMP_NUM_THREADS to 1; that is no choice of the user.
+    if processes_here() > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        threads = threads or cores()
     if threads is not None:
         torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = not deterministic
@@ -102,31 +97,27 @@ def set_up(deterministic: bool, threads: int | None = None) -> None:
 
 
 def keep_memory() -> None:
-    """Lets the C library keep the memory of freed tensors for the next ones.
+    """Makes malloc of glibc reuse the memory of freed tensors.
 
-    By default it returns large blocks to the system, and the pages of each new tensor have to be
-    cleared again: a tenth of the time of a small network on the CPU.
+    By default it returns large blocks to the system, which has to clear the pages of each new
+    tensor again: a tenth of the time of a small network on the CPU. See `man mallopt`.
     """
-    with contextlib.suppress(OSError, AttributeError):  # not the C library of Linux
+    with suppress(OSError, AttributeError):  # another C library
         library = ctypes.CDLL("libc.so.6")
         library.mallopt(M_MMAP_THRESHOLD, 2**30)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """The order in memory of images and weights on a device.
-
-    On MPS the backward pass of batch norm was wrong for channels_last (pytorch #175189).
-    """
+    """The memory format of images and weights on a device."""
+    # On MPS the backward pass of batch norm was wrong for channels_last (pytorch #175189).
     return torch.contiguous_format if device.type == "mps" else MEMORY_FORMAT
 
 
 def cores() -> int:
     """The number of CPU cores that this process may use; torchrun's processes share them."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        found = len(os.sched_getaffinity(0))
-    else:
-        found = os.cpu_count() or 1
+    affinity = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
+    found = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
     if (quota := cpu_quota()) is not None:
         found = min(found, max(1, round(quota)))
     return max(1, found // processes_here())
@@ -138,12 +129,8 @@ def processes_here() -> int:
 
 
 def cpu_quota() -> float | None:
-    """How many CPUs the cgroups of this process may use, as of `docker --cpus`; None: no limit.
-
-    A cgroup is bound by the limits of those above it, too. In a container the topmost one that can
-    be seen may be its own, whatever path it has for the machine.
-    """
-    quotas = []
+    """The CPUs that the cgroups of this process may use, as of `docker --cpus`; None: no limit."""
+    quotas = []  # of each cgroup and those above it; a container may see its own as the root
     for line in _read(OWN_CGROUPS).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
@@ -160,7 +147,7 @@ def cpu_quota() -> float | None:
 
 
 def _read(path: Path) -> str:
-    """The text of a file of the system; empty if there is none, as elsewhere than on Linux."""
+    """The text of a file of Linux; empty if there is none."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -168,7 +155,7 @@ def _read(path: Path) -> str:
 
 
 def local_rank() -> int:
-    """The number of this process among those of this machine, counted from 0."""
+    """The rank of this process among those of this machine."""
     return int(os.environ["LOCAL_RANK"]) if LAUNCHED else 0
 
 
@@ -180,7 +167,7 @@ def memory() -> int:
 
 
 class Amp:
-    """Automatic mixed precision: weights stay float32, operations may use shorter numbers.
+    """Automatic mixed precision: weights stay float32, operations may use shorter types.
 
     `auto` takes bf16 where the device has instructions for it, else fp16 on CUDA, else fp32. On
     CUDA, fp32 uses TF32 unless `--precision fp32` was given.
@@ -218,16 +205,15 @@ def best_precision(device: torch.device) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether PyTorch uses instructions of the processor for bf16.
+    """Whether PyTorch uses the processor's instructions for bf16, without which it is slow.
 
-    Without them it is slower than float32. The environment can forbid them: ATEN_CPU_CAPABILITY to
-    PyTorch's own kernels, ONEDNN_MAX_CPU_ISA to those of oneDNN, which are most.
+    The environment can exclude them: ATEN_CPU_CAPABILITY for PyTorch's own kernels,
+    ONEDNN_MAX_CPU_ISA for those of oneDNN, which are most.
     """
     words = set(_read(CPU_INFO).split())
     if "bf16" in words:  # ARM
         return True
-    names = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # the first that is set counts
-    limit = next((os.environ[name] for name in names if os.environ.get(name)), "DEFAULT")
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
     own = torch.backends.cpu.get_cpu_capability()
     allowed = own.startswith("AVX512") and limit.upper() not in ISA_WITHOUT_BF16
     return allowed and not words.isdisjoint({"avx512_bf16", "amx_bf16"})
@@ -241,7 +227,7 @@ def environment(
     Args:
         amp: The device and its precision.
         train_set: The training data; `fingerprint()` is a checksum of the list of its samples.
-        parallel: As `--parallel`; another number of GPUs divides the batches otherwise.
+        parallel: As `--parallel`; how batches are divided depends on the number of GPUs.
         processes: Their number, if the result depends on it.
     """
     facts = {
@@ -254,10 +240,9 @@ def environment(
         **({"processes": processes} if processes else {}),
     }
     if amp.device.type == "cpu":
-        return {**facts, "processor": processor(), "threads": torch.get_num_threads()}
-    if amp.device.type != "cuda":
-        return facts
-    if amp.device.index is not None or parallel == "none" or gpu_count() == 1:
-        return {**facts, "GPUs": torch.cuda.get_device_name(amp.device)}
-    how = "split" if parallel == "auto" else parallel
-    return {**facts, "GPUs": f"{gpu_names()} ({how})"}
+        facts |= {"processor": processor(), "threads": torch.get_num_threads()}
+    elif amp.device.type == "cuda":
+        one = amp.device.index is not None or parallel == "none" or gpu_count() == 1
+        several = f"{gpu_names()} ({'split' if parallel == 'auto' else parallel})"
+        facts["GPUs"] = torch.cuda.get_device_name(amp.device) if one else several
+    return facts

@@ -2,10 +2,10 @@
 
     torchrun --standalone --nproc-per-node 4 train.py
 
-A step has `--accumulate` micro-batches, whoever computes them, and its result is a function of
-(seed, n_iter) and of their number alone: process r of W computes the r-th of W equal shares, and
-what the micro-batches contribute is added up in one binary tree (see `Fold`), whose upper levels
-join the processes. So a run gives the same bits on 1, 2, 4 or 8 processes.
+A step has `--accumulate` micro-batches, and its result is a function of (seed, n_iter) and of their
+number alone: process r of W computes the r-th of W equal shares, and all micro-batches are summed
+in one binary tree (see `Fold`), whose upper levels are the sums over processes. So a run gives the
+same bits on 1, 2, 4 or 8 processes.
 """
 
 import hashlib
@@ -19,7 +19,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -28,19 +27,19 @@ from torch import Tensor, nn
 
 from engine import errors
 from engine.devices import local_rank
-from engine.errors import LAUNCHED, BadInput, Fault
+from engine.errors import LAUNCHED, PROJECT, BadInput, Fault
 
 T = TypeVar("T")
-# Numbers of processes as others than torchrun pass them on: accelerate, srun, Open MPI, MPICH.
+# Where other launchers put the number of processes: accelerate, srun, Open MPI, MPICH.
 LAUNCHERS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-LONG = timedelta(days=7)  # for what may take as long as it likes, such as decoding a data set
+LONG = timedelta(days=7)  # the limit where one process may be busy, as with decoding a data set
 
 
 class World:
-    """All processes of a run, from the sight of one of them.
+    """The process group of a run.
 
-    A context manager, whose end takes leave of the others. Every process calls each of the methods,
-    in the same order, except `share`.
+    A context manager that destroys the group at its end. All methods but `share` are collective:
+    every process calls them, in the same order.
 
     Args:
         rank: The number of this process, counted from 0; process 0 alone prints and writes.
@@ -52,16 +51,16 @@ class World:
         self.rank, self.size, self.exact = rank, size, exact
 
     def meet(self, opt: Namespace, device: torch.device) -> None:
-        """Forms the group of all processes; from here on the first error alone is printed."""
+        """Initializes the process group; from here on only the first error is printed."""
         timeout = timedelta(seconds=opt.timeout)
         cuda = device.type == "cuda"
-        # Else gloo looks its own machine up by a name that some machines do not know.
+        # Otherwise gloo resolves the host name, which fails on some machines.
         loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
         if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"] and loopback:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
         with _partners():
             store, *_ = next(dist.rendezvous("env://", timeout=timeout))
-            store = dist.PrefixStore(self._meeting(store, opt.timeout), store)
+            store = dist.PrefixStore(self._agree_on_prefix(store, opt.timeout), store)
             self.store = dist.PrefixStore("run", store)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo",
@@ -72,23 +71,22 @@ class World:
                 device_id=device if cuda else None,
             )
             self.patient = cast(Any, dist.new_group(backend="gloo", timeout=LONG))
-        errors.among_processes(self._may_speak)
+        errors.error_prefix = self._error_prefix
         self._check_code()
         vars(opt).update(self.once(lambda: vars(opt)), device=opt.device)
 
-    def _meeting(self, store: dist.Store, timeout: float) -> str:
-        """A name on which these processes agree, and no earlier ones did.
+    def _agree_on_prefix(self, store: dist.Store, timeout: float) -> str:
+        """Returns a prefix for keys that all processes of this start have in common.
 
-        torchrun keeps the store when it starts processes again, and with it the keys of those that
-        have ended, so what a process finds there may be out of date. Each therefore asks process 0
-        under a name of its own.
+        After an elastic restart the store still has the keys of the processes that have ended. So
+        each process asks process 0 under a random name, and uses the answer to that name alone.
         """
         mine, end = os.urandom(8).hex(), time.monotonic() + timeout
         if self.rank:
             store.set(f"asks {self.rank}", mine)
-            meeting = store.get(f"answer to {mine}").decode()
-            store.set(f"{meeting} has {self.rank}", "")
-            return meeting
+            prefix = store.get(f"answer to {mine}").decode()
+            store.set(f"{prefix} has {self.rank}", "")
+            return prefix
         for other in range(1, self.size):
             while not store.check([f"{mine} has {other}"]):
                 if store.check([f"asks {other}"]):
@@ -100,19 +98,15 @@ class World:
 
     def _check_code(self) -> None:
         """Refuses processes whose code differs, as on machines with copies of the project."""
-        digests = code_digests()
-        hosts, all_digests = zip(*self.gather((socket.gethostname(), digests)), strict=True)
-        names = sorted({name for found in all_digests for name in found})
-        for name in names:
-            first = all_digests[0].get(name)
-            for rank, found in enumerate(all_digests):
-                if found.get(name) != first:
-                    raise BadInput(
-                        f"{name}: that of process 0 on {hosts[0]} is not that of process {rank} on "
-                        f"{hosts[rank]}; give all machines the same code"
-                    )
+        hosts, digests = zip(*self.gather((socket.gethostname(), code_digests())), strict=True)
+        for rank, found in enumerate(digests):
+            if different := found.items() ^ digests[0].items():
+                raise BadInput(
+                    f"{min(different)[0]}: that of process 0 on {hosts[0]} is not that of process "
+                    f"{rank} on {hosts[rank]}; give all machines the same code"
+                )
 
-    def _may_speak(self) -> str | None:
+    def _error_prefix(self) -> str | None:
         """What an error of this process begins with; None if another one has reported one."""
         reports: list[int] = []
 
@@ -120,7 +114,7 @@ class World:
             with suppress(RuntimeError):
                 reports.append(self.store.add("errors", 1))
 
-        # In a thread: if the cable was cut it would wait for long. Rather two lines than none.
+        # In a thread, since it waits for long without a network; the error is then printed anyway.
         asking = threading.Thread(target=report, daemon=True)
         asking.start()
         asking.join(5)
@@ -132,51 +126,44 @@ class World:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        if self.size > 1 and kind is None:  # after an error nobody would answer
-            self.highest(0)  # torchrun ends the others once one has left: the last file is written
+        if self.size > 1 and kind is None:  # after an error the others do not come here
+            self.highest(0)  # so process 0 has written: torchrun ends all once one has left
             with _partners():
                 dist.destroy_process_group()
 
     def share(self, micro_batches: int) -> range:
-        """The micro-batches of a step that are this process's."""
+        """The indices of the micro-batches of a step that this process computes."""
         each = micro_batches // self.size
         return range(self.rank * each, (self.rank + 1) * each)
 
     def once(self, make: Callable[[], T]) -> T:
-        """What `make` returns in process 0, for all; if that cannot be pickled, each makes its own.
+        """Calls `make` in process 0 and broadcasts the result.
 
-        Pickle refuses lambdas, for one, which an owner's transforms may contain.
+        If that cannot be pickled, as lambdas in transforms, every process calls `make`.
         """
         if self.size == 1:
             return make()
-        made, pickled = None, b""
+        sent: list[Any] = [b""]
         if self.rank == 0:
             made = make()
             with suppress(pickle.PicklingError, AttributeError, TypeError):
-                pickled = pickle.dumps(made)
+                sent = [pickle.dumps(made)]
         self.wait()
-        sent: list[Any] = [pickled]
         with _partners():
             dist.broadcast_object_list(sent)
         if self.rank == 0:
-            return cast(T, made)
+            return made
         return pickle.loads(sent[0]) if sent[0] else make()
 
     def wait(self) -> None:
-        """Returns when every process is here, however long that takes; no other wait is as long.
-
-        A barrier, and not keys in the store: it fails at once when a process ends.
-        """
+        """A barrier with the limit LONG; unlike keys in the store it fails if a process ends."""
         if self.size > 1:
             with _partners():
                 dist.barrier(self.patient)
 
     @contextmanager
     def first_here(self) -> Iterator[None]:
-        """A block that one process of each machine runs first.
-
-        The others find what it has downloaded, or written.
-        """
+        """A block that one process of each machine runs first, such as a download."""
         if local_rank() > 0:
             self.wait()
         yield
@@ -184,7 +171,7 @@ class World:
             self.wait()
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes, in the order of their numbers."""
+        """The values of all processes, in the order of their ranks."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -193,7 +180,7 @@ class World:
         return values
 
     def join(self, tensor: Tensor) -> Tensor:
-        """The tensors of all processes, of one shape, joined along their first dimension."""
+        """The tensors of all processes, of one shape, concatenated along the first dimension."""
         if self.size == 1:
             return tensor
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
@@ -202,7 +189,7 @@ class World:
         return torch.cat(parts)
 
     def highest(self, number: int) -> int:
-        """The highest of the processes' numbers."""
+        """The highest of the numbers of all processes."""
         if self.size == 1:
             return number
         highest = torch.tensor(number)
@@ -214,23 +201,20 @@ class World:
         """Raises Fault if the tensors of a checkpoint differ between the processes."""
         if self.size == 1:
             return
-        sums = torch.stack(list(_checksums(content)))
-        ends = torch.stack([sums, -sums])
-        with _partners():
-            dist.all_reduce(ends, dist.ReduceOp.MAX)
-        if not ends[0].equal(-ends[1]):
+        first, *others = self.gather([int(total) for total in _checksums(content)])
+        if any(other != first for other in others):
             raise Fault(
                 "the weights differ between the processes, which must not happen; go on with "
                 "--resume from the last checkpoint, and report it if it happens again"
             )
 
     def sum(self, tensors: list[Tensor]) -> list[Tensor]:
-        """The sums over all processes of tensors of one type: dense, of the same strides."""
+        """The sums over all processes of dense tensors of one type; strides are kept."""
         if self.size == 1 or not tensors:
             return tensors
-        length = sum(tensor.numel() for tensor in tensors)
-        flat = tensors[0].new_zeros(-(-length // self.size) * self.size)
-        parts = flat[:length].split([tensor.numel() for tensor in tensors])
+        lengths = [tensor.numel() for tensor in tensors]
+        flat = tensors[0].new_zeros(-(-sum(lengths) // self.size) * self.size)
+        parts = flat[: sum(lengths)].split(lengths)
         views = [
             part.as_strided(tensor.shape, tensor.stride(), part.storage_offset())
             for part, tensor in zip(parts, tensors, strict=True)
@@ -247,33 +231,28 @@ class World:
         """Recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005), in place.
 
         Neighbours are added first, then pairs of them, and so on: the tree that one process alone
-        builds. Since a + b = b + a, all get the same bits. Each sends 2 (W - 1) / W of the tensor,
-        as in a ring.
+        builds. Since a + b = b + a, all get the same bits. Each process sends 2 (W - 1) / W of the
+        tensor, as in a ring. W is a power of two and divides the length.
         """
-        start, end = 0, len(flat)
-        halves: list[tuple[int, int, int, int, int]] = []
-        distance = 1
+        part, distance = flat, 1
+        halves: list[tuple[Tensor, Tensor, int]] = []
         while distance < self.size:
-            middle = (start + end) // 2
-            upper = bool(self.rank & distance)
-            kept = (middle, end) if upper else (start, middle)
-            given = (start, middle) if upper else (middle, end)
-            partner = self.rank ^ distance
-            received = torch.empty_like(flat[slice(*kept)])
-            _exchange(flat[slice(*given)], received, partner)
-            flat[slice(*kept)] += received
-            halves.append((partner, *kept, *given))
-            start, end = kept
+            lower, upper = part[: len(part) // 2], part[len(part) // 2 :]
+            kept, given = (upper, lower) if self.rank & distance else (lower, upper)
+            received, partner = torch.empty_like(kept), self.rank ^ distance
+            _exchange(given, received, partner)
+            part = kept.add_(received)
+            halves.append((kept, given, partner))
             distance *= 2
-        for partner, kept_start, kept_end, given_start, given_end in reversed(halves):
-            _exchange(flat[kept_start:kept_end], flat[given_start:given_end], partner)
+        for kept, given, partner in reversed(halves):
+            _exchange(kept, given, partner)
 
 
 ALONE = World()  # a run that torchrun has not started
 
 
 def start(opt: Namespace, device: torch.device) -> World:
-    """The processes that torchrun started, or this one alone; prints what a step is.
+    """The processes that torchrun started, or this one alone.
 
     Args:
         opt: The options; those of process 0 hold for all.
@@ -281,64 +260,59 @@ def start(opt: Namespace, device: torch.device) -> World:
 
     Raises:
         BadInput: The micro-batches of a step cannot be divided among so many processes, their code
-            differs, or something else than torchrun has started several.
+            differs, or another launcher than torchrun has started several.
         Fault: The others cannot be reached.
     """
     _check_launcher()
-    size = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1
+    rank, size = (int(os.environ[n]) for n in ("RANK", "WORLD_SIZE")) if LAUNCHED else (0, 1)
     exact = size & (size - 1) == 0 and (device.type == "cpu" or opt.deterministic)
-    world = World(int(os.environ["RANK"]) if LAUNCHED else 0, size, exact)
+    world = World(rank, size, exact)
     if size > 1:
         world.meet(opt, device)
     if opt.accumulate % size:
-        fitting = [str(n) for n in range(1, opt.accumulate + 1) if opt.accumulate % n == 0]
+        *fitting, most = (str(n) for n in range(1, opt.accumulate + 1) if opt.accumulate % n == 0)
         raise BadInput(
             f"--accumulate {opt.accumulate}: cannot be divided among {size} processes; start "
-            f"{', '.join(fitting[:-1])} or {fitting[-1]}"
+            f"{', '.join(fitting)} or {most}"
         )
     return world
 
 
 def _check_launcher() -> None:
-    """Refuses to be one of several processes that know nothing of each other."""
+    """Refuses several processes of another launcher, each of which would train alone."""
     if LAUNCHED:
         return
-
-    def number(name: str) -> int:
-        text = os.environ.get(name, "")
-        return int(text) if text.isdecimal() else 0
-
-    # In a script for sbatch Slurm counts the tasks of the whole job, though it has one process.
-    sizes = [name for name in LAUNCHERS if number(name) > 1]
-    sizes += ["SLURM_NTASKS"] * (number("SLURM_NTASKS") > 1 and number("SLURM_PROCID") > 0)
+    numbers = {name: int(text) for name, text in os.environ.items() if text.isdecimal()}
+    sizes = [name for name in LAUNCHERS if numbers.get(name, 0) > 1]
+    # In an sbatch script Slurm sets the number of tasks of the job, though it is one process.
+    if numbers.get("SLURM_NTASKS", 0) > 1 and numbers.get("SLURM_PROCID", 0) > 0:
+        sizes.append("SLURM_NTASKS")
     if sizes:
-        name = sizes[0]
         raise BadInput(
-            f"{name} is {number(name)}, but torchrun has not started this process: each would "
-            "train alone; use torchrun (see docs/processes.md), or for separate runs unset "
+            f"{sizes[0]} is {numbers[sizes[0]]}, but torchrun has not started this process: each "
+            "would train alone; use torchrun (see docs/processes.md), or for separate runs unset "
             f"{', '.join(sizes)}"
         )
 
 
 def code_digests() -> dict[str, str]:
     """A digest of each Python file that computes a run, by its path in the project."""
-    root = Path(__file__).resolve().parents[1]
-    files = [*root.glob("*.py"), *root.glob("task/*.py"), *root.glob("engine/**/*.py")]
     return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        for path in files
+        path.relative_to(PROJECT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        for pattern in ("*.py", "task/*.py", "engine/**/*.py")
+        for path in PROJECT.glob(pattern)
     }
 
 
 class Fold:
     """The sum of the tensors of each micro-batch of a step, in a binary tree.
 
-    Of P micro-batches, P = 2^a q with q odd, runs of q are added one after the other; their sums
-    are added in pairs, then the sums of pairs, and so on. So the part of the tree below a power of
-    two of processes is the same whoever computes it.
+    Of P = 2^a q micro-batches, q odd, runs of q are added one after the other; their sums are added
+    in pairs, then the sums of pairs, and so on. So the subtree of a process is the same whichever
+    process computes it, for any power of two of processes.
 
     Args:
-        micro_batches: How many a step has.
+        micro_batches: The number of micro-batches of a step.
     """
 
     def __init__(self, micro_batches: int) -> None:
@@ -352,7 +326,7 @@ class Fold:
         self.in_run = 0
 
     def add(self, tensors: list[Tensor]) -> None:
-        """Adds those of the next micro-batch; they are taken over, and may be changed."""
+        """Adds the tensors of the next micro-batch, which are changed in place."""
         self.current = tensors if self.current is None else _add(self.current, tensors)
         self.in_run += 1
         if self.in_run < self.run:
@@ -366,10 +340,9 @@ class Fold:
         self.levels.append(carry)
 
     def total(self) -> list[Tensor]:
-        """The sum of all that was added."""
-        found = [part for part in [self.current, *self.levels] if part is not None]
-        total = found[0]
-        for part in found[1:]:
+        """The sum of all that was added; a new step begins."""
+        total, *others = [part for part in (self.current, *self.levels) if part is not None]
+        for part in others:
             total = _add(part, total)
         self.clear()
         return total
@@ -382,7 +355,7 @@ def _add(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
 
 
 def _checksums(value: Any) -> Iterator[Tensor]:
-    """A sum of the bits of each tensor in a checkpoint, whatever the order of adding."""
+    """A sum of the bits of each tensor in a checkpoint: integers, so the order has no effect."""
     if isinstance(value, Tensor):
         bits = {2: torch.int16, 4: torch.int32}.get(value.element_size())
         whole = value.view(bits) if value.is_floating_point() and bits else value
@@ -394,16 +367,13 @@ def _checksums(value: Any) -> Iterator[Tensor]:
 
 def _exchange(given: Tensor, received: Tensor, partner: int) -> None:
     """Sends a tensor to a process and receives one from it."""
-    operations = [
-        dist.P2POp(dist.isend, given, partner),
-        dist.P2POp(dist.irecv, received, partner),
-    ]
-    for work in dist.batch_isend_irecv(operations):
+    send = dist.P2POp(dist.isend, given, partner)
+    for work in dist.batch_isend_irecv([send, dist.P2POp(dist.irecv, received, partner)]):
         work.wait()
 
 
 def buffers_of(networks: dict[str, nn.Module]) -> list[Tensor]:
-    """What forward passes may change, such as the statistics of batch norm."""
+    """The buffers that forward passes may change, such as the statistics of batch norm."""
     return [
         buffer
         for network in networks.values()
@@ -414,11 +384,11 @@ def buffers_of(networks: dict[str, nn.Module]) -> list[Tensor]:
 
 @contextmanager
 def _partners() -> Iterator[None]:
-    """Turns the errors of talking to other processes into a line."""
+    """Turns errors of communication into a Fault."""
     try:
         yield
     except RuntimeError as error:
-        text = re.sub(r"\[/\S*\]", "", " ".join(str(error).split())).strip()  # a path of PyTorch's
+        text = re.sub(r"\[/\S*\]", "", " ".join(str(error).split())).strip()  # of a source file
         raise Fault(
             "another process has ended or cannot be reached; if it does not say why, see its "
             f"machine; go on with --resume ({text[:80]})"

@@ -1,6 +1,6 @@
 """How a program ends: exit statuses, errors of one line, signals.
 
-Every program imports this module first. From then on Ctrl-C ends even the imports in one line.
+A program calls `begin` before its other imports and `run_program` at its end.
 """
 
 import errno
@@ -23,7 +23,8 @@ DONE, FAULT, BAD_INPUT, STOPPED = 0, 1, 2, 75  # the exit statuses of every prog
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 PROJECT = Path(__file__).resolve().parents[1]
 LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ  # by torchrun, as one of several processes
-OUTPUT_CLOSED = "SIGPIPE"  # what others get who print to nobody; Python gets an error
+SILENT = LAUNCHED and os.environ["RANK"] != "0"  # process 0 alone prints
+OUTPUT_CLOSED = "SIGPIPE"  # the signal for writing to a closed pipe; Python raises an error instead
 STOP_SIGNALS = tuple(  # Windows has only some of them
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
@@ -35,8 +36,7 @@ class BadInput(Exception):
     """An option, a file or a data set is wrong. The text says what, where and what to do."""
 
     def __init__(self, text: object) -> None:
-        # A DataLoader worker sends its whole traceback as the text, which ends with ours.
-        super().__init__(" ".join(str(text).rsplit("BadInput: ", 1)[-1].split()))
+        super().__init__(" ".join(_without_traceback(str(text)).split()))
 
 
 class Fault(Exception):
@@ -47,107 +47,89 @@ class Diverged(Fault):
     """A loss or a gradient is not finite."""
 
 
-# Messages of PyTorch that users meet, with the remedy and the exit status.
+# Messages of PyTorch that users meet, and the remedy. One that starts with an option is bad input.
 OUT_OF_MEMORY = r"out of memory|can't allocate memory|STATUS_ALLOC_FAILED"
-REMEDIES = (
-    (
-        OUT_OF_MEMORY,
-        "out of memory: lower --batch-size (a larger --accumulate keeps the step as it was), or "
-        "use smaller images",
-        FAULT,
-    ),
-    (
-        r"shared memory\(shm\)|unable to resize file",
-        "/dev/shm is full: use --workers 0, or in Docker --shm-size=8g",
-        FAULT,
-    ),
-    (
-        r"^DataLoader worker .*exited unexpectedly|^DataLoader worker .*is killed",
-        "a DataLoader worker died: if memory is short, lower --workers or --batch-size; if "
-        "/dev/shm is small, as in Docker, use --shm-size=8g or --workers 0",
-        FAULT,
-    ),
-    (
-        r"No working C\+\+ compiler|working triton|Failed to find C compiler",
-        "--compile: there is no compiler on this machine; leave the option out",
-        BAD_INPUT,
-    ),
-    (
-        r"too old to be supported by the triton",
-        "--compile: this GPU is too old for it; leave the option out",
-        BAD_INPUT,
-    ),
-    (
-        r"^Expected more than 1 value per channel when training",
-        "--batch-size 1: batch norm needs more images, or larger ones",
-        BAD_INPUT,
-    ),
-    (
-        r"(\S+) does not have a deterministic implementation",
-        r"--deterministic: \1 has no deterministic implementation on this device; leave the option "
-        "out, or replace the layer (padding with a reflection by padding with zeros)",
-        BAD_INPUT,
-    ),
-    (
-        r"no kernel image is available",
-        "this build of PyTorch has no code for this GPU; install the build that docs/build.md "
-        "names for it, or use --device cpu",
-        FAULT,
-    ),
-)
+REMEDIES = {
+    OUT_OF_MEMORY: "out of memory: lower --batch-size (a larger --accumulate keeps the step as it "
+    "was), or use smaller images",
+    r"shared memory\(shm\)|unable to resize file": "/dev/shm is full: use --workers 0, or in "
+    "Docker --shm-size=8g",
+    r"^DataLoader worker .*(exited unexpectedly|is killed)": "a DataLoader worker died: if memory "
+    "is short, lower --workers or --batch-size; if /dev/shm is small, as in Docker, use "
+    "--shm-size=8g or --workers 0",
+    r"No working C\+\+ compiler|working triton|Failed to find C compiler": "--compile: there is no "
+    "compiler on this machine; leave the option out",
+    r"too old to be supported by the triton": "--compile: this GPU is too old for it; leave the "
+    "option out",
+    r"^Expected more than 1 value per channel when training": "--batch-size 1: batch norm needs "
+    "more images, or larger ones",
+    r"(\S+) does not have a deterministic implementation": r"--deterministic: \1 has no "
+    "deterministic implementation on this device; leave the option out, or replace the layer "
+    "(padding with a reflection by padding with zeros)",
+    r"no kernel image is available": "this build of PyTorch has no code for this GPU; install the "
+    "build that docs/build.md names for it, or use --device cpu",
+}
+
+
+# What an error begins with, None if it is not to be printed. Replaced once processes have met.
+error_prefix: Callable[[], str | None] = lambda: None if SILENT else ""  # noqa: E731
+
+
+def begin(name: str) -> None:
+    """Prepares a program for its imports, which take seconds: Ctrl-C ends them in one line.
+
+    Args:
+        name: `__name__` of the program. A test or a notebook that imports it keeps its own SIGINT.
+    """
+    for number in range(3):  # else the next file opened would take the place of a closed stream
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
+    if SILENT:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  to the end of the process
+    if multiprocessing.parent_process() is not None:  # Ctrl-C is for the trainer, not its workers
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    elif name == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_at_once)
 
 
 def run_program(main: Callable[[], int]) -> None:
     """Runs `main` and exits with its status. Errors that a user can act on end in one line."""
-    if IS_PROGRAM:
+    is_program = main.__module__ == "__main__"  # and not imported by a test or a notebook
+    if is_program:
         gc.freeze()  # saves most of a second at exit, and memory in the workers
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored in background jobs
         signal.signal(signal.SIGINT, _interrupt)
     _prepare_streams()
     try:
         status = main()
-    except BadInput as error:
-        status = _complain(error, BAD_INPUT)
-    except Fault as error:
-        status = _complain(error, FAULT)
-    except OSError as error:
-        status = _complain(_reason(error), FAULT)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a file being written is finished
         status = _complain("interrupted", INTERRUPTED)
-    except (MemoryError, RuntimeError, ValueError) as error:
-        if not (remedy := _remedy(error)):
-            _let_speak()
+    except Exception as error:
+        if not (known := _explain(error)):
+            if error_prefix() is not None and SILENT:
+                sys.stderr = sys.__stderr__  # the first error of several processes
             raise
-        status = _complain(*remedy)
-    except Exception:
-        _let_speak()
-        raise
-    if IS_PROGRAM:  # whatever holds up the end of the interpreter, a signal ends it
+        status = _complain(*known)
+    if is_program:  # a signal ends the interpreter if its end takes long
         for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
-    _leave(status)
+    if LAUNCHED:
+        _leave_group(status)
+    sys.exit(status)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """Handles the first SIGINT as Python does; the second one does not wait for open files."""
-    signal.signal(signal.SIGINT, end_at_once)
+    """Handles the first SIGINT as Python does; the second one ends the process at once."""
+    signal.signal(signal.SIGINT, _end_at_once)
     raise KeyboardInterrupt
 
 
-def among_processes(may_speak: Callable[[], str | None]) -> None:
-    """One of several processes: an error may be that of another one, which has reported it.
-
-    Args:
-        may_speak: Returns what an error begins with; None if another process has reported one.
-    """
-    global _may_speak, _leave
-    _may_speak, _leave = may_speak, _leave_others
-
-
-def _leave_others(status: int) -> NoReturn:
-    """Ends this process; after an error without the parts of the end that wait for the others."""
+def _leave_group(status: int) -> None:
+    """Ends this process if there was an error, without the cleanup that waits for the others."""
     if status not in (DONE, STOPPED):
         kill_workers()
         for stream in (sys.stdout, sys.stderr, sys.__stderr__):
@@ -156,7 +138,6 @@ def _leave_others(status: int) -> NoReturn:
         os._exit(status)
     for number in STOP_SIGNALS:  # torchrun sends one to those that leave after the first
         signal.signal(number, signal.SIG_IGN)
-    sys.exit(status)
 
 
 def shorten(names: list[str], most: int = 5) -> str:
@@ -165,49 +146,53 @@ def shorten(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _remedy(error: Exception) -> tuple[str, int] | None:
-    """A line with the remedy for an error of PyTorch, and the exit status; None for a bug."""
+def _without_traceback(text: str) -> str:
+    """The text of an error; from a DataLoader worker it comes as the end of a traceback."""
+    if "Original Traceback" not in text:
+        return text
+    return text.strip().splitlines()[-1].partition(": ")[2]
+
+
+def _explain(error: Exception) -> tuple[object, int] | None:
+    """The line for an error, and the exit status; None for a bug."""
+    if isinstance(error, BadInput):
+        return error, BAD_INPUT
+    if isinstance(error, Fault):
+        return error, FAULT
+    if isinstance(error, OSError):
+        return _reason(error), FAULT
     text = "out of memory" if isinstance(error, MemoryError) else " ".join(str(error).split())
     if "DataLoader worker" in text and "Caught" in text and not re.search(OUT_OF_MEMORY, text):
         text = text[text.index("Caught") :]  # an error within a worker, not its death
-    for pattern, remedy, status in REMEDIES:
-        if found := re.search(pattern, text):
-            return found.expand(remedy), status
+    for pattern, remedy in REMEDIES.items():
+        found = re.search(pattern, text)
+        if found and isinstance(error, MemoryError | RuntimeError | ValueError):
+            return found.expand(remedy), BAD_INPUT if remedy.startswith("--") else FAULT
     return None
 
 
 def _reason(error: OSError) -> str:
     """What an error of the system says in a line, after the place if it is in the owner's code."""
-    place, text = "", str(error)
-    in_worker = "Original Traceback" in text  # with which a DataLoader worker sends its error
-    frames = re.findall(r'File "(.+)", line (\d+)', text) if in_worker else [
-        (frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)
-    ]  # fmt: skip
-    ours = [
-        (Path(name).relative_to(PROJECT), number)
-        for name, number in frames
-        if Path(name).is_relative_to(PROJECT) and "site-packages" not in Path(name).parts
-    ]
-    if ours and ours[-1][0].parts[0] not in ("engine", "task"):
-        place = f"{ours[-1][0].as_posix()}:{ours[-1][1]}: "
-    if in_worker:
-        return f"{place}{text.strip().splitlines()[-1].partition(': ')[2]}"
-    return f"{place}{error.filename or 'a file'}: {error.strerror or text}"
+    text = str(error)
+    own = _without_traceback(text)
+    if own == text:
+        own = f"{error.filename or 'a file'}: {error.strerror or text}"
+        text = "".join(traceback.format_tb(error.__traceback__))
+    for name, number in reversed(re.findall(r'File "(.+)", line (\d+)', text)):
+        if Path(name).is_relative_to(PROJECT) and "site-packages" not in Path(name).parts:
+            path = Path(name).relative_to(PROJECT)  # the innermost frame of the project
+            owners = path.parts[0] not in ("engine", "task")
+            return f"{path.as_posix()}:{number}: {own}" if owners else own
+    return own
 
 
 def _complain(problem: object, status: int) -> int:
-    if (prefix := _may_speak()) is not None:
+    if (prefix := error_prefix()) is not None:
         stream = sys.__stderr__ if SILENT else sys.stderr
         if os.environ.get("PROJECT_TRACEBACK") and sys.exc_info()[0] is not None:
             traceback.print_exc(file=stream)
         print(f"{_program()}: error: {prefix}{problem}", file=stream)
     return status
-
-
-def _let_speak() -> None:
-    """Lets a process that was silent print the traceback of its error, if it is the first one."""
-    if _may_speak() is not None and SILENT:
-        sys.stderr = sys.__stderr__
 
 
 def _program() -> str:
@@ -217,20 +202,19 @@ def _program() -> str:
 class StopSignal:
     """Whether a signal has asked the run to stop: true in the process that received it.
 
-    The signals are SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2. A signal is only noted,
-    so that the step under way can be finished and saved. A SIGINT after that ends the process at
-    once, without saving: an exception raised while a lock is held could make the run hang.
+    The signals are STOP_SIGNALS. A signal is only noted, so that the current step is finished and
+    saved. A SIGINT (Ctrl-C) after that ends the process at once, without saving: an exception
+    raised while a lock is held could make the run hang.
 
     Args:
         highest: Returns the highest of the numbers that all processes give it.
     """
 
     def __init__(self, highest: Callable[[int], int] = lambda number: number) -> None:
-        global _when_closed
         self.highest = highest
         self.received = ""  # the name of the first signal
         if hasattr(signal, OUTPUT_CLOSED):
-            _when_closed = self._note_closed_output
+            _Stream.stop = self
         for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup ignores SIGHUP
                 signal.signal(number, self._note)
@@ -245,53 +229,47 @@ class StopSignal:
             self.received = signal.Signals(number).name
         return bool(number)
 
-    def _note_closed_output(self) -> None:
-        self.received = self.received or OUTPUT_CLOSED
-
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT and not LAUNCHED:
-            end_at_once(number, frame)  # torchrun sends one again, and kills if need be
+            _end_at_once(number, frame)  # torchrun sends one again, and kills if need be
         self.received = self.received or signal.Signals(number).name
         if number == getattr(signal, "SIGHUP", None):
             _leave_closed_terminal()
 
 
-def end_at_once(number: int, frame: FrameType | None) -> None:
-    """Handles SIGINT by one line and the end of this process and its workers."""
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """Handles SIGINT: prints one line, and ends this process and its workers."""
     kill_workers()
-    line_break = b"\n" * os.isatty(2)  # after the progress bar
-    if not SILENT:
-        with suppress(OSError):
-            os.write(2, line_break + f"{_program()}: error: interrupted\n".encode(errors="replace"))
+    line = "\n" * os.isatty(2) + f"{_program()}: error: interrupted\n"  # after a progress bar
+    with suppress(OSError):
+        os.write(2, b"" if SILENT else line.encode(errors="replace"))
     os._exit(INTERRUPTED)
 
 
 def kill_workers() -> None:
-    """Kills the worker processes that are still there.
-
-    multiprocessing would send them SIGTERM at exit, which they block, and wait for ever.
-    """
+    """Kills the workers; at exit multiprocessing would send SIGTERM, which they block, and wait."""
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
 
 
 def _leave_closed_terminal() -> None:
-    """Sends output to nowhere if the terminal is gone, where every print would fail."""
+    """Redirects output to os.devnull if the terminal was closed: every print would fail."""
     for stream in (1, 2):
-        # A terminal that is gone is a device still, but no terminal any more.
+        # The device of a closed terminal is still open, but isatty is false.
         if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 class _Stream(io.FileIO):
-    """Standard output or standard error, whose failure does not end what is computed.
+    """Standard output or standard error; a write that fails ends no computation.
 
-    What is printed to a log on a full disk is lost, with a warning. Standard output that nobody
-    reads any more, as with `train.py | head`, ends a program, and a training once it is saved.
+    What is printed to a log on a full disk is lost, with a warning. If standard output is closed,
+    as with `train.py | head`, the program ends, a training after it is saved.
     """
 
     lost: ClassVar[set[int]] = set()  # descriptors
+    stop: ClassVar[StopSignal | None] = None  # of a training
 
     def write(self, data: Any, /) -> int:
         try:
@@ -305,7 +283,9 @@ class _Stream(io.FileIO):
             return
         self.lost.add(stream)
         if stream == 1 and error.errno == errno.EPIPE:
-            _when_closed()
+            if self.stop is None:
+                raise Fault("standard output was closed")
+            self.stop.received = self.stop.received or OUTPUT_CLOSED
         elif len(self.lost) == 1:  # the other one is there to tell it
             name, other = ("output", sys.stderr) if stream == 1 else ("error", sys.stdout)
             line = f"warning: standard {name}: {error.strerror}; what is printed to it is lost"
@@ -313,7 +293,7 @@ class _Stream(io.FileIO):
 
 
 def _prepare_streams() -> None:
-    """Lets what is printed never fail by its characters, nor for want of a stream."""
+    """Makes prints succeed whatever their characters, and whether or not the streams exist."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
         if stream is None:  # closed by the shell (2>&-), or pythonw
@@ -326,45 +306,3 @@ def _prepare_streams() -> None:
             # Lines of both streams come into a log file in their order.
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
         setattr(sys, name, stream)
-
-
-def _end_without_output() -> None:
-    raise Fault("standard output was closed")
-
-
-def _occupy_descriptors() -> None:
-    """Opens those of 0, 1 and 2 that are closed; else the next file opened would get the prints."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
-
-
-def _watch_imports() -> bool:
-    """Handles Ctrl-C while the modules are imported; returns whether a program of ours is run."""
-    if multiprocessing.parent_process() is not None:  # Ctrl-C is for the trainer, not its workers
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    main = Path(getattr(sys.modules["__main__"], "__file__", None) or "").resolve()
-    root = Path(__file__).resolve().parents[1]
-    ours = main.parent in (root, root / "tools")
-    # A test or a notebook that imports a program keeps its own way with Ctrl-C.
-    if ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, end_at_once)
-    return ours
-
-
-def _silence() -> bool:
-    """Sends what this process prints to nowhere unless it is the first; errors find their way."""
-    silent = LAUNCHED and os.environ["RANK"] != "0"
-    if silent:
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  to the end of the process
-    return silent
-
-
-_occupy_descriptors()
-IS_PROGRAM = _watch_imports()
-SILENT = _silence()
-_leave: Callable[[int], NoReturn] = sys.exit
-_when_closed: Callable[[], None] = _end_without_output
-_may_speak: Callable[[], str | None] = lambda: None if SILENT else ""  # noqa: E731

@@ -7,9 +7,11 @@ Prints a table, and writes a page with the same table and the curves of all runs
 The result of the test images is shown if test.py has written it.
 """
 
-from engine.errors import DONE, run_program  # first: Ctrl-C ends in one line
+# ruff: noqa: E402
+from engine.errors import DONE, begin, run_program
 
-# isort: split
+begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
+
 from pathlib import Path
 from shutil import get_terminal_size
 

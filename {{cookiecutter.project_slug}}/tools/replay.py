@@ -9,9 +9,11 @@ The exit status is 0 for equal bits, 1 for different ones, 2 for bad input. What
 in the run is listed: options, versions, processor, threads, precision, images.
 """
 
-from engine.errors import BAD_INPUT, DONE, FAULT, LAUNCHED, BadInput, run_program  # first
+# ruff: noqa: E402
+from engine.errors import BAD_INPUT, DONE, FAULT, LAUNCHED, BadInput, begin, run_program
 
-# isort: split
+begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
+
 import json
 import subprocess
 import sys

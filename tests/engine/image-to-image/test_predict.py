@@ -161,9 +161,9 @@ def test_the_options_for_tiles_are_used(checkpoint: Path, monkeypatch: pytest.Mo
 
     def note(model: Model, inputs: Tensor) -> Tensor:
         sizes.append(tuple(inputs.shape))
-        return 255 - inputs
+        return 255.0 - inputs
 
-    monkeypatch.setattr(Model, "translate", note)
+    monkeypatch.setattr(Model, "predict", note)
     image = photograph(60, 150)
     save(image, "wide.png")
     for words, wanted in (

@@ -1,22 +1,23 @@
-"""Writes a trained model into a file that needs nothing of this project (see export.py).
+"""Exports a trained model to a file that runs without this project (see export.py).
 
-    onnx         the computation and its weights, for onnxruntime and others
+    onnx         graph and weights, for onnxruntime and others
     pt2          the same for PyTorch: torch.export.load(FILE).module()
     safetensors  the weights alone, for train.py --weights; FILE.json beside it holds the metadata
 
 The input of the first two is `images`, uint8 (N, 3, H, W), RGB; N may vary, and H and W if the
-model says so. The output is that of the model's `predict`, in which normalisation is. If the
+model allows it. The output is that of the model's `predict`, which includes normalisation. If the
 checkpoint has averaged weights (`--ema`), these are exported.
 
 The metadata (`metadata.json` in metadata_props and in the extra files) has the keys
 format_version, model, input, what the model's `describe_output` adds, and options, those of the
-training. Before a file is written it is run beside the checkpoint.
+training. Before a file is written, its outputs are compared with those of the checkpoint.
 """
 
 import io
 import json
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,7 +43,7 @@ from engine.state import WITHOUT_EFFECT
 
 FORMATS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "safetensors": ()}
 BATCHES = (1, 2, 17)  # sizes of the batches that are compared
-LIMIT = 1e-4  # of a probability, or of the range of an image: more is no rounding any more
+LIMIT = 1e-4  # of the range of the outputs: a larger difference is not due to rounding
 ONNX_LIMIT = 2**31 - 2**24  # bytes of weights in one file
 SIZES = ("batch", "channels", "height", "width")
 Load = Callable[[str, Namespace], Tensor]
@@ -59,25 +60,22 @@ class Predict(nn.Module):
         return self.model.predict(images)
 
 
-def export(
-    model_class: Any, parser: Parser, load: Load, data_dir: Callable[[str], Path]
-) -> int:
+def export(model_class: Any, parser: Parser, load: Load, data_dir: Callable[[str], Path]) -> int:
     """The program export.py; returns its exit status.
 
     Args:
-        model_class: The finished model.
-        parser: That of the options of train.py.
+        model_class: The class of the model.
+        parser: That of train.py.
         load: Reads an image as predict.py does, given the options of the training.
         data_dir: The folder for `--data`.
 
     Raises:
         BadInput: The checkpoint or an option cannot be used, or the network cannot be exported.
-        Fault: The file does not compute what the checkpoint does; none is written.
+        Fault: The outputs differ from those of the checkpoint; no file is written.
     """
-    opt = parse()
+    opt, out = parse()
     for package in FORMATS[opt.format]:
-        optional(package)  # a missing one is named before anything takes time
-    out = output_path(opt)
+        optional(package)  # before anything takes time
     model, trained_with = model_class.from_checkpoint(opt.checkpoint)
     metadata = describe(model, trained_with, parser.files())
     if opt.format == "safetensors":
@@ -95,38 +93,28 @@ def export(
     return DONE
 
 
-def parse() -> Namespace:
-    """The options of export.py."""
+def parse() -> tuple[Namespace, Path]:
+    """The options of export.py, and the file to write."""
     parser = Parser(description="Writes a trained model into a file that needs no project.")
     add_checkpoint_option(parser)
     add = parser.add_argument
     add("--format", choices=FORMATS, required=True, help="safetensors has the weights alone")
     add("--out", metavar="FILE", help="where to write (default: beside the checkpoint)")
-    return parser.parse_args()
-
-
-def output_path(opt: Namespace) -> Path:
-    """The file to write.
-
-    Raises:
-        BadInput: Its ending is that of another format, or it cannot be a file.
-    """
+    opt = parser.parse_args()
     suffix = f".{opt.format}"
     out = Path(opt.out or Path(opt.checkpoint).with_suffix(suffix))
     if out.suffix != suffix:
         raise BadInput(f"--out {out}: a file of this format has to end in {suffix}")
     output_file(str(out))
-    return out
+    return opt, out
 
 
 def describe(model: Any, trained_with: Namespace, files: set[str]) -> dict[str, Any]:
-    """The metadata of an exported model, as values that JSON has.
+    """The metadata of an exported model, as values that JSON has; options that name `files` are
+    left out.
 
-    Options that name `files` mean nothing on another machine, and are left out.
-
-    The model's own `describe_output` gives image_size, the height and width that it takes, or None
-    for any; output, in words; range, that of the outputs, in which differences are measured; and
-    what else those who run the file should know.
+    The model's `describe_output` returns image_size, height and width of the input, or None if they
+    vary; output, a description; range, by which differences are divided; and anything else.
     """
     own = model.describe_output(trained_with)
     side = own["image_size"]
@@ -154,7 +142,7 @@ def write_weights(model: Any, metadata: dict[str, Any], out: Path) -> None:
 
     def write_both(file: BinaryIO) -> None:
         file.write(text.encode())
-        file.flush()  # so a disk that is full by now leaves no weights
+        file.flush()  # if the disk is full, no weights are written
         write_atomically(out, lambda weights: weights.write(content))
 
     write_atomically(beside, write_both)
@@ -162,13 +150,13 @@ def write_weights(model: Any, metadata: dict[str, Any], out: Path) -> None:
 
 
 def convert(model: Any, form: str, side: int | None, metadata: str) -> bytes:
-    """A model as the content of a file.
+    """Converts a model to the content of a file.
 
     Args:
         model: In evaluation mode, on the CPU.
         form: onnx or pt2.
-        side: Height and width of the images; None if they may vary.
-        metadata: To be put into the file, as JSON.
+        side: Height and width of the images in pixels; None if they may vary.
+        metadata: JSON.
 
     Raises:
         BadInput: PyTorch cannot export the network, or it is too large for an ONNX file.
@@ -178,9 +166,9 @@ def convert(model: Any, form: str, side: int | None, metadata: str) -> bytes:
         raise BadInput(
             f"--format onnx: {weights / 1e9:.1f} GB of weights, and one file holds 2; use pt2"
         )
-    height, width = (side, side) if side else (41, 59)  # odd ones: no layer finds them even
+    height, width = (side, side) if side else (41, 59)  # odd, so that no even size is assumed
     example = torch.zeros(2, 3, height, width, dtype=torch.uint8)
-    # A named Dim would have to be free of what PyTorch 2.6 assumes of the batches of transformers.
+    # Not a named Dim: PyTorch 2.6 rejects it for the batches of transformers.
     dims = dict.fromkeys((0,) if side else (0, 2, 3), torch.export.Dim.AUTO)
     try:
         with torch.no_grad(), silence():
@@ -188,7 +176,7 @@ def convert(model: Any, form: str, side: int | None, metadata: str) -> bytes:
                 Predict(model).eval(), (example,), dynamic_shapes=(dims,), strict=False
             )
             return {"onnx": onnx_content, "pt2": pt2_content}[form](program, metadata)
-    except Exception as error:  # an operation that cannot be exported raises almost anything
+    except Exception as error:  # the exporters raise almost anything
         reason = " ".join(str(error).split())[:200]
         raise BadInput(
             f"--format {form}: PyTorch cannot export this network ({reason}); let its forward "
@@ -197,7 +185,7 @@ def convert(model: Any, form: str, side: int | None, metadata: str) -> bytes:
 
 
 def onnx_content(program: torch.export.ExportedProgram, metadata: str) -> bytes:
-    """An ONNX file, its varying sizes under names that can be read."""
+    """The content of an ONNX file; its varying sizes get readable names."""
     converted = torch.onnx.export(
         program, (), dynamo=True, input_names=[INPUT], output_names=["outputs"], verbose=False
     )
@@ -208,37 +196,27 @@ def onnx_content(program: torch.export.ExportedProgram, metadata: str) -> bytes:
         for size, name in zip(value.type.tensor_type.shape.dim, SIZES, strict=False):
             if size.dim_param:
                 size.dim_param = names.setdefault(size.dim_param, name)
-    del model.graph.value_info[:]  # it has the former names
+    del model.graph.value_info[:]  # it has the generated names
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA, metadata
     return model.SerializeToString()
 
 
 def pt2_content(program: torch.export.ExportedProgram, metadata: str) -> bytes:
-    """A pt2 file."""
+    """The content of a pt2 file."""
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={METADATA: metadata})
     return file.getvalue()
 
 
-def runs_pt2(content: bytes) -> Run:
-    """A function that runs a pt2 file. To open one of others could run code in it."""
-    return torch.no_grad()(torch.export.load(io.BytesIO(content)).module())
-
-
 def check_images(
     opt: Namespace, load: Load, folder: Path, side: int | None
 ) -> tuple[list[Tensor], str]:
-    """Up to 17 images to compare on, uint8 (3, H, W), and what they are.
-
-    Random ones are no worse a test of the arithmetic, but real ones are what the file is for.
-    """
+    """Up to 17 images to compare on, uint8 (3, H, W), and a description of them."""
     images: list[Tensor] = []
     for path in images_below(folder):
-        try:
+        with suppress(BadInput):  # a damaged image
             images.append(load(path, opt))
-        except BadInput:  # a damaged image is the business of predict.py
-            continue
         if len(images) == max(BATCHES):
             break
     if images:
@@ -250,16 +228,20 @@ def check_images(
 
 
 def compare(model: Any, content: bytes, suffix: str, images: list[Tensor], vary: bool) -> float:
-    """The largest difference between a model and the content of a file that it was exported to.
+    """The largest difference between the outputs of a model and of the file exported from it.
 
     Args:
         model: In evaluation mode.
-        content: That of the file.
+        content: The content of the file.
         suffix: .onnx or .pt2.
-        images: uint8 (3, H, W); repeated if there are less than a batch needs.
-        vary: Whether the size of the images may vary: then each batch has another one.
+        images: uint8 (3, H, W); repeated if a batch is larger.
+        vary: Whether the size of the images may vary: each batch then gets a different one.
     """
-    run = runs_pt2(content) if suffix == ".pt2" else read_onnx(content)[0]
+    run: Run
+    if suffix == ".pt2":  # torch.export.load can run code of the file, but this one is our own
+        run = torch.no_grad()(torch.export.load(io.BytesIO(content)).module())
+    else:
+        run, _ = read_onnx(content)
     differences = []
     for n in BATCHES:
         size = [64 + n, 96 - n] if vary else list(images[0].shape[1:])
@@ -267,4 +249,4 @@ def compare(model: Any, content: bytes, suffix: str, images: list[Tensor], vary:
         with torch.no_grad():
             wanted = model.predict(batch)
         differences.append((run(batch) - wanted).abs().max())
-    return float(torch.stack(differences).max())  # NaN if there is one
+    return float(torch.stack(differences).max())  # max keeps NaN

@@ -7,9 +7,11 @@ Prints the first predictions, and writes all to predictions.csv: file, class, pr
 --top K also the next classes. Images that cannot be read are named at the end, with status 1.
 """
 
-from engine.errors import run_program  # first: Ctrl-C ends in one line from here on
+# ruff: noqa: E402
+from engine.errors import begin, run_program
 
-# isort: split
+begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
+
 from functools import partial
 
 import dataset

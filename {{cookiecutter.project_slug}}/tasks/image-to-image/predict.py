@@ -8,9 +8,11 @@ degraded: the inputs of a network that removes noise should be noisy. After low-
 enlarged first. Those that cannot be read are named at the end, with status 1.
 """
 
-from engine.errors import BadInput, run_program  # first: Ctrl-C ends in one line
+# ruff: noqa: E402
+from engine.errors import BadInput, begin, run_program
 
-# isort: split
+begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
+
 from functools import partial
 from itertools import chain, count
 from pathlib import Path

@@ -6,9 +6,11 @@ Lists what would stop a run (exit status 2 if there is any) and what may spoil i
 left out, the same image in two splits, classes of very different size.
 """
 
-import engine.errors  # noqa: F401  first: Ctrl-C ends in one line from here on
+# ruff: noqa: E402
+from engine.errors import BAD_INPUT, DONE, BadInput, begin, run_program
 
-# isort: split
+begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
+
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +25,6 @@ from engine import terminal
 from engine.arguments import Parser
 from engine.data import images
 from engine.devices import cores
-from engine.errors import BAD_INPUT, DONE, BadInput, run_program
 
 UNBALANCED = 10  # the ratio of the largest class to the smallest from which on it is noted
 

@@ -6,9 +6,11 @@
 Images that torchvision keeps as files are copied unchanged; others are written as PNG.
 """
 
-import engine.errors  # noqa: F401  first: Ctrl-C ends in one line from here on
+# ruff: noqa: E402
+from engine.errors import DONE, BadInput, begin, run_program
 
-# isort: split
+begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
+
 import gzip
 import inspect
 import json
@@ -24,7 +26,6 @@ from torchvision import datasets
 from engine import terminal
 from engine.arguments import Parser
 from engine.checkpoint import naming
-from engine.errors import DONE, BadInput, run_program
 
 Keywords = dict[str, object]
 
