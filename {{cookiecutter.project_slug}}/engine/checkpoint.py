@@ -201,13 +201,8 @@ def reading(what: Path | str) -> Iterator[None]:
     except (MemoryError, Damaged):
         raise
     except OSError as error:
-<<<<<<< HEAD
         raise Fault(f"{what}: cannot be read ({error.strerror or error}); try again") from None
-    except Exception as error:  # what is no checkpoint makes pickle raise almost anything
-=======
-        raise Fault(f"{path}: cannot be read ({error.strerror or error}); try again") from None
     except Exception as error:  # pickle raises almost anything for what is no checkpoint
->>>>>>> wc
         if re.search(OUT_OF_MEMORY, str(error)):
             raise
         reason = " ".join(str(error).split())[:100]
@@ -291,13 +286,8 @@ def _save_sealed(state: dict[str, Any], file: BinaryIO) -> None:
     file.write(len(seal).to_bytes(2, "little") + seal)
 
 
-<<<<<<< HEAD
 def verify(path: Path) -> None:
     """Raises Damaged unless a checkpoint is whole; one saved by others has no seal to check."""
-=======
-def _verify(path: Path) -> None:
-    """Raises Damaged if the digest differs; a file without one has the checksums of zip alone."""
->>>>>>> wc
     with open(path, "rb") as file:
         length = max(0, path.stat().st_size - SEAL_LENGTH)
         file.seek(length)

@@ -8,14 +8,10 @@
 The images are those of test/, unless --split names others.
 """
 
-<<<<<<< HEAD
-from engine.errors import run_program  # first: Ctrl-C ends in one line from here on
-=======
 # ruff: noqa: E402
-from engine.errors import DONE, begin, run_program
+from engine.errors import begin, run_program
 
 begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
->>>>>>> wc
 
 from argparse import Namespace
 
