@@ -79,10 +79,8 @@ ALL = list(product(["train", "test", "predict"], METHODS, ENDINGS))
 SOME = [
     ("train", "forkserver", "itself"),
     ("train", "forkserver", "a killed worker"),
-    ("train", "spawn", "SIGTERM"),
     ("test", "spawn", "a killed worker"),
     ("predict", "spawn", "Ctrl-C"),
-    ("predict", "forkserver", "itself"),
 ]
 
 

@@ -161,6 +161,9 @@ def _explain(error: Exception) -> tuple[object, int] | None:
         return error, FAULT
     if isinstance(error, OSError):
         return _reason(error), FAULT
+    (*_, frame) = traceback.extract_tb(error.__traceback__)
+    if (frame.line or "").startswith("raise") and _owners(frame.filename):
+        return None  # in the words of PyTorch perhaps, but not its error
     text = "out of memory" if isinstance(error, MemoryError) else " ".join(str(error).split())
     if "DataLoader worker" in text and "Caught" in text and not re.search(OUT_OF_MEMORY, text):
         text = text[text.index("Caught") :]  # an error within a worker, not its death
@@ -179,11 +182,18 @@ def _reason(error: OSError) -> str:
         own = f"{error.filename or 'a file'}: {error.strerror or text}"
         text = "".join(traceback.format_tb(error.__traceback__))
     for name, number in reversed(re.findall(r'File "(.+)", line (\d+)', text)):
-        if Path(name).is_relative_to(PROJECT) and "site-packages" not in Path(name).parts:
-            path = Path(name).relative_to(PROJECT)  # the innermost frame of the project
-            owners = path.parts[0] not in ("engine", "task")
-            return f"{path.as_posix()}:{number}: {own}" if owners else own
+        if (owners := _owners(name)) is not None:  # the innermost frame of the project
+            where = Path(name).relative_to(PROJECT).as_posix()
+            return f"{where}:{number}: {own}" if owners else own
     return own
+
+
+def _owners(name: str) -> bool | None:
+    """Whether a file of the project is its owner's; None of another one."""
+    path = Path(name)
+    if not path.is_relative_to(PROJECT) or "site-packages" in path.parts:
+        return None
+    return path.relative_to(PROJECT).parts[0] not in ("engine", "task")
 
 
 def _complain(problem: object, status: int) -> int:

@@ -31,6 +31,7 @@ def make_network(name: str) -> nn.Module:
     return needs("networks.torchvision_network")(name, 3, pretrained=False, frozen=False).network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("name", ["resnet18", "vit"])
 def test_networks_of_torchvision(name: str, form: str) -> None:

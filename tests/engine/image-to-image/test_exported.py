@@ -20,6 +20,7 @@ from engine.inference.export import LIMIT, compare, convert
 from model import Model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(
     "given",
