@@ -230,6 +230,8 @@ def restore(model_class: Any, path: str, parser: Any) -> tuple[Any, Namespace]:
             "project"
         )
     opt = parser.read_back(state["args"])
+    if "info" not in state:
+        raise BadInput(f"{path}: written by an earlier version of the template; train again")
     model = model_class(model_class.for_prediction(opt), state["info"])
     for name, network in model.networks().items():
         weights = judged(state, name) if name in state else {}
