@@ -23,7 +23,7 @@ def test_images_are_as_large_as_the_network_wants() -> None:
     def size(*words: str) -> int:
         return options.parse([*words, "--flip"]).img_size
 
-    assert size("--network=simple") == 32
+    assert size(f"--network={networks.NETWORKS[0]}") == 32
     assert size("--network=resnet18") == 224
     assert size("--network=resnet18", "--img-size=64") == 64
 
