@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
 from engine.data.cache import CachedImages
-from engine.data.images import SerializedList, flip, read_image
+from engine.data.images import flip, read_image
 
 BUILT_IN, CLASSES = "shapes", ("background", "disc", "bar")
 
@@ -55,7 +55,7 @@ def describe(train_set: "Masked", val_set: "Masked", opt: Namespace) -> str:
 
 class Masked(Dataset):
     def __init__(self, root: Path) -> None:
-        names = SerializedList(path.name for path in sorted((root / "images").iterdir()))
+        names = sorted(path.name for path in (root / "images").iterdir())
         self.images = [
             CachedImages(root / "images", names, load, "full"),
             CachedImages(root / "masks", names, load_mask, "full", kind="index"),

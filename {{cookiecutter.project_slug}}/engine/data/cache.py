@@ -59,13 +59,14 @@ class CachedImages:
     def __init__(
         self,
         root: Path,
-        files: SerializedList,
+        files: Iterable[str],
         decode: Callable[[str], Tensor],
         recipe: str,
         kind: str = "image",
     ) -> None:
         assert kind in mapped.KINDS, kind
-        self.root, self.files, self.recipe, self.kind = root, files, recipe, kind
+        self.root, self.files, self.recipe = root, SerializedList(files), recipe
+        self.kind = kind
         self._decode = decode
         self.mapped: MappedImages | None = None
         self._stamps: np.ndarray | None = None

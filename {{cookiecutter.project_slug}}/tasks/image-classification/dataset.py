@@ -24,7 +24,6 @@ from torchvision.transforms import v2
 
 from engine.data.cache import CachedImages
 from engine.data.images import (
-    SerializedList,
     flip,
     image_size,
     list_images,
@@ -182,7 +181,7 @@ class ClassFolders(Dataset):
             )
         self.images = CachedImages(
             root,
-            SerializedList(paths),
+            paths,
             decode=partial(load, opt=opt),
             recipe=f"crop{stored_side(opt)}px" if opt.resize == "crop" else f"{opt.img_size}px",
         )
