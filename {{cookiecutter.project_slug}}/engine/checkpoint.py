@@ -96,7 +96,10 @@ class Checkpoints:
         except (OSError, RuntimeError) as error:  # torch.save turns a full disk into the latter
             good = f"the last good checkpoint is {self.last}"
             kept = good if self.last.exists() else "no checkpoint exists yet"
-            reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:100]
+            cause: BaseException = error
+            while not isinstance(cause, OSError) and cause.__context__ is not None:
+                cause = cause.__context__
+            reason = " ".join(str(getattr(cause, "strerror", None) or error).split())[:100]
             raise Fault(
                 f"{path}: cannot be written ({reason}); {kept}; make room and go on with --resume"
             ) from None
