@@ -5,15 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Train
-from programs import command_line, status
+from programs import status
 from torch import Tensor
 from torch.utils.data import Dataset
 
-import train as program
 from engine.checkpoint import write_atomically
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
-from engine.errors import run_program
 
 HERE = "tests/engine/test_own_errors.py"
 
@@ -82,22 +80,3 @@ def test_the_traceback_is_printed_on_demand(
     assert error.startswith("Traceback (most recent call last):\n")
     assert 'Path("labels.csv").read_text()' in error
     assert error.endswith("labels.csv: No such file or directory\n")
-
-
-def test_what_the_owner_raises_is_no_error_of_pytorch(
-    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Whatever its words are: a remedy for something else would mislead."""
-
-    def fail(opt: object) -> None:
-        raise RuntimeError("my table ran out of memory cells")
-
-    def run_out(opt: object) -> None:
-        torch.empty(2**60)
-
-    monkeypatch.setattr("dataset.train_and_val", fail)
-    with command_line("train.py"), pytest.raises(RuntimeError, match="memory cells"):
-        run_program(program.main)
-    monkeypatch.setattr("dataset.train_and_val", run_out)
-    assert train("run") == 1
-    assert "out of memory: lower --batch-size" in capsys.readouterr().err

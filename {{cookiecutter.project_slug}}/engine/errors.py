@@ -161,9 +161,6 @@ def _explain(error: Exception) -> tuple[object, int] | None:
         return error, FAULT
     if isinstance(error, OSError):
         return _reason(error), FAULT
-    (*_, frame) = traceback.extract_tb(error.__traceback__)
-    if (frame.line or "").startswith("raise") and _owners(frame.filename):
-        return None  # in the words of PyTorch perhaps, but not its error
     text = "out of memory" if isinstance(error, MemoryError) else " ".join(str(error).split())
     if "DataLoader worker" in text and "Caught" in text and not re.search(OUT_OF_MEMORY, text):
         text = text[text.index("Caught") :]  # an error within a worker, not its death
