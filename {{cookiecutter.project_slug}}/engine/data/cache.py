@@ -65,8 +65,8 @@ class CachedImages:
         kind: str = "image",
     ) -> None:
         assert kind in mapped.KINDS, kind
-        self.root, self.files, self.recipe = root, SerializedList(files), recipe
-        self.kind = kind
+        self.files = files if isinstance(files, SerializedList) else SerializedList(files)
+        self.root, self.recipe, self.kind = root, recipe, kind
         self._decode = decode
         self.mapped: MappedImages | None = None
         self._stamps: np.ndarray | None = None
