@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -586,6 +587,34 @@ def test_a_link_to_nowhere_is_named(folder: Path) -> None:
         pytest.skip("no right to make links")
     with pytest.raises(BadInput, match=r"link\.png"):
         cached(folder)
+
+
+def test_a_link_to_nowhere_among_many_images_is_named(folder: Path) -> None:
+    """Not told as a fault of the folder for the cache."""
+    for i in range(12, 100):
+        draw(folder / f"{i:02d}.png", seed=i)
+    try:
+        (folder / "55x.png").symlink_to("nowhere.png")
+    except OSError:
+        pytest.skip("no right to make links")
+    with pytest.raises(BadInput, match=r"55x\.png: not readable"):
+        cached(folder)
+
+
+def test_numbers_of_files_may_have_any_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of network and overlay file systems use all 64 bits."""
+    stat = os.stat
+
+    def large(path: object, *how: object, **more: object) -> Any:
+        found = stat(path, *how, **more)  # type: ignore[call-overload]
+        names = ("st_size", "st_mtime_ns", "st_ctime_ns")
+        return SimpleNamespace(st_ino=2**64 - 1, **{name: getattr(found, name) for name in names})
+
+    part = Pictures(folder)
+    monkeypatch.setattr("engine.data.mapped.os.stat", large)
+    stamps = part.stamps()
+    monkeypatch.undo()
+    assert (stamps[:, 3] == 2**63 - 1).all()
 
 
 def test_links_are_followed(folder: Path) -> None:

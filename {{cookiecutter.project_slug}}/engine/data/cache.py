@@ -179,7 +179,7 @@ def use_cache(
         world: The processes of the run.
 
     Raises:
-        BadInput: One of the images is not readable, or the folder cannot be made.
+        BadInput: One of the images is not readable.
     """
     groups: dict[tuple[int, ...], list[Any]] = {}
     for data_set in data_sets if where != "off" else ():
@@ -234,13 +234,21 @@ def _find(images: CachedImages, folder: Path) -> MappedImages | None:
     """The cache of these files in their present state, if there is one in a folder."""
     found = []
     for path in folder.glob(glob.escape(images.name()) + "-*" + ENDING):
-        with suppress(OSError, ValueError, KeyError):  # not whole, or gone by now
-            found.append((path.stat().st_mtime, MappedImages(path)))
+        with suppress(OSError):  # gone by now
+            if one := _open(path):
+                found.append((path.stat().st_mtime, one))
     for _, one in sorted(found, key=lambda each: each[0], reverse=True):
         if len(one.sizes) == len(images) and _is_of(one, images):
             with suppress(OSError):  # perhaps of another user
                 os.utime(str(one.path))  # it is in use
             return one
+    return None
+
+
+def _open(path: Path) -> MappedImages | None:
+    """The cache in a file; None if there is none, or not a whole one."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # the header may be anything
+        return MappedImages(path)
     return None
 
 
@@ -292,10 +300,8 @@ def _write(images: CachedImages, folder: Path) -> Path:
             file.flush()
             os.fsync(file.fileno())  # else a power cut could leave the name without the content
         path = folder / f"{images.name()}-{content.hexdigest()[:16]}{ENDING}"
-        with suppress(OSError, ValueError, KeyError):
-            MappedImages(path)  # of another run, which may have it mapped
-            return path
-        os.replace(partial, path)
+        if _open(path) is None:  # else it is that of another run, which may have it mapped
+            os.replace(partial, path)
         return path
     finally:
         partial.unlink(missing_ok=True)

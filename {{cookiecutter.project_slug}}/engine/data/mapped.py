@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.errors import BadInput
+
 FORMAT = 2  # of the file; with another number all caches are made again
 MAGIC = b"pt-cache"
 # What the values of an image are: brightness, the index of a class, or anything else.
@@ -68,7 +70,7 @@ class MappedImages:
         self.stamps = content[self._stamps_at : start].view(np.int64).reshape(count, 4).copy()
         start = self._stamps_at - 16 * count
         self.digests = content[start : start + 16 * count].reshape(count, 16)
-        start -= -(-8 * count // 8) * 8
+        start -= 8 * count
         sizes = content[start : start + 8 * count].view(np.int32).reshape(count, 2).copy()
         kind, shape = header["sums"]
         length = count * int(np.prod(shape)) * np.dtype(kind).itemsize
@@ -180,12 +182,21 @@ def stamp(path: str) -> tuple[int, int, int, int]:
         status = os.stat(path)
     except OSError:  # a link to nowhere; reading it raises an error that names it
         return -1, -1, -1, -1
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    number = status.st_ino % 2**63  # some file systems use all 64 bits, or more
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, number
 
 
 def digest_file(path: str) -> Tensor:
-    """A digest of the bytes of a file, uint8 (16,)."""
-    digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+    """A digest of the bytes of a file, uint8 (16,).
+
+    Raises:
+        BadInput: It cannot be read.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: not readable ({error.strerror}); replace or remove it") from None
+    digest = hashlib.blake2b(content, digest_size=16).digest()
     return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
 
 
