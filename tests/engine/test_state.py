@@ -124,6 +124,27 @@ def test_a_monitored_metric_that_is_not_a_number_ends_the_run(before: list[float
         state.record({"accuracy": float("nan")})
 
 
+def test_the_time_of_a_run_is_added_up_over_its_starts(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("engine.state.time", clock)
+
+    def begin() -> TrainState:
+        parts = build()
+        return TrainState(parts.opt, parts.model, parts.optimizers, 5, {})
+
+    first = begin()
+    clock.now += 30
+    assert first.seconds == 30
+    saved = first.state_dict()
+    clock.now += 1000  # the machine was off
+    second = begin()
+    second.load_state_dict(saved, Path("last.pt"))
+    clock.now += 5
+    assert second.seconds == 35
+
+
 INFO = {"classes": {"cat": 3, "dog": 4}, "size": (3, 8), "mean": 0.5, "classes_are": "species"}
 
 
