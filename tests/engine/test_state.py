@@ -127,7 +127,8 @@ def test_a_monitored_metric_that_is_not_a_number_ends_the_run(before: list[float
 def test_the_time_of_a_run_is_added_up_over_its_starts(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    clock: Any = SimpleNamespace(now=100.0)
+    clock.monotonic = lambda: clock.now
     monkeypatch.setattr("engine.state.time", clock)
 
     def begin() -> TrainState:
