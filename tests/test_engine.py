@@ -43,7 +43,7 @@ def test_a_fault_in_the_machinery_is_found(bake: Callable[..., Project]) -> None
     assert "torch.randperm" in text
     source.write_text(text.replace("torch.randperm", "torch.arange"), encoding="utf-8")
     before = project.files()
-    tested = machinery(str(project.path), "-q", "-k", "test_sampler")
+    tested = machinery(str(project.path), "-q", "tests/engine/test_sampler.py")
     assert tested.returncode == 1 and "failed" in tested.stdout, tested.stdout[-2000:]
     assert [path for path in project.files() if "__pycache__" not in path.parts] == before
 

@@ -170,8 +170,10 @@ def test_other_numbers_and_compiled_networks_are_exact_too(
     in_project: Path, name: str, full: bool
 ) -> None:
     """Killed once, and resumed with other workers and without the cache."""
-    if name == "compiled" and not (full and (shutil.which("g++") or shutil.which("clang++"))):
-        pytest.skip("needs a compiler, and minutes; `make stress` has it")
+    if not full:  # tests/engine/test_precision.py does it within one process
+        pytest.skip("takes a minute; `make stress` has it")
+    if name == "compiled" and not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("needs a compiler")
     how = ["--compile"] if name == "compiled" else [f"--precision={name}"]
     flags = [*SMALL, *EVERY_STEP, *how]
     run_to_the_end([f"--run-dir=runs/{name}", *flags])

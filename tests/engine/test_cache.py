@@ -263,6 +263,7 @@ def test_the_cache_is_made_anew_when_the_code_that_reads_does_something_else(
     assert not decoded(write_code()), "two checkouts of the project throw each other's cache away"
 
 
+@pytest.mark.slow
 def test_the_code_that_reads_is_known_again_in_another_process(
     write_code: Callable[..., Any],
 ) -> None:
@@ -495,6 +496,7 @@ def test_a_kill_leaves_no_usable_half(folder: Path) -> None:
     assert not partial.exists()
 
 
+@pytest.mark.slow
 @forks
 def test_two_runs_may_make_the_same_cache_at_once(folder: Path) -> None:
     class Slow(Pictures):

@@ -83,6 +83,7 @@ def test_ctrl_c_ends_the_imports_in_one_line(program: str) -> None:
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_closed_standard_output_is_named(small: list[str]) -> None:
     """As with `train.py | head`."""
     process = start("train.py", *small, "--run-dir=run")
@@ -167,6 +168,7 @@ def test_a_fault_in_mid_run(
     assert saved_steps(Path("run"))[-1] >= 6
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_signal_while_the_run_waits_for_data(
     train: Train, monkeypatch: pytest.MonkeyPatch

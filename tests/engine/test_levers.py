@@ -31,7 +31,9 @@ LEVERS["all"] = [word for words in LEVERS.values() for word in words]
 LEVERS["all"] += ["--accumulate=2", "--batch-size=2"]
 
 
-@pytest.mark.parametrize("lever", LEVERS)
+@pytest.mark.parametrize(
+    "lever", [n if n == "all" else pytest.param(n, marks=pytest.mark.slow) for n in LEVERS]
+)
 def test_a_run_with_a_lever_is_exact(
     train: Train, monkeypatch: pytest.MonkeyPatch, lever: str
 ) -> None:

@@ -408,6 +408,7 @@ class Late(Exception):
     """Raised by a signal."""
 
 
+@pytest.mark.slow
 @needs_signals
 def test_an_error_in_the_main_thread_while_it_waits() -> None:
     def raise_error(number: int, frame: object) -> None:

@@ -71,6 +71,7 @@ def read_until(text: str, stream: IO[str]) -> None:
         assert line, "it has ended"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("both", [False, True])
 def test_a_reader_that_has_gone_stops_the_run_and_it_is_saved(
     train: Train, small: list[str], both: bool
@@ -102,6 +103,7 @@ def test_a_reader_that_has_gone_stops_the_run_and_it_is_saved(
     assert resume(run, f"--epochs={step}", "--val-every=1") == 0  # an epoch has several steps
 
 
+@pytest.mark.slow
 def test_other_programs_end_when_nobody_reads(finished: Path, images: Path) -> None:
     words = [f"--checkpoint={finished}", "--device=cpu", str(images / "test")]
     process = start("predict.py", *words)

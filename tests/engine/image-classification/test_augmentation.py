@@ -41,6 +41,7 @@ LEVERS = [
     "--resize=crop",
     "--resize=crop --crop-min=0.1 --val-img-size=20",
 ]
+QUICK = ("--trivial-augment", "--mixup=1 --cutmix=1", LEVERS[-1])
 CROP = ["--resize=crop", "--img-size=28", "--val-img-size=28", "--flip"]
 
 
@@ -76,7 +77,10 @@ def plain(train: Train, photos: Path, tmp_path_factory: pytest.TempPathFactory) 
     return run
 
 
-@pytest.mark.parametrize("lever", LEVERS)
+@pytest.mark.parametrize(
+    "lever",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LEVERS],
+)
 def test_workers_cache_and_a_resume_change_nothing(
     train: Train, photos: Path, plain: Path, monkeypatch: pytest.MonkeyPatch, lever: str
 ) -> None:
