@@ -1,8 +1,9 @@
 """Which samples make up which batch is a pure function of (seed, n_iter)."""
 
 import pytest
+import torch
 
-from engine.data.sampler import EvalBatchSampler, Keys, TrainBatchSampler, mix
+from engine.data.sampler import EvalBatchSampler, Keys, SeededDataset, TrainBatchSampler, mix
 from engine.errors import BadInput
 
 SIZES = [(1, 1, 1), (7, 3, 1), (12, 4, 1), (25, 4, 3), (64, 64, 1), (100, 7, 2)]
@@ -98,3 +99,9 @@ def test_seeds_are_the_same_in_every_process_and_fit_torch() -> None:
     seeds = {mix(seed, "step", n_iter) for seed in range(30) for n_iter in range(300)}
     assert len(seeds) > 8990  # of 9,000: they hardly ever meet
     assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_samples_of_different_shapes_are_named() -> None:
+    samples = [(torch.zeros(3, 4, side), torch.tensor(0)) for side in (4, 4, 6)]
+    with pytest.raises(BadInput, match=r"^sample 2 .*\(3, 4, 6\).* sample 0 .*\(3, 4, 4\)"):
+        SeededDataset(samples).__getitems__((torch.arange(3), torch.arange(3)))  # type: ignore[arg-type]

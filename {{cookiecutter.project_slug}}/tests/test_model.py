@@ -138,7 +138,7 @@ def test_a_validation_sees_the_images_as_they_are(
 
 def test_metrics_do_not_depend_on_the_size_of_the_batches(build: Build) -> None:
     results = []
-    for size in (1, 5, 12):
+    for size in (1, 5, 8):
         parts = build(f"--batch-size={size}", "--val-share=0.4")
         assert len(parts.val_set) > 5 and len(parts.val_set) % 5
         results.append(parts.validate())

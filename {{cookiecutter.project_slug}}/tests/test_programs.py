@@ -56,7 +56,7 @@ def test_an_exported_model_is_that_of_the_checkpoint(run: Path, images: Path, fo
 def test_a_mistake_ends_in_one_line_before_anything_is_written(
     capsys: pytest.CaptureFixture[str], small: list[str], checkpoint: Path
 ) -> None:
-    assert "no such folder" in train_refuses(capsys, *small, "--data=nowhere").lower()
+    assert "nowhere" in train_refuses(capsys, *small, "--data=nowhere")
     assert "--epochs" in train_refuses(capsys, *small, "--epochs=many")
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
     words = [f"--checkpoint={checkpoint}", "--device=cpu"]

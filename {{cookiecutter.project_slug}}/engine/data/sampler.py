@@ -167,7 +167,22 @@ class SeededDataset(Dataset):
         for index, seed in zip(indices.tolist(), seeds.tolist(), strict=True):
             seed_sample(seed)
             samples.append(self.dataset[index])
+        return _stack(samples, indices.tolist())
+
+
+def _stack(samples: list[Any], indices: list[int]) -> Any:
+    """The batch of some samples, tuples of tensors."""
+    try:
         return default_collate(samples)
+    except RuntimeError:
+        shapes = [[tuple(part.shape) for part in sample] for sample in samples]
+        for index, shape in zip(indices, shapes, strict=True):
+            if shape != shapes[0]:
+                raise BadInput(
+                    f"sample {index} has tensors of shapes {shape}, and sample {indices[0]} "
+                    f"{shapes[0]}: dataset.py has to give all samples the same shapes"
+                ) from None
+        raise
 
 
 def whole_batch(dataset: Dataset, indices: Tensor) -> Any:
