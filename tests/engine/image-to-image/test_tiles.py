@@ -1,5 +1,6 @@
 """Tiles: what the whole image would give, or a line that says that it is not."""
 
+import json
 import random
 from argparse import Namespace
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import options
 import predict
+import test
 from engine.errors import BadInput, Fault
 from model import Model
 from task import tiles
@@ -28,8 +30,8 @@ CPU = torch.device("cpu")
 
 def photograph(height: int, width: int) -> Tensor:
     """Noise that gets brighter from left to right: no part is like the whole."""
-    random = torch.Generator().manual_seed(1)
-    noise = torch.randint(100, (3, height, width), generator=random, dtype=torch.uint8)
+    source = torch.Generator().manual_seed(1)
+    noise = torch.randint(100, (3, height, width), generator=source, dtype=torch.uint8)
     return noise + torch.linspace(0, 150, width).to(torch.uint8)
 
 
@@ -88,8 +90,8 @@ class Stretch(nn.Module):
 
 
 def convolved(*more: nn.Module, dilation: int = 1) -> nn.Module:
-    around = {"padding": dilation, "dilation": dilation}
-    return nn.Sequential(nn.Conv2d(3, 8, 3, **around), *more, nn.Conv2d(8, 3, 3, padding=1))
+    first = nn.Conv2d(3, 8, 3, padding=dilation, dilation=dilation)
+    return nn.Sequential(first, *more, nn.Conv2d(8, 3, 3, padding=1))
 
 
 NETWORKS: dict[str, Callable[[], Model]] = {
@@ -191,7 +193,7 @@ def test_the_weights_of_tiles_add_up_to_one(size: int) -> None:
         (RuntimeError("CUDA out of memory. Tried"), Fault, "150 x 20 pixels; try --tile 96"),
         (MemoryError(), Fault, "x.png: out of memory for 150 x 20 pixels"),
         (OSError("Failed to allocate memory for requested"), Fault, "x.png: out of memory"),
-        (RuntimeError("Padding size should be less than the"), BadInput, "too few for the network"),
+        (RuntimeError("Padding size should be less than the"), BadInput, "too few for this"),
         (ValueError(), ValueError, "^$"),
     ],
     ids=str,
@@ -204,7 +206,7 @@ def test_what_the_network_raises(error: Exception, kind: type, line: str) -> Non
         InTiles(fail, Namespace(tile=192, overlap=None))(photograph(20, 150), "x.png")
 
 
-# With predict.py.
+# With the programs.
 
 
 def predicted(checkpoint: Path, *words: str) -> np.ndarray:
@@ -241,3 +243,24 @@ def test_the_options_for_tiles_are_used(checkpoint: Path, monkeypatch: pytest.Mo
         sizes.clear()
         assert predicted(checkpoint, *words).tolist() == (255 - image).permute(1, 2, 0).tolist()
         assert sizes == wanted
+
+
+def test_numbers_of_tiles_that_differ_say_so(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a warning, in metrics.json and on the page; the whole image is used by default."""
+    monkeypatch.setattr(tiles, "TILE", 96)
+    monkeypatch.setattr(
+        Model, "predict", lambda model, inputs: inputs * (inputs.float().mean() / 255)
+    )
+    Path("data/test").mkdir(parents=True)
+    save(photograph(20, 150))
+    Path("large.png").rename("data/test/large.png")
+    words = [f"--checkpoint={checkpoint}", "--device=cpu", "--data=data", "--report=r"]
+    for more, said in (([], False), (["--tile=96"], True)):
+        assert status(test.main, "test.py", *words, *more) == 0
+        warned = capsys.readouterr().err
+        assert ("warning: large.png: tiles differ by up to" in warned) == said
+        metrics = json.loads(Path("r/metrics.json").read_text())
+        assert (metrics["tiles_differ_by"] > 1) == said
+        assert ("Tiles differ by up to" in Path("r/index.html").read_text("utf-8")) == said

@@ -3,10 +3,10 @@
     python predict.py --checkpoint runs/a photo.jpg folder_of_photos
     find photos -name "*.jpg" | python predict.py --checkpoint runs/a -
 
-Writes a PNG of the same name for each image, in folders as below the one that all images share; two
-that differ in the ending alone keep it (x.jpg.png). Images are not degraded: the inputs of a network
-that removes noise should be noisy. After low-resolution they are enlarged first. Those that cannot be
-read are named at the end, with status 1.
+Writes a PNG of the same name for each image, in folders as below the one that all images share;
+images that differ in the ending alone keep it (x.jpg.png). They are not degraded: the inputs of a
+network that removes noise should be noisy. After low-resolution they are enlarged first. Those that
+cannot be read are named at the end, with status 1.
 """
 
 # ruff: noqa: E402

@@ -52,7 +52,7 @@ class InTiles:
         except Exception as error:  # that of onnxruntime is of its own kind
             size = f"{image.shape[2]} x {image.shape[1]} pixels"
             if re.search(TOO_SMALL, str(error)):
-                raise BadInput(f"{name}: {size} are too few for the network; leave it out") from None
+                raise BadInput(f"{name}: {size} are too few for this network") from None
             text = "out of memory" if isinstance(error, MemoryError) else str(error)
             if not re.search(f"{OUT_OF_MEMORY}|allocate memory", text):
                 raise
