@@ -333,7 +333,7 @@ def write_atomically(
     Raises:
         OSError: With the filename `path`, as with a full disk.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")  # of at most 255 bytes
     try:
         with naming(path, partial):
             with open(partial, "w+b") as file:

@@ -31,9 +31,9 @@ def leave_one(folder: Path) -> None:
         path.unlink()
 
 
-def make_small(split: Path) -> None:
+def make_small(split: Path, height: int = 15) -> None:
     split.mkdir(exist_ok=True)
-    Image.new("RGB", (52, 15)).save(split / "small.png")
+    Image.new("RGB", (52, height)).save(split / "small.png")
 
 
 TOO_FEW = "small.png: 52 x 15 pixels are too few for --img-size 16; lower it"
@@ -64,7 +64,7 @@ FOR_TESTING: dict[str, tuple[Spoil, str]] = {
         lambda data: make_folders(data / "test" / "A", data / "test" / "B"),
         "test/A: no image in this folder",
     ),
-    "a small image": (lambda data: make_small(data / "test"), TOO_FEW),
+    "a small image": (lambda data: make_small(data / "test", 10), "are too few for SSIM"),
     "a text": (lambda data: (data / "test" / "x.png").write_text("no"), "test/x.png: not read"),
 }
 
@@ -148,6 +148,25 @@ def test_predictions_never_overwrite_their_inputs(
     Path("a_file").write_text("in the way")
     words = [*words[:3], "--out=a_file"]
     assert "--out a_file" in refusal(capsys, predict.main, "predict.py", *words)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_images_to_test_may_be_smaller_than_a_crop(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], pairs: bool
+) -> None:
+    """Only crops for the training have to be of --img-size, which test.py has not."""
+    for side in ("A", "B") if pairs else (".",):
+        folder = Path("data/test", side)
+        folder.mkdir(parents=True)
+        for height, width in ((11, 11), (12, 70)):
+            Image.effect_noise((width, height), 50).save(folder / f"{height}.png")
+    words = [f"--checkpoint={checkpoint}", "--device=cpu", "--data=data", "--report=r"]
+    assert status(test.main, "test.py", *words) == 0
+    make_small(folder, 10)
+    if pairs:
+        make_small(Path("data/test/A"), 10)
+    error = refusal(capsys, test.main, "test.py", *words)
+    assert "SSIM, which takes 11 x 11" in error and "--img-size" not in error
 
 
 def test_an_older_checkpoint_without_a_newer_option(checkpoint: Path) -> None:

@@ -52,7 +52,7 @@ def test_predictions_are_those_of_the_checkpoint(finished: Path, images: Path) -
         words = [f"--checkpoint={checkpoint}", "--device=cpu", "--precision=fp32"]
         words += [f"--out={out}", "--tile=96", "--overlap=32", "large.png", str(images / "test")]
         assert status(predict.main, "predict.py", *words) == 0
-    names = [path.name for path in sorted(Path("one").iterdir())]
+    names = [path.relative_to("one") for path in sorted(Path("one").rglob("*.png"))]
     assert len(names) == 5
     for name in names:
         one, other = (np.asarray(Image.open(Path(f, name))).astype(int) for f in ("one", "other"))

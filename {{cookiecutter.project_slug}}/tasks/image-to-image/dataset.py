@@ -30,6 +30,7 @@ from task.pairs import find_images, find_layout, match_names, pair_size
 from tools.photos import copy_photos
 
 BUILT_IN = "data/photos"  # the images that come with the project
+SMALLEST = 11  # height and width of an image that can be tested: SSIM has such a window
 SAMPLES = 1000  # about how many an epoch has if --crops is not given
 Pair = tuple[Tensor, Tensor]  # input and target, both uint8 (3, H, W)
 
@@ -124,18 +125,18 @@ def eval_set(opt: Namespace, info: dict[str, Any], split: str) -> Any:
     """The whole images of a split (test, val or train); `info` is that of the model.
 
     Raises:
-        BadInput: As `train_and_val`.
+        BadInput: As `train_and_val`, but that images may be smaller than a crop.
     """
     if split == "test":
-        return Pairs(data_dir(opt.data) / "test", opt)
-    return _whole_train_and_val(opt)[split == "val"]
+        return Pairs(data_dir(opt.data) / "test", opt, SMALLEST)
+    return _whole_train_and_val(opt, SMALLEST)[split == "val"]
 
 
-def _whole_train_and_val(opt: Namespace) -> tuple["Pairs", "Pairs"]:
+def _whole_train_and_val(opt: Namespace, least: int | None = None) -> tuple["Pairs", "Pairs"]:
     root = data_dir(opt.data)
-    train_set = Pairs(root / "train", opt)
+    train_set = Pairs(root / "train", opt, least)
     if (root / "val").is_dir():
-        return train_set, Pairs(root / "val", opt)
+        return train_set, Pairs(root / "val", opt, least)
     return train_set.split(opt.val_share)
 
 
@@ -173,16 +174,17 @@ class Pairs(Dataset):
     Args:
         root: The folder of the images, such as DIR/train.
         opt: The options.
+        least: The smallest height and width allowed; None for those of a crop.
 
     Returns:
         For an index: input and target, both uint8 (3, H, W).
 
     Raises:
-        BadInput: There is no such folder, no image in it, two images are no pair, or one is
-            smaller than a crop.
+        BadInput: There is no such folder, no image in it, two images are no pair, or one is too
+            small.
     """
 
-    def __init__(self, root: Path, opt: Namespace) -> None:
+    def __init__(self, root: Path, opt: Namespace, least: int | None = None) -> None:
         self.root, self.opt = root, opt
         self.info: dict[str, Any] = {}  # kept in checkpoints: nothing, a network fits any images
         self.layout = find_layout(root, opt)
@@ -194,7 +196,7 @@ class Pairs(Dataset):
         self.images = CachedImages(root, files, decode=load, recipe="full")
         count = len(self.pairs)
         paths = [f"{root}/{file}" for file in files]
-        sizes = [pair_size(paths[i::count], self.layout, opt.img_size) for i in range(count)]
+        sizes = [pair_size(paths[i::count], self.layout, opt, least) for i in range(count)]
         self.sizes = torch.tensor(sizes)  # height and width of each pair
         self.rows = torch.arange(count)  # of `pairs`, one for each sample
         self.crops = "none"

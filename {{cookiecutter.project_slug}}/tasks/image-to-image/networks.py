@@ -78,8 +78,8 @@ class Generator(nn.Module):
             and the same layers take 1 / R^2 of the time. 1 leaves the pixels as they are.
         blocks: Residual blocks, at the smallest size.
         padding: How borders are continued: one of layers.PADDINGS.
-        norm: One of layers.NORMS. With `none` a pixel depends on its surroundings only, so that a
-            large image can be processed in tiles.
+        norm: One of layers.NORMS. With `none` and `batch` a pixel depends on its surroundings only,
+            so that a large image can be processed in tiles; with `instance` on the whole image.
         dropout: Probability in [0, 1) inside the residual blocks.
         bias: Whether the convolutions before a norm add a bias.
         residual: The layers predict the difference between output and input (C must be K), which

@@ -28,8 +28,9 @@ from engine.data.sampler import EvalBatchSampler
 from engine.report.common import Report
 from losses import BEST_PSNR
 from model import Model
+from task.degradations import to_uint8
 from task.report import Example, Row, add_intervals, write_report
-from task.tiles import add_tile_options, apply_in_tiles, check_tiles
+from task.tiles import InTiles, add_tile_options, check_tiles
 
 SHOWN = 224  # pixels of an image that a sheet shows, from its middle
 
@@ -44,11 +45,12 @@ def main() -> int:
     terminal.be_quiet(opt.quiet)
 
     # 1. The trained model, and the images to evaluate it on.
-    check_tiles(opt.tile, opt.overlap)
+    check_tiles(opt)
     device = devices.pick_device(opt.device)
     amp = devices.Amp(opt.precision, device)
     model, trained_with = Model.from_checkpoint(opt.checkpoint)
     modules.place(model, device).eval()
+    predict = InTiles(model.predict, opt)
     judged_with = Namespace(**{**vars(trained_with), "data": opt.data or trained_with.data})
     test_set = dataset.eval_set(judged_with, model.info, opt.split)
     sampler = EvalBatchSampler(len(test_set), 1)  # images of any size cannot share a batch
@@ -62,7 +64,7 @@ def main() -> int:
     files = terminal.bar(test_set.names(), desc="test")
     with loader, loader.batches() as batches, amp.autocast():
         for file, (inputs, targets) in zip(files, batches, strict=True):
-            output = apply_in_tiles(model.translate, inputs[0], opt.tile, opt.overlap)
+            output = to_uint8(predict(inputs[0], file))
             images = [image.cpu() for image in (inputs[0], output, targets[0])]
             rows.append(compute_metrics(file, *images))
             side = min(SHOWN, *output.shape[1:])
@@ -71,7 +73,8 @@ def main() -> int:
             worst = nsmallest(opt.worst, [*worst, example], key=psnr_of)
 
     # 3. The report: sheets, tables, and a page that shows them all.
-    metrics = add_intervals(summarize(rows))
+    predict.warn()
+    metrics = {**add_intervals(summarize(rows)), "tiles_differ_by": predict.difference}
     report.write_metrics(metrics)
     shown = min(opt.worst, max(1, len(rows) // 2))  # no image is in both
     write_report(report, metrics, best[:shown], worst[:shown])

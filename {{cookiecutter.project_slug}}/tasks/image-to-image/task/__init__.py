@@ -1,1 +1,1 @@
-"""What any project of this task has: pairs, degradations, tiles, the report."""
+"""What any project of this task has: pairs, degradations, tiles, outputs, the report."""

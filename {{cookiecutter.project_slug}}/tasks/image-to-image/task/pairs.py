@@ -65,13 +65,16 @@ def match_names(root: Path) -> list[str]:
     return inputs
 
 
-def pair_size(paths: list[str], layout: str, least: int) -> tuple[int, int]:
+def pair_size(
+    paths: list[str], layout: str, opt: Namespace, least: int | None = None
+) -> tuple[int, int]:
     """Height and width of a pair, from the heads of its files.
 
     Args:
         paths: The file, or with the layout folders the two files.
         layout: As `find_layout` returns it.
-        least: The smallest height and width allowed, `--img-size`.
+        opt: The options.
+        least: The smallest height and width allowed; None for `--img-size`.
 
     Raises:
         BadInput: The images of the pair differ in size, or are too small.
@@ -88,9 +91,11 @@ def pair_size(paths: list[str], layout: str, least: int) -> tuple[int, int]:
                 f"{paths[0]}: {width} pixels wide, so not two images of one size side by side"
             )
         width //= 2
-    if min(height, width) < least:
+    if min(height, width) < (least or opt.img_size):
+        needs = f"--img-size {opt.img_size}; lower it, or"
+        if least:
+            needs = f"SSIM, which takes {least} x {least};"
         raise BadInput(
-            f"{paths[0]}: {width} x {height} pixels are too few for --img-size {least}; lower it, "
-            "or take the image away"
+            f"{paths[0]}: {width} x {height} pixels are too few for {needs} take the image away"
         )
     return height, width

@@ -11,6 +11,7 @@ from engine.report.grids import captioned_grid, save_png
 from engine.report.page import Html, element, image, section, table, tiles
 from engine.report.records import read_metrics
 from engine.terminal import say
+from task.tiles import LIMIT
 
 TILES = {"ssim": ("SSIM", 4), "l1": ("L1, grey levels", 2)}  # names and digits below the verdict
 MOST_ROWS = 200  # of the table of images
@@ -84,6 +85,9 @@ def _verdict(metrics: dict[str, Any]) -> list[Html]:
     if ends is not None:
         gain += f", {_ends(metrics['psnr_gain_interval'], 2)}"
     of_input = f"{metrics['input_psnr']:.2f} dB"
+    differ = metrics.get("tiles_differ_by", 0)
+    if differ > LIMIT:
+        compared = f"Tiles differ by up to {differ:.0f} grey levels where they meet. {compared}"
     return [
         element("strong", f"{metrics['psnr']:.2f} dB"),
         element("p", f"PSNR, the mean of {len(rows)} images: {doubt}."),

@@ -553,13 +553,19 @@ def test_folders_that_hold_no_pairs(pairs: Path, refuse: Callable[..., None]) ->
     refuse("train: no such folder; --data wants a folder that holds train/", pairs)
 
 
-def test_images_smaller_than_a_crop(photographs: Path, refuse: Callable[..., None]) -> None:
-    Image.new("RGB", (52, 15)).save(photographs / "train" / "small.png")
-    refuse(r"small\.png: 52 x 15 pixels are too few for --img-size 16; lower it", photographs)
+def test_images_that_are_too_small(photographs: Path, refuse: Callable[..., None]) -> None:
+    """To train on they must have the size of a crop, to evaluate that of SSIM's window."""
+    Image.new("RGB", (52, 10)).save(photographs / "train" / "small.png")
+    refuse(r"small\.png: 52 x 10 pixels are too few for (--img-size 16; lower|SSIM)", photographs)
+
+
+def test_images_to_evaluate_may_be_smaller_than_a_crop(photographs: Path) -> None:
+    Image.new("RGB", (52, 15)).save(photographs / "test" / "small.png")
+    assert "small.png" in dataset.eval_set(opt(photographs), {}, "test").names()
 
 
 def test_half_an_image_side_by_side_may_be_too_small(
     side_by_side: Path, refuse: Callable[..., None]
 ) -> None:
-    Image.new("RGB", (30, 20)).save(side_by_side / "train" / "small.png")
-    refuse(r"small\.png: 15 x 20 pixels are too few for --img-size 16", side_by_side)
+    Image.new("RGB", (20, 20)).save(side_by_side / "train" / "small.png")
+    refuse(r"small\.png: 10 x 20 pixels are too few for", side_by_side)
