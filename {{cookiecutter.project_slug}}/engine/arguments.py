@@ -19,6 +19,7 @@ from engine.devices import PRECISIONS
 from engine.errors import LAUNCHED, BadInput, shorten
 from engine.modules import PARALLEL
 from engine.optimizers import OPTIMIZERS, SCHEDULES
+from engine.text import printable
 
 HUGE = 1e38  # as large as a float32 can be
 NOT_IN_CONFIG = ("run_dir", "resume", "quiet")  # a repeated run gets a folder of its own
@@ -142,7 +143,7 @@ class Parser(argparse.ArgumentParser):
             message += f"; did you mean {' or '.join(near)}?" * bool(near)
             if files := [arg[1:] for arg in self._given if arg.startswith("@")]:
                 message += f"; options were read from {' and '.join(files)} too"
-        print(f"{self.prog}: error: {message} (--help lists the options)", file=sys.stderr)
+        print(f"{self.prog}: error: {printable(message)} (--help lists the options)", file=sys.stderr)
         sys.exit(2)
 
 
