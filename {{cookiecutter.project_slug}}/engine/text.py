@@ -62,7 +62,7 @@ def font_families(texts: Iterable[str]) -> list[str]:
 
 
 def _look_up(text: str) -> None:
-    """Finds a font for each character of a text that is not known yet, among those of the system."""
+    """Finds a font for each character that is not known yet, among those of the system."""
     left = {char for char in text if char > LATIN} - _found.keys() - set(OWN + JOINERS)
     if not left or not own_font():
         return

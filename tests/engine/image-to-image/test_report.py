@@ -25,7 +25,7 @@ from engine.report.common import Report
 from engine.report.grids import captioned_grid, save_png
 from losses import BEST_PSNR
 from model import Model
-from task.report import add_intervals, save_examples, write_report
+from task.report import add_intervals, draw_examples, write_report
 
 
 def noisy(seed: int) -> tuple[Tensor, Tensor]:
@@ -128,7 +128,9 @@ def test_the_page_of_many_images_is_small(run: Path) -> None:
     words = ["checkpoint", "report", "against", "data", "split"]
     given = [str(run / "checkpoints/best.pt"), "made-up", None, None, "test"]
     defaults = options.make_parser().defaults()
-    report = Report(Namespace(**dict(zip(words, given, strict=True))), defaults, defaults)
+    model = Namespace(checkpoint={"file": "best.pt", "digest": "sha256:0", "step": 1})
+    opt, data = (Namespace(**dict(zip(words, given, strict=True))), Namespace(names=list))
+    report = Report(opt, defaults, defaults, model, data)
     metrics = add_intervals(test.summarize(rows))
     for name in ("psnr", "ssim", "l1"):
         low, high = metrics[f"{name}_interval"]
@@ -221,7 +223,7 @@ def test_a_sheet_shows_the_pixels_of_its_images(size: tuple[int, int], count: in
     images = [plain(colour, *size) for colour in colours]
     row: Any = {"psnr": 20.0, "ssim": 0.5, "input_psnr": 10.0, "input_ssim": 0.25}
     examples = [({**row, "file": f"{i}.png"}, images[3 * i : 3 * i + 3]) for i in range(count)]
-    save_examples(examples, Path("x.png"))
+    save_png(draw_examples(examples), Path("x.png"))
     found = boxes(Path("x.png"), colours)
     for top, bottom, left, right in found:
         assert right - left > 150, "large enough to look at"
