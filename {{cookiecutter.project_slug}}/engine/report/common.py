@@ -222,7 +222,10 @@ def json_text(value: Any, indent: str = "") -> str:
     inner = list(value.values()) if isinstance(value, Mapping) else value
     nested = isinstance(inner, list) and any(isinstance(one, dict | list) for one in inner)
     if indent and not (nested and indent == "  "):
-        return json.dumps(_finite(value))
+        try:
+            return json.dumps(value, allow_nan=False)
+        except ValueError:
+            return json.dumps(_finite(value))
     deeper = indent + "  "
     parts = [json_text(one, deeper) for one in inner]
     if isinstance(value, Mapping):
@@ -337,7 +340,8 @@ def compare_images(
         which = f"{(differences > 0).sum()} of {count} images"
         return f"Better on {which}, {mean} on average: {no_interval(count)}."
     if ends is None:
-        found = ("No clear difference", "Better", "Worse")[int(np.sign(round(differences.mean(), 9)))]
+        sign = int(np.sign(round(differences.mean(), 9)))
+        found = ("No clear difference", "Better", "Worse")[sign]
         return (
             f"{found}: {mean} on each of the same {count} images; of other images up to "
             f"{percent(1 - share_interval(count, count)[0])} may differ (95 % limit)."

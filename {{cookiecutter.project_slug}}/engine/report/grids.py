@@ -82,7 +82,7 @@ def draw_counts(counts: Tensor, names: list[str], title: str, most: int = WIDTH)
     table = to_pil_image(shades.round().to(torch.uint8))
     sheet.paste(table.resize((k * cell, k * cell), Image.Resampling.NEAREST), (left, top))
     draw = ImageDraw.Draw(sheet)
-    draw.text((GAP, 0), title, "black", font)
+    draw.text((GAP, 0), drawable(title), "black", font)
     for i, label in enumerate(labels):
         name = Image.new("L", (side, cell))
         ImageDraw.Draw(name).text((side - GAP, cell / 2), label, 255, fonts[i], "rm")
