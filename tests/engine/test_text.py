@@ -7,8 +7,6 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from conftest import Train
-from fontTools.fontBuilder import FontBuilder
-from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.font_manager import fontManager
 from programs import points
 
@@ -87,12 +85,12 @@ def test_a_font_of_the_system_draws_what_that_of_matplotlib_lacks(
 
 def write_font(path: Path, letters: str) -> None:
     """Writes a font in which each letter is a square."""
-    pen = TTGlyphPen(None)
+    pen = pytest.importorskip("fontTools.pens.ttGlyphPen").TTGlyphPen(None)
     for step, place in enumerate(((0, 0), (0, 700), (700, 700), (700, 0))):
         (pen.lineTo if step else pen.moveTo)(place)
     pen.closePath()
     names = [".notdef", *(f"glyph{i}" for i in range(len(letters)))]
-    font = FontBuilder(1000, isTTF=True)
+    font = pytest.importorskip("fontTools.fontBuilder").FontBuilder(1000, isTTF=True)
     font.setupGlyphOrder(names)
     font.setupCharacterMap(dict(zip(map(ord, letters), names[1:], strict=True)))
     font.setupGlyf(dict.fromkeys(names, pen.glyph()))
