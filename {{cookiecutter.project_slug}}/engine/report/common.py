@@ -201,7 +201,8 @@ def find_report(named: str, digest: str) -> Path:
     if found:
         judged = read_judged(found[0])
         what = f"its report is of other images ({judged.get('folder')}, {judged.get('split')})"
-    raise BadInput(f"--against {named}: {what}; run test.py --checkpoint {named} first")
+    remedy = f"run test.py --checkpoint {named} first, on the same images"
+    raise BadInput(f"--against {named}: {what}; {remedy}")
 
 
 def digest_images(data_set: Any) -> str:
@@ -269,8 +270,7 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
 
 def no_interval(count: int) -> str:
     """Why `interval` has none, of `count` images."""
-    few = count < ENOUGH
-    return "too few images for an interval" if few else "all are equal, which gives no interval"
+    return "too few images for an interval" if count < ENOUGH else "all are equal: no interval"
 
 
 def share_interval(right: int, count: int) -> tuple[float, float]:
