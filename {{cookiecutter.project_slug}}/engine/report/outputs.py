@@ -34,7 +34,8 @@ class Output:
 
     def __init__(self, name: str, what: str, is_own: Callable[[Path], bool]) -> None:
         self.name, self.descriptor = name, _descriptor(name)
-        self.path = Path(name).resolve()
+        path = Path(name)
+        self.path = path.resolve() if path.is_symlink() else path  # a link stays one
         if self.descriptor is not None:
             return
         kind = self.path.stat().st_mode if self.path.exists() else stat.S_IFREG
