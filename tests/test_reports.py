@@ -14,7 +14,7 @@ import torchmetrics.functional.classification as theirs
 from conftest import SMALL, TASKS, Project
 from test_properties import load
 
-(results,) = load("task.report")
+results, common = load("task.report", "engine.report.common")
 TINY = {
     "image-classification": SMALL,
     "image-to-image": [
@@ -61,7 +61,14 @@ def test_the_interval_is_that_of_scipy() -> None:
     wanted = scipy.stats.bootstrap(
         (values,), np.mean, n_resamples=2000, method="percentile", random_state=1
     ).confidence_interval
-    assert results.interval(values) == pytest.approx((wanted.low, wanted.high), abs=0.006)
+    assert common.interval(values) == pytest.approx((wanted.low, wanted.high), abs=0.006)
+
+
+@pytest.mark.parametrize("count", [1, 12, 24, 355, 50_000])
+def test_the_interval_of_a_share_is_that_of_scipy(count: int) -> None:
+    for right in {0, 1, count // 3, count - 1, count}:
+        wanted = scipy.stats.binomtest(right, count).proportion_ci(method="exact")
+        assert common.share_interval(right, count) == pytest.approx(tuple(wanted), abs=1e-8)
 
 
 def check_html5(page: Path) -> None:
@@ -107,5 +114,5 @@ def test_the_pages_of_both_tasks_are_valid(bake: Callable[..., Project], task: s
     metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["images"] == (355 if task == TASKS[0] else 4)
     text = (report / "index.html").read_text(encoding="utf-8")
-    found = "paired bootstrap over the same" if task == TASKS[0] else "too few images"  # four
+    found = "(Agresti and Min) over the same" if task == TASKS[0] else "too few images"  # four
     assert found in text and HOSTILE[task] in text

@@ -134,7 +134,7 @@ def main() -> int:
                 optimizers.check()
                 logger.train(losses, lr, meter.rates())
             if state.n_iter == 1:
-                logger.first_step(losses, model, model.image_grid(*batch))
+                logger.first_step(losses, model, batch)
             if state.n_iter % opt.save_every == 0:
                 run.checkpoints.save(state)
         if not state.is_over():

@@ -110,7 +110,7 @@ def test_a_file_that_differs_is_not_written(
         return outputs + error if torch.compiler.is_compiling() else outputs
 
     monkeypatch.setattr(Model, "predict", wrong)
-    Path(f"model.{form}").write_text("the one before")
+    Path(f"model.{form}").write_text("format_version, RGB in [0, 255]: the one before")
     before = files()
     words = [best(finished), f"--format={form}", f"--out=model.{form}"]
     assert status(export.main, "export.py", *words) == 1

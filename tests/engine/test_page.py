@@ -16,7 +16,14 @@ import test
 from engine.report.common import compare_images, find_report, interval, percent
 from engine.report.figures import draw_calibration, draw_chart
 from engine.report.page import COLOURS, document, element, escape, image, keys, table
-from engine.report.records import Records, read_metrics, read_options, read_points, read_records
+from engine.report.records import (
+    Records,
+    read_judged,
+    read_metrics,
+    read_options,
+    read_points,
+    read_records,
+)
 from tools import compare
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=y>', "a&b", "\udcff\x00\u202e", "'"]
@@ -167,7 +174,8 @@ def test_a_report_is_compared_with_another(train: Train, capsys: pytest.CaptureF
     # Two runs of one seed; of less than ten images the better ones are counted.
     assert re.search(r"No clear difference: \+0.00|Better on 0 of \d images, \+0.00", text)
     assert "Against b" in capsys.readouterr().out
-    assert find_report("b/report", "report") == find_report("b", "report") == Path("b/report")
+    digest = read_judged(Path("b/report"))["digest"]
+    assert find_report("b/report", digest) == find_report("b", digest) == Path("b/report")
 
 
 # Several runs.

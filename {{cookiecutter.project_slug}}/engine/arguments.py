@@ -19,6 +19,7 @@ from engine.devices import PRECISIONS
 from engine.errors import LAUNCHED, BadInput, shorten
 from engine.modules import PARALLEL
 from engine.optimizers import OPTIMIZERS, SCHEDULES
+from engine.text import printable
 
 HUGE = 1e38  # as large as a float32 can be
 NOT_IN_CONFIG = ("run_dir", "resume", "quiet")  # a repeated run gets a folder of its own
@@ -142,7 +143,8 @@ class Parser(argparse.ArgumentParser):
             message += f"; did you mean {' or '.join(near)}?" * bool(near)
             if files := [arg[1:] for arg in self._given if arg.startswith("@")]:
                 message += f"; options were read from {' and '.join(files)} too"
-        print(f"{self.prog}: error: {message} (--help lists the options)", file=sys.stderr)
+        line = f"{self.prog}: error: {printable(message)} (--help lists the options)"
+        print(line, file=sys.stderr)
         sys.exit(2)
 
 
@@ -212,13 +214,6 @@ def add_test_options(parser: argparse.ArgumentParser) -> None:
     _add_machine_options(parser)
 
 
-def report_name(opt: argparse.Namespace, trained_on: str) -> str:
-    """The name of the report's folder, another one for each data set and split."""
-    named = opt.data if opt.data and Path(opt.data) != Path(trained_on) else ""
-    words = ["report", Path(named).absolute().name if named else "", opt.split]
-    return "-".join(word for word in words if word not in ("", "test"))
-
-
 def add_predict_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that every predict.py has."""
     parser.add_argument("paths", nargs="+", metavar="FILE_OR_DIR",
@@ -226,18 +221,6 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_option(parser, ", or an .onnx file of export.py")
     _add_quiet(parser)
     _add_machine_options(parser)
-
-
-def output_file(name: str) -> Path:
-    """The absolute path of the file that `--out` names.
-
-    Raises:
-        BadInput: It cannot be a file.
-    """
-    path = Path(name).resolve()
-    if not path.parent.is_dir() or (path.exists() and not path.is_file()):
-        raise BadInput(f"--out {name}: not a file in a folder that exists; name another")
-    return path
 
 
 def add_checkpoint_option(parser: argparse.ArgumentParser, more: str = "") -> None:

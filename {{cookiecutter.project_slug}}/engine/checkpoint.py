@@ -180,10 +180,11 @@ def load(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: weights alone, for train.py --weights; name the run instead")
     with reading(path):
         verify(path)
+        digest = digest_of(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or not {"n_iter", "args"} <= state.keys():
         raise BadInput(f"{path}: not a checkpoint written by train.py")
-    return state
+    return {**state, "digest": digest}
 
 
 @contextmanager
@@ -216,7 +217,7 @@ def restore(model_class: Any, path: str, parser: Any) -> tuple[Any, Namespace]:
     """The trained model in evaluation mode, and the options that it was trained with.
 
     The weights are the averaged ones if there are any (`--ema`). Networks that only training needs,
-    such as a discriminator, are left out.
+    such as a discriminator, are left out. `model.checkpoint` tells file, digest and step.
 
     Args:
         model_class: The model; its `for_prediction` returns the options that it is made with.
@@ -239,6 +240,7 @@ def restore(model_class: Any, path: str, parser: Any) -> tuple[Any, Namespace]:
     for name, network in model.networks().items():
         weights = judged(state, name) if name in state else {}
         load_weights(network, weights, path, "networks.py was changed since then")
+    model.checkpoint = {"file": path, "digest": state["digest"], "step": state["n_iter"]}
     return model.eval(), opt
 
 
@@ -311,6 +313,15 @@ def verify(path: Path) -> None:
             raise Damaged(f"{path}: damaged or not a checkpoint ({error})") from None
         if member is not None:
             raise Damaged(f"{path}: damaged at {member}")
+
+
+def digest_of(path: Path) -> str:
+    """The digest of a checkpoint: that in its seal, or that of all bytes if others saved it."""
+    with open(path, "rb") as file:
+        size = path.stat().st_size
+        file.seek(max(0, size - SEAL_LENGTH))
+        seal = file.read()
+        return (seal if seal.startswith(b"sha256:") else _digest(file, size)).decode()
 
 
 def _digest(file: BinaryIO, length: int) -> bytes:

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar, NoReturn
 
+from engine.text import printable
+
 DONE, FAULT, BAD_INPUT, STOPPED = 0, 1, 2, 75  # the exit statuses of every program
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 PROJECT = Path(__file__).resolve().parents[1]
@@ -36,7 +38,7 @@ class BadInput(Exception):
     """An option, a file or a data set is wrong. The text says what, where and what to do."""
 
     def __init__(self, text: object) -> None:
-        super().__init__(" ".join(_without_traceback(str(text)).split()))
+        super().__init__(printable(_without_traceback(str(text))))
 
 
 class Fault(Exception):
@@ -143,7 +145,7 @@ def _leave_group(status: int) -> None:
 def shorten(names: list[str], most: int = 5) -> str:
     """The first names of a list, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(map(printable, names[:most])) + more
 
 
 def _without_traceback(text: str) -> str:
@@ -198,7 +200,7 @@ def _complain(problem: object, status: int) -> int:
         stream = sys.__stderr__ if SILENT else sys.stderr
         if os.environ.get("PROJECT_TRACEBACK") and sys.exc_info()[0] is not None:
             traceback.print_exc(file=stream)
-        print(f"{_program()}: error: {prefix}{problem}", file=stream)
+        print(f"{_program()}: error: {prefix}{printable(problem)}", file=stream)
     return status
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from engine.data.loader import Batch, Loader, arrange
 from engine.devices import Amp
 from engine.distributed import ALONE, World
+from engine.terminal import attempt
 
 Losses = dict[str, dict[str, Tensor]]  # scalars by name, by the name of the network they train
 
@@ -68,8 +70,8 @@ def evaluate(
             images += len(batch[0])
             with amp.autocast():
                 sums = model.compute_sums(*batch)
-                if grid is None and world.rank == 0:
-                    grid = model.image_grid(*batch)
+                if not parts and world.rank == 0:
+                    grid = attempt(partial(model.image_grid, *batch), "image val/images")
             parts.append(_add_counts(counts, sums))
             if until:
                 break
@@ -78,7 +80,8 @@ def evaluate(
     found = model.compute_metrics(totals, images)
     metrics = Metrics({name: float(value) for name, value in found.items()})
     shown = {} if grid is None else {"images": grid}
-    metrics.draw = lambda: {**shown, **model.figures(totals)}
+    figures = partial(attempt, lambda: model.figures(totals), "figures of the validation")
+    metrics.draw = lambda: {**shown, **(figures() or {})}
     return metrics
 
 

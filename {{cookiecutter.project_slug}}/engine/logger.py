@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -27,6 +28,7 @@ from engine.meter import Rates, make_profiler
 from engine.report.records import read_points
 from engine.run_dir import RunDir
 from engine.state import WITHOUT_EFFECT, TrainState
+from engine.text import drawable
 
 BAR = "{desc} {percentage:3.0f}%|{bar:6}| {n_fmt:>{digits}}/{total_fmt} {remaining} left{postfix}"
 FLUSH_EVERY = 30.0  # seconds, and with each checkpoint, TensorBoard's file gets the events
@@ -89,7 +91,8 @@ class Logger:
             if point["n_iter"] == n_iter:
                 self._add_scalars(point["split"], point["values"])
         config = config_text(self.state.opt, self.run.path / "config.txt")
-        text = summary.text("config.txt", "    " + config.replace("\n", "\n    "))
+        lines = "\n".join(f"    {drawable(line)}" for line in config.split("\n"))
+        text = summary.text("config.txt", lines)
         self._record(n_iter + 1, summary=text)
 
     def __exit__(self, *error: object) -> None:
@@ -141,13 +144,13 @@ class Logger:
         self._add_scalars("best", {self.state.monitor: self.state.best})
         self._in_background(self._draw_validation, metrics, self.state.n_iter)
 
-    def first_step(self, micro_batches: list[Losses], model: Any, grid: Tensor) -> None:
+    def first_step(self, micro_batches: list[Losses], model: Any, batch: Any) -> None:
         """Records an image of the first batch, and warns of losses far above those of a guess.
 
         Args:
             micro_batches: The losses of the step.
             model: Its `loss_of_a_guess`, if it has one, returns losses by name.
-            grid: uint8 (3, H, W), for TensorBoard and report/.
+            batch: The batch, which its `image_grid` draws for TensorBoard and report/.
         """
         guessed: dict[str, float] = getattr(model, "loss_of_a_guess", dict)()
         for name, value in mean_losses(micro_batches, self.world).items():
@@ -157,7 +160,9 @@ class Logger:
                     f"{guessed[name]:.4g}; see docs/recipes.md, The order"
                 )
         if self.working:  # by a thread: to pack it can take as long as a hundred steps on a GPU
-            self._in_background(self._draw, "batch", grid.cpu(), self.state.n_iter)
+            grid = terminal.attempt(lambda: model.image_grid(*batch).cpu(), "image batch")
+            if grid is not None:
+                self._in_background(self._draw, "batch", grid, self.state.n_iter)
 
     def _in_background(self, draw: Callable[..., None], *what: Any) -> None:
         if not self.working:
@@ -167,17 +172,24 @@ class Logger:
         self._drawing = self._thread.submit(draw, *what)
 
     def _draw(self, name: str, grid: Tensor, n_iter: int) -> None:
+        self._record_image(name, grid, n_iter)
+        if (image := terminal.attempt(lambda: to_pil_image(grid), f"image {name}")) is None:
+            return
         try:
             self.report.mkdir(exist_ok=True)
-            path, image = self.report / f"{name}-{n_iter:09d}.png", to_pil_image(grid)
+            path = self.report / f"{name}-{n_iter:09d}.png"
             write_atomically(path, lambda file: image.save(file, "PNG", compress_level=1))
         except OSError as error:
             self._give_up(error)
-        self._record(n_iter, summary=summary.image(name, grid.numpy()))
 
     def _draw_validation(self, metrics: Metrics, n_iter: int) -> None:
         for name, image in metrics.draw().items():
-            self._record(n_iter, summary=summary.image(f"val/{name}", image.cpu().numpy()))
+            self._record_image(f"val/{name}", image, n_iter)
+
+    def _record_image(self, name: str, image: Tensor, n_iter: int) -> None:
+        pack = partial(summary.image, drawable(name))
+        if packed := terminal.attempt(lambda: pack(image.cpu().numpy()), f"image {name}"):
+            self._record(n_iter, summary=packed)
 
     def _add_hyperparameters(self) -> None:
         """Adds the options to TensorBoard's table of runs.
@@ -187,7 +199,7 @@ class Logger:
         of the metrics, which are all scalars, the first by their names: hence best/.
         """
         options = {
-            name: str(value) if isinstance(value, list) else value
+            name: drawable(value) if isinstance(value, list | str) else value
             for name, value in plain(self.state.opt).items()
             if name not in WITHOUT_EFFECT
         }
@@ -215,7 +227,8 @@ class Logger:
         self._add_scalars(split, {**values, **more})
 
     def _add_scalars(self, split: str, values: dict[str, float]) -> None:
-        named = [Summary.Value(tag=f"{split}/{k}", simple_value=v) for k, v in values.items()]
+        tags = {drawable(f"{split}/{name}"): value for name, value in values.items()}
+        named = [Summary.Value(tag=tag, simple_value=value) for tag, value in tags.items()]
         self._record(self.state.n_iter, summary=Summary(value=named))
         if self.working and time.time() - self._flushed >= FLUSH_EVERY:
             self._flushed = time.time()

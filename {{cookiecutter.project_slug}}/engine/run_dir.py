@@ -33,7 +33,6 @@ from engine.errors import (
     Diverged,
     StopSignal,
 )
-from engine.report.records import run_folder
 from engine.state import TrainState
 
 OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # as in a hook of git
@@ -211,16 +210,6 @@ def _can_lock(path: Path) -> bool:
     except OSError as error:  # any other one is for filelock: that another process has the lock
         return error.errno not in NO_LOCKS
     return True
-
-
-def report_dir(named: str | None, checkpoint: str, name: str = "report") -> Path:
-    """Makes the folder for a report on a checkpoint: the one named, or `name` in that of the run.
-
-    A checkpoint that was moved out of its run folder gets its report beside it.
-    """
-    report = Path(named) if named else run_folder(checkpoint) / name
-    report.mkdir(parents=True, exist_ok=True)
-    return _from_here(report)
 
 
 def _path_to(program: str) -> Path:

@@ -5,41 +5,69 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import accumulate
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
+from engine.text import printable
+
 LINE_EVERY = 60.0  # seconds between the lines of progress where stderr is no terminal
 LINES = "{desc} {percentage:.0f}%, {n_fmt} of {total_fmt}, {remaining} left{postfix}"
+T = TypeVar("T")
 _quiet = False
+_aside = False
+_not_drawn: set[str] = set()
 
 
-def be_quiet(quiet: bool) -> None:
-    """As `--quiet`: only warnings, errors and the last line of a program are printed."""
-    global _quiet
-    _quiet = quiet
+def be_quiet(quiet: bool, aside: bool = False) -> None:
+    """Begins the output of a program.
+
+    Args:
+        quiet: As `--quiet`: only warnings, errors and the last line are printed.
+        aside: All is printed to stderr, since stdout gets what the program writes.
+    """
+    global _quiet, _aside
+    _quiet, _aside = quiet, aside
+    _not_drawn.clear()
     # Worker processes show no bars. tqdm's own lock would be one of all processes, for which
     # multiprocessing starts a process that complains about it after a program is interrupted.
     tqdm.set_lock(threading.RLock())
 
 
 def say(text: str) -> None:
-    """Prints text, above the bar if there is one, unless the program was told to be quiet."""
+    """Prints text, above the bar if there is one, unless the program was told to be quiet.
+
+    It may have several lines; a name in one of them that may hold a line break is made `printable`.
+    """
     if not _quiet:
-        tqdm.write(text)
+        lines = "\n".join(map(printable, text.split("\n")))
+        tqdm.write(lines, file=sys.stderr if _aside else sys.stdout)
 
 
-def conclude(text: str, command: str) -> None:
+def conclude(text: str, command: str = "") -> None:
     """Prints the last line of a program, and unless it was told to be quiet what to do next."""
-    print(text if _quiet else f"{text}; next:\n{command}")
+    after = f"; next:\n{printable(command)}" if command and not _quiet else ""
+    print(printable(text) + after, file=sys.stderr if _aside else sys.stdout)
 
 
 def warn(text: str) -> None:
     """Prints a warning, above the bar if there is one."""
-    tqdm.write(f"warning: {text}", file=sys.stderr)
+    tqdm.write(f"warning: {printable(text)}", file=sys.stderr)
+
+
+def attempt(draw: Callable[[], T], what: str) -> T | None:
+    """What `draw` returns; None if it fails, with a warning the first time: no picture is worth
+    a training or a report."""
+    try:
+        return draw()
+    except Exception as error:
+        if what not in _not_drawn:
+            _not_drawn.add(what)
+            warn(f"{what}: not drawn ({type(error).__name__}: {error})")
+        return None
 
 
 def duration(seconds: float) -> str:

@@ -4,7 +4,8 @@
     python -m tools.compare runs/a runs/b --out ab.html
 
 Prints a table, and writes a page with the same table and the curves of all runs over each other.
-The result of the test images is shown if test.py has written it.
+The result of the test images is shown if test.py has written it for best.pt; that of other weights
+is marked by their step, and images that are not the same for all runs have a column.
 """
 
 # ruff: noqa: E402
@@ -12,18 +13,30 @@ from engine.errors import DONE, begin, run_program
 
 begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
 
+from contextlib import suppress
 from pathlib import Path
 from shutil import get_terminal_size
 
-from engine.arguments import Parser, output_file
-from engine.checkpoint import write_atomically
+from engine import terminal
+from engine.arguments import Parser
+from engine.checkpoint import digest_of
+from engine.errors import BadInput, shorten
 from engine.report.common import curves_section
+from engine.report.outputs import Output
 from engine.report.page import document, element, table
-from engine.report.records import Records, read_metrics, read_options, read_records
-from engine.terminal import duration
+from engine.report.records import (
+    Records,
+    is_number,
+    read_judged,
+    read_metrics,
+    read_options,
+    read_records,
+)
+from engine.text import printable
 from model import Model
 
 Rows = list[list[str]]
+TITLE = "Comparison of runs"
 
 
 def main() -> int:
@@ -32,21 +45,46 @@ def main() -> int:
     parser.add_argument("--out", metavar="FILE", default="compare.html", help="where to write")
     opt = parser.parse_args()
 
-    out = output_file(opt.out)
-    folders = list(dict.fromkeys(map(Path, opt.runs)))
-    options = [read_options(folder) for folder in folders]
-    runs = [read_records(folder) for folder in folders]
-    head, rows = compare(runs, options)
+    out = Output(opt.out, "a page of tools.compare", is_page)
+    terminal.be_quiet(False, aside=out.is_stdout)
+    options = read_runs(list(dict.fromkeys(map(Path, opt.runs))))
+    runs = [read_records(folder) for folder in options]
+    head, rows = compare(runs, list(options.values()))
     page = document(
-        "Comparison of runs",
+        TITLE,
         element("p", f"{len(runs)} runs, and the options in which they differ.", class_="soft"),
         table(head, rows, class_="numbers"),
         curves_section(runs, pairs={}),
     )
-    write_atomically(out, lambda file: file.write(page.encode()))
-    print(fitting([head, *rows], get_terminal_size().columns))
-    print(f"wrote {opt.out}")
+    out.write(page.encode())
+    terminal.say(fitting([head, *rows], get_terminal_size().columns))
+    terminal.conclude(f"wrote {opt.out}")
     return DONE
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file was written by this program."""
+    return f"<title>{TITLE}</title>".encode() in path.read_bytes()[:1000]
+
+
+def read_runs(folders: list[Path]) -> dict[Path, dict[str, str]]:
+    """The options of each run; folders that are none are left out, with a warning.
+
+    Raises:
+        BadInput: None of them is a run.
+    """
+    found: dict[Path, dict[str, str]] = {}
+    problems = []
+    for folder in folders:
+        try:
+            found[folder] = read_options(folder)
+        except BadInput as error:
+            problems.append(error)
+    if not found:
+        raise problems[0]
+    if left_out := [str(folder) for folder in folders if folder not in found]:
+        terminal.warn(f"left out, as no runs: {shorten(left_out, 3)}")
+    return found
 
 
 def compare(runs: list[Records], options: list[dict[str, str]]) -> tuple[list[str], Rows]:
@@ -65,15 +103,40 @@ def compare(runs: list[Records], options: list[dict[str, str]]) -> tuple[list[st
     head = ["run", f"best val {monitor}", f"test {monitor}", "steps", "time", *differ]
     rows = []
     for run, given in zip(runs, options, strict=True):
-        values = run.curve("val", monitor)[1]
-        tested = read_metrics(run.folder / "report").get(monitor)
-        results = [better(values, default=None), tested]
+        best = better(run.curve("val", monitor)[1], default=None)
+        shown = ["-" if best is None else f"{best:.4f}", test_result(run.folder, monitor)]
         steps = max((point["n_iter"] for point in run.points), default=0)
-        shown = ["-" if value is None else f"{value:.4f}" for value in results]
-        time = duration(run.seconds) if run.seconds else "-"
+        time = terminal.duration(run.seconds) if run.seconds else "-"
         chosen = (given.get(name, "-") for name in differ)
         rows.append([str(run.folder), *shown, str(steps), time, *chosen])
+    tested = [i for i, row in enumerate(rows) if row[2] != "-"]
+    images = {i: test_images(runs[i].folder) for i in tested}
+    if len(set(images.values())) > 1:
+        terminal.warn("the test results are of different images: see the column test images")
+        for i, row in enumerate([head, *rows]):
+            row.insert(3, "test images" if i == 0 else images.get(i - 1, "-"))
     return head, rows
+
+
+def test_result(run: Path, monitor: str) -> str:
+    """What test.py has found on the test images; of other weights than best.pt with their step."""
+    metrics = read_metrics(run / "report")
+    value, judged = metrics.get(monitor), metrics.get("checkpoint")
+    of_test = read_judged(run / "report").get("split") == "test"
+    if not is_number(value) or not isinstance(judged, dict) or not of_test:
+        return "-"
+    with suppress(OSError):  # there is no best.pt
+        if judged.get("digest") == digest_of(run / "checkpoints" / "best.pt"):
+            return f"{value:.4f}"
+    return f"{value:.4f} of step {judged.get('step')}"
+
+
+def test_images(run: Path) -> str:
+    """The images of the result of a run: the name of their folder, and a part of their digest."""
+    judged = read_judged(run / "report")
+    folder = Path(str(judged.get("folder"))).name
+    digest = str(judged.get("digest")).removeprefix("sha256:")[:6]
+    return f"{folder}/{judged.get('split')} {digest}"
 
 
 def fitting(rows: Rows, width: int) -> str:
@@ -99,6 +162,7 @@ def _upright(rows: Rows) -> str:
 
 def columns(rows: Rows) -> str:
     """Rows as text in columns, the first one to the left and the others to the right."""
+    rows = [list(map(printable, cells)) for cells in rows]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

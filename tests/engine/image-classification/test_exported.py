@@ -44,7 +44,7 @@ def test_networks_of_torchvision(name: str, form: str) -> None:
     model.eval()
     assert model.predict(torch.stack(random_images(64)[:5])).std() > 0.01
     content = convert(model, form, 64, "{}")
-    assert compare(model, content, f".{form}", random_images(64), vary=False) <= LIMIT
+    assert compare(model, content, form, random_images(64), vary=False) <= LIMIT
 
 
 @OLD

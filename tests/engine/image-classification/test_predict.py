@@ -84,7 +84,7 @@ def test_the_images_can_be_sent_to_workers(
 
 
 def test_a_file_that_was_there_is_replaced_as_a_whole(checkpoint: str, images: Path) -> None:
-    Path("predictions.csv").write_text("old\n" * 1000)
+    Path("predictions.csv").write_text("file,class,probability\n" + "old,disc,1\n" * 1000)
     assert len(predicted(checkpoint, str(images / "test/disc/0.png"))) == 1
     Path("bad.png").write_text("no image")
     words = [f"--checkpoint={checkpoint}", "--device=cpu", "bad.png"]

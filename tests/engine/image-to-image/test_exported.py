@@ -38,7 +38,7 @@ def test_generators_take_images_of_any_size(given: dict[str, Any], form: str) ->
     random = torch.Generator().manual_seed(0)
     images = list(torch.randint(256, (3, 3, 99, 99), generator=random, dtype=torch.uint8))
     content = convert(model, form, None, "{}")
-    assert compare(model, content, f".{form}", images, vary=True) <= 255 * LIMIT
+    assert compare(model, content, form, images, vary=True) <= 255 * LIMIT
 
 
 @OLD

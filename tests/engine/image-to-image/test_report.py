@@ -25,7 +25,7 @@ from engine.report.common import Report
 from engine.report.grids import captioned_grid, save_png
 from losses import BEST_PSNR
 from model import Model
-from task.report import add_intervals, save_examples, write_report
+from task.report import _verdict, add_intervals, draw_examples, write_report
 
 
 def noisy(seed: int) -> tuple[Tensor, Tensor]:
@@ -128,7 +128,9 @@ def test_the_page_of_many_images_is_small(run: Path) -> None:
     words = ["checkpoint", "report", "against", "data", "split"]
     given = [str(run / "checkpoints/best.pt"), "made-up", None, None, "test"]
     defaults = options.make_parser().defaults()
-    report = Report(Namespace(**dict(zip(words, given, strict=True))), defaults, defaults)
+    model = Namespace(checkpoint={"file": "best.pt", "digest": "sha256:0", "step": 1})
+    opt, data = (Namespace(**dict(zip(words, given, strict=True))), Namespace(names=list))
+    report = Report(opt, defaults, defaults, model, data)
     metrics = add_intervals(test.summarize(rows))
     for name in ("psnr", "ssim", "l1"):
         low, high = metrics[f"{name}_interval"]
@@ -140,6 +142,20 @@ def test_the_page_of_many_images_is_small(run: Path) -> None:
     first = min(range(10_000), key=numbers.__getitem__)
     assert page.texts.index("Images") < page.texts.index(str(rows[first]["file"]))
     assert "The lowest PSNR first; 9800 more images are in metrics.json." in page.texts
+
+
+def test_equal_values_have_no_interval_without_a_width() -> None:
+    """As of an identity: all gains are 0; of perfect outputs: all PSNRs are 100 dB."""
+    names = ("psnr", "ssim", "l1", "input_psnr", "input_ssim", "input_l1")
+    rows: list[test.Row] = [{"file": str(i), **dict.fromkeys(names, 7.0)} for i in range(12)]
+    metrics = add_intervals(test.summarize(rows))
+    assert all(metrics[f"{name}_interval"] is None for name in ("psnr", "ssim", "l1", "psnr_gain"))
+    shown = "".join(map(str, _verdict(metrics)))
+    assert "the mean of 12 images: all are equal: no interval." in shown
+    for i, row in enumerate(rows):
+        row["psnr"] = 7.0 + i
+    metrics = add_intervals(test.summarize(rows))
+    assert metrics["ssim_interval"] is None and "95 % interval" in "".join(_verdict(metrics))
 
 
 def test_the_splits_have_reports_of_their_own(train: Train, images: Path) -> None:
@@ -221,7 +237,7 @@ def test_a_sheet_shows_the_pixels_of_its_images(size: tuple[int, int], count: in
     images = [plain(colour, *size) for colour in colours]
     row: Any = {"psnr": 20.0, "ssim": 0.5, "input_psnr": 10.0, "input_ssim": 0.25}
     examples = [({**row, "file": f"{i}.png"}, images[3 * i : 3 * i + 3]) for i in range(count)]
-    save_examples(examples, Path("x.png"))
+    save_png(draw_examples(examples), Path("x.png"))
     found = boxes(Path("x.png"), colours)
     for top, bottom, left, right in found:
         assert right - left > 150, "large enough to look at"

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import center_crop
 
-from engine.arguments import Parser, add_checkpoint_option, output_file, plain
+from engine.arguments import Parser, add_checkpoint_option, plain
 from engine.checkpoint import write_atomically
 from engine.data.images import images_below
 from engine.errors import DONE, BadInput, Fault
@@ -39,13 +39,16 @@ from engine.inference.exported import (
     read_onnx,
     silence,
 )
+from engine.report.outputs import Output
 from engine.state import WITHOUT_EFFECT
+from engine.terminal import conclude
 
 FORMATS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "safetensors": ()}
 BATCHES = (1, 2, 17)  # sizes of the batches that are compared
 LIMIT = 1e-4  # of the range of the outputs: a larger difference is not due to rounding
 ONNX_LIMIT = 2**31 - 2**24  # bytes of weights in one file
 SIZES = ("batch", "channels", "height", "width")
+IMAGES = "RGB in [0, 255]"
 Load = Callable[[str, Namespace], Tensor]
 
 
@@ -73,28 +76,28 @@ def export(model_class: Any, parser: Parser, load: Load, data_dir: Callable[[str
         BadInput: The checkpoint or an option cannot be used, or the network cannot be exported.
         Fault: The outputs differ from those of the checkpoint; no file is written.
     """
-    opt, out = parse()
+    opt, out, beside = parse()
     for package in FORMATS[opt.format]:
         optional(package)  # before anything takes time
     model, trained_with = model_class.from_checkpoint(opt.checkpoint)
     metadata = describe(model, trained_with, parser.files())
-    if opt.format == "safetensors":
-        write_weights(model, metadata, out)
+    if beside is not None:
+        write_weights(model, metadata, out, beside)
         return DONE
     side = metadata["image_size"]
     content = convert(model, opt.format, side, json.dumps(metadata, indent=2))
     images, source = check_images(trained_with, load, data_dir(trained_with.data) / "test", side)
-    difference = compare(model, content, out.suffix, images, side is None) / metadata["range"]
+    difference = compare(model, content, opt.format, images, side is None) / metadata["range"]
     what = f"largest difference {difference:.1e} on {source}, batches of 1, 2 and 17"
     if not difference <= LIMIT:  # NaN neither
-        raise Fault(f"{out}: not written, since it differs from the checkpoint: {what}")
-    write_atomically(out, lambda file: file.write(content))
-    print(f"wrote {out}: {len(content) / 1e6:.1f} MB; {what}")
+        raise Fault(f"{out.name}: not written, since it differs from the checkpoint: {what}")
+    out.write(content)
+    conclude(f"wrote {out.name}: {len(content) / 1e6:.1f} MB; {what}")
     return DONE
 
 
-def parse() -> tuple[Namespace, Path]:
-    """The options of export.py, and the file to write."""
+def parse() -> tuple[Namespace, Output, Output | None]:
+    """The options of export.py, the file to write, and the JSON beside it if there is one."""
     parser = Parser(description="Writes a trained model into a file that needs no project.")
     add_checkpoint_option(parser)
     add = parser.add_argument
@@ -102,11 +105,20 @@ def parse() -> tuple[Namespace, Path]:
     add("--out", metavar="FILE", help="where to write (default: beside the checkpoint)")
     opt = parser.parse_args()
     suffix = f".{opt.format}"
-    out = Path(opt.out or Path(opt.checkpoint).with_suffix(suffix))
-    if out.suffix != suffix:
-        raise BadInput(f"--out {out}: a file of this format has to end in {suffix}")
-    output_file(str(out))
-    return opt, out
+    path = Path(opt.out or Path(opt.checkpoint).with_suffix(suffix))
+    if path.suffix != suffix:
+        raise BadInput(f"--out {path}: a file of this format has to end in {suffix}")
+    out = Output(str(path), "a file of export.py", is_exported)
+    if opt.format != "safetensors":
+        return opt, out, None
+    beside = str(path.with_suffix(".json"))
+    return opt, out, Output(beside, "metadata of export.py", is_exported)
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a file was written by export.py: it holds metadata, or says so in its head."""
+    content = path.read_bytes()
+    return all(mark in content for mark in (b"format_version", IMAGES.encode()))
 
 
 def describe(model: Any, trained_with: Namespace, files: set[str]) -> dict[str, Any]:
@@ -123,13 +135,13 @@ def describe(model: Any, trained_with: Namespace, files: set[str]) -> dict[str, 
     return {
         "format_version": FORMAT_VERSION,
         "model": type(model).__name__,
-        "input": f"uint8 {shape}, RGB in [0, 255]",
+        "input": f"uint8 {shape}, {IMAGES}",
         **own,
         "options": {k: v for k, v in plain(trained_with).items() if k not in left_out},
     }
 
 
-def write_weights(model: Any, metadata: dict[str, Any], out: Path) -> None:
+def write_weights(model: Any, metadata: dict[str, Any], out: Output, beside: Output) -> None:
     """Writes the weights of the network and beside them the metadata as JSON, or neither."""
     state = model.networks()["net"].state_dict()
     weights = {
@@ -137,16 +149,18 @@ def write_weights(model: Any, metadata: dict[str, Any], out: Path) -> None:
         for name, value in state.items()
         if isinstance(value, Tensor)
     }
-    content = safetensors.torch.save(weights, {"format": "pt"})
-    text, beside = json.dumps(metadata, indent=2) + "\n", out.with_suffix(".json")
+    head = {"format": "pt", "format_version": str(FORMAT_VERSION), "input": metadata["input"]}
+    content = safetensors.torch.save(weights, head)
+    text = json.dumps(metadata, indent=2) + "\n"
 
     def write_both(file: BinaryIO) -> None:
         file.write(text.encode())
         file.flush()  # if the disk is full, no weights are written
-        write_atomically(out, lambda weights: weights.write(content))
+        out.write(content)
 
-    write_atomically(beside, write_both)
-    print(f"wrote {out}: {len(weights)} tensors, {len(content) / 1e6:.1f} MB; and {beside.name}")
+    write_atomically(beside.path, write_both)
+    size = f"{len(weights)} tensors, {len(content) / 1e6:.1f} MB"
+    conclude(f"wrote {out.name}: {size}; and {beside.path.name}")
 
 
 def convert(model: Any, form: str, side: int | None, metadata: str) -> bytes:
@@ -227,18 +241,18 @@ def check_images(
     return list(made), f"random images, as there are none in {folder}"
 
 
-def compare(model: Any, content: bytes, suffix: str, images: list[Tensor], vary: bool) -> float:
+def compare(model: Any, content: bytes, form: str, images: list[Tensor], vary: bool) -> float:
     """The largest difference between the outputs of a model and of the file exported from it.
 
     Args:
         model: In evaluation mode.
         content: The content of the file.
-        suffix: .onnx or .pt2.
+        form: onnx or pt2.
         images: uint8 (3, H, W); repeated if a batch is larger.
         vary: Whether the size of the images may vary: each batch then gets a different one.
     """
     run: Run
-    if suffix == ".pt2":  # torch.export.load can run code of the file, but this one is our own
+    if form == "pt2":  # torch.export.load can run code of the file, but this one is our own
         run = torch.no_grad()(torch.export.load(io.BytesIO(content)).module())
     else:
         run, _ = read_onnx(content)

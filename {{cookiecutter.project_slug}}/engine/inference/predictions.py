@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from engine.data.images import SerializedList, images_below
 from engine.errors import DONE, BadInput, Fault
+from engine.terminal import conclude, warn
 
 
 class ImageFiles(Dataset):
@@ -98,9 +99,9 @@ def end(
     """
     problems, count = images.problems(readable), sum(readable)
     write()
-    print(f"wrote {out}: {count} image{'s' * (count > 1)}")
+    conclude(f"wrote {out}: {count} image{'s' * (count > 1)}")
     for line in problems:
-        print(f"warning: {line}", file=sys.stderr)
+        warn(line)
     if problems:
         raise Fault(f"{len(problems)} of {len(readable)} images could not be read")
     return DONE

@@ -1,27 +1,37 @@
 """The page of a report: what every task shows of a run, and intervals for its numbers."""
 
+import hashlib
 import json
+import math
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
-from engine.arguments import NOT_IN_CONFIG, report_name
+from engine import terminal
+from engine.arguments import NOT_IN_CONFIG
 from engine.checkpoint import write_atomically
+from engine.data.cache import images_of
+from engine.data.mapped import digest_file
 from engine.errors import BadInput
 from engine.report.figures import draw_chart
+from engine.report.grids import save_png
+from engine.report.outputs import report_folder
 from engine.report.page import Html, document, element, image, keys, section, table, tiles
-from engine.report.records import Records, read_metrics, read_records, run_folder
-from engine.run_dir import environment, report_dir
-from engine.terminal import duration
+from engine.report.records import Records, read_judged, read_metrics, read_records, run_folder
+from engine.run_dir import environment
 
 RESAMPLES = 1000  # of a bootstrap
 SPEED = ("images_per_second", "data_wait", "efficiency")  # logged beside the losses
 MOST_CHARTS = 24
-ENOUGH = 10  # images for an interval
+ENOUGH = 10  # images for the interval of a mean
+Z = 1.959964  # 95 % of a normal distribution lie between -Z and Z
 
 
 class Report:
@@ -31,22 +41,39 @@ class Report:
         opt: The options of test.py.
         trained_with: The options of the training.
         defaults: Those that train.py has if none is given.
+        model: The trained model; its `checkpoint` goes into metrics.json.
+        data_set: The images to judge it by.
 
     Raises:
-        BadInput: `--against` names no report that fits.
+        BadInput: `--against` names no report on these images, or the folder holds other things.
     """
 
-    def __init__(self, opt: Namespace, trained_with: Namespace, defaults: Namespace) -> None:
+    def __init__(
+        self,
+        opt: Namespace,
+        trained_with: Namespace,
+        defaults: Namespace,
+        model: Any,
+        data_set: Any,
+    ) -> None:
         self.opt, self.trained_with, self.defaults = opt, trained_with, defaults
-        name = report_name(opt, trained_with.data)
-        self.against = find_report(opt.against, name) if opt.against else None
+        folder = str(Path(opt.data or trained_with.data).resolve())
+        digest = digest_images(data_set)
+        judged = {"folder": folder, "split": opt.split, "digest": digest}
+        self.facts = {"checkpoint": model.checkpoint, "data": judged}
+        self.against = find_report(opt.against, digest) if opt.against else None
         self.records = read_records(run_folder(opt.checkpoint))
-        self.folder = report_dir(opt.report, opt.checkpoint, name)
+        self.folder = report_folder(opt, trained_with.data, digest)
 
     def write_metrics(self, metrics: Mapping[str, object]) -> None:
-        """Writes metrics.json."""
-        text = json.dumps(metrics, indent=2) + "\n"
+        """Writes metrics.json: which checkpoint was judged, by which images, and the metrics."""
+        text = json_text({**self.facts, **metrics}) + "\n"
         write_atomically(self.folder / "metrics.json", lambda file: file.write(text.encode()))
+
+    def save_picture(self, name: str, draw: Callable[[], Tensor]) -> None:
+        """Saves what `draw` returns, uint8 (3, H, W), unless that fails."""
+        if (picture := terminal.attempt(draw, name)) is not None:
+            save_png(picture, self.folder / name)
 
     def write(self, verdict: list[Html], sections: list[Html], pairs: dict[str, str]) -> None:
         """Writes index.html.
@@ -56,8 +83,8 @@ class Report:
             sections: What the task has to show.
             pairs: Metrics of the validation, each with the loss of the training that is the same.
         """
-        data = self.opt.data or self.trained_with.data
-        source = f"{self.opt.checkpoint} on {self.opt.split} images of {data}"
+        data, step = self.opt.data or self.trained_with.data, self.facts["checkpoint"]["step"]
+        source = f"{self.opt.checkpoint}, step {step}, on {self.opt.split} images of {data}"
         text = document(
             f"Report: {self.records.folder.name}",
             element("p", source, class_="soft"),
@@ -77,14 +104,17 @@ class Report:
             return []
         step = batches[-1].stem.removeprefix("batch-").lstrip("0")
         caption = f"The batch of step {step}, as the network is trained on it"
-        with Image.open(batches[-1]) as picture:
-            shown = image(picture, caption, "images of a batch", most=900)
-            return [section("A batch", element("div", shown, class_="batch"))]
+
+        def show() -> Html:
+            with Image.open(batches[-1]) as picture:
+                return image(picture, caption, "images of a batch", most=900)
+
+        return [section("A batch", element("div", drawn(show, "batch"), class_="batch"))]
 
     def _speed_section(self) -> list[Html]:
         facts = {}
         if self.records.seconds:
-            facts["trained in"] = duration(self.records.seconds)
+            facts["trained in"] = terminal.duration(self.records.seconds)
         for name in SPEED:
             if values := self.records.curve("train", name)[1]:
                 middle = median(values)
@@ -137,7 +167,8 @@ def curves_section(runs: list[Records], pairs: dict[str, str]) -> Html:
             lines.insert(0, runs[0].curve("train", pairs.get(name, name)))
         marks = runs[0].resumes() if alone else ()
         title = f"{split} {name}" if not alone else name
-        chart = draw_chart(lines, f"{title} over the steps of the training", marks)
+        named = f"{title} over the steps of the training"
+        chart = drawn(partial(draw_chart, lines, named, marks), f"curve of {title}")
         charts.append(element("figure", element("h3", title.replace("_", " ")), chart))
     if not charts:
         return section("Curves", element("p", "There is no metrics.jsonl beside the checkpoint."))
@@ -150,18 +181,66 @@ def curves_section(runs: list[Records], pairs: dict[str, str]) -> Html:
     return section("Curves", element("p", note, class_="soft"), keys(names), grid)
 
 
-def find_report(named: str, name: str) -> Path:
-    """The folder of a report: that of a run, with the given name, or the one named itself.
+def drawn(draw: Callable[[], Html], what: str) -> Html:
+    """What `draw` returns, or a dash if it fails."""
+    return terminal.attempt(draw, what) or element("p", "-")
+
+
+def find_report(named: str, digest: str) -> Path:
+    """The folder of the report on some images: `named` itself, or one in that folder of a run.
 
     Raises:
         BadInput: There is none.
     """
-    for folder in (Path(named) / name, Path(named)):
-        if read_metrics(folder):
+    folders = [Path(named), *sorted(Path(named).glob("report*"))]
+    found = [folder for folder in folders if "images" in read_metrics(folder)]
+    for folder in found:
+        if read_judged(folder).get("digest") == digest:
             return folder
-    raise BadInput(
-        f"--against {named}: no {name}/metrics.json in it; run test.py --checkpoint {named} first"
-    )
+    what = "no report in it"
+    if found:
+        judged = read_judged(found[0])
+        what = f"its report is of other images ({judged.get('folder')}, {judged.get('split')})"
+    remedy = f"run test.py --checkpoint {named} first, on the same images"
+    raise BadInput(f"--against {named}: {what}; {remedy}")
+
+
+def digest_images(data_set: Any) -> str:
+    """A digest of the names and the files of the images of a data set."""
+    names = set(data_set.names())
+    digest = hashlib.sha256(ascii(sorted(names)).encode())
+    for images in images_of(data_set):
+        # A name is that of a file, or of one in A/ and one in B/.
+        chosen = [f for f in images.files if f in names or f.partition("/")[2] in names]
+        for file in sorted(chosen or images.files):
+            digest.update(ascii(file).encode())
+            digest.update(digest_file(f"{images.root}/{file}").numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def json_text(value: Any, indent: str = "") -> str:
+    """JSON with a line for each value, and for each row of a table; what is not finite is null."""
+    inner = list(value.values()) if isinstance(value, Mapping) else value
+    nested = isinstance(inner, list) and any(isinstance(one, dict | list) for one in inner)
+    if indent and not (nested and indent == "  "):
+        try:
+            return json.dumps(value, allow_nan=False)
+        except ValueError:
+            return json.dumps(_finite(value))
+    deeper = indent + "  "
+    parts = [json_text(one, deeper) for one in inner]
+    if isinstance(value, Mapping):
+        parts = [f"{json.dumps(k)}: {part}" for k, part in zip(value, parts, strict=True)]
+    begin, end = "{}" if isinstance(value, Mapping) else "[]"
+    return begin + ",".join(f"\n{deeper}{part}" for part in parts) + f"\n{indent}{end}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
@@ -175,9 +254,11 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
         seed: Of the resamples, so that a report can be repeated.
 
     Returns:
-        Its ends; None for less than ENOUGH images.
+        Its ends; None for less than ENOUGH images, or if all values are equal, as resamples of
+        them say nothing of other images.
     """
-    if len(values) < ENOUGH:
+    values = values.astype(float)
+    if len(values) < ENOUGH or np.ptp(values) <= 1e-9 * np.abs(values).max():
         return None
     random, means = np.random.default_rng(seed), []
     for _ in range(0, RESAMPLES, 50):  # not all at once, which would take much memory
@@ -187,10 +268,57 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
+def no_interval(count: int) -> str:
+    """Why `interval` has none, of `count` images."""
+    return "too few images for an interval" if count < ENOUGH else "all are equal: no interval"
+
+
+def share_interval(right: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share, exact for any number of images (Clopper and Pearson 1934).
+
+    Args:
+        right: How many of the images are right.
+        count: How many there are.
+    """
+    numbers = np.arange(1, count + 1)
+    ways = np.concatenate([[0.0], np.cumsum(np.log(count + 1 - numbers) - np.log(numbers))])
+
+    def at_least(k: int, share: float) -> float:
+        """The probability of k or more right images, if it is `share` for each."""
+        found = np.arange(k, count + 1)
+        logs = found * math.log(share) + (count - found) * math.log1p(-share)
+        return float(np.exp(ways[k:] + logs).sum())
+
+    def lowest(k: int) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(40):  # by bisection
+            middle = (low + high) / 2
+            low, high = (low, middle) if at_least(k, middle) > 0.025 else (middle, high)
+        return low
+
+    return lowest(right) if right else 0.0, 1 - lowest(count - right) if right < count else 1.0
+
+
+def paired_interval(better: int, worse: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of the difference of two shares of the same images (Agresti and Min 2005).
+
+    Half an image is added to each of the four cases, so that it has a width even if no image
+    differs.
+
+    Args:
+        better: Images that are right here alone.
+        worse: Those that are right there alone.
+        count: All images.
+    """
+    difference, differ = (better - worse) / (count + 2), (better + worse + 1) / (count + 2)
+    half = Z * math.sqrt((differ - difference**2) / (count + 2))
+    return max(-1.0, difference - half), min(1.0, difference + half)
+
+
 def compare_images(
     ours: Mapping[str, float], theirs: Mapping[str, float], unit: str, scale: float = 1
 ) -> str:
-    """What is better than in another report, as a sentence; paired, if the images are the same.
+    """What is better than in another report of the same images, as a sentence; paired.
 
     Args:
         ours: The metric of each image, by its file.
@@ -200,16 +328,29 @@ def compare_images(
     """
     if ours.keys() != theirs.keys():
         return "That report lists other images, so there is no comparison by image."
-    differences = scale * np.array([ours[file] - theirs[file] for file in ours])
-    mean, ends = f"{differences.mean():+.2f} {unit}", interval(differences)
+    pairs = [(ours[file], theirs[file]) for file in ours]
+    differences = np.array([our - their for our, their in pairs])
+    count, mean = len(pairs), f"{scale * differences.mean():+.2f} {unit}"
+    if {value for pair in pairs for value in pair} <= {0.0, 1.0}:
+        ends: Any = paired_interval((differences > 0).sum(), (differences < 0).sum(), count)
+        how = "for pairs (Agresti and Min)"
+    else:
+        ends, how = interval(differences), "by paired bootstrap"
+    if ends is None and count < ENOUGH:
+        which = f"{(differences > 0).sum()} of {count} images"
+        return f"Better on {which}, {mean} on average: {no_interval(count)}."
     if ends is None:
-        count = f"{(differences > 0).sum()} of {len(ours)} images"
-        return f"Better on {count}, {mean} on average: too few images for an interval."
-    low, high = ends
+        sign = int(np.sign(round(differences.mean(), 9)))
+        found = ("No clear difference", "Better", "Worse")[sign]
+        return (
+            f"{found}: {mean} on each of the same {count} images; of other images up to "
+            f"{percent(1 - share_interval(count, count)[0])} may differ (95 % limit)."
+        )
+    low, high = (scale * end for end in ends)
     found = "Better" if low > 0 else "Worse" if high < 0 else "No clear difference"
     return (
-        f"{found}: {mean}, 95 % interval {low:+.2f} to {high:+.2f}, by paired bootstrap over the "
-        f"same {len(ours)} images."
+        f"{found}: {mean}, 95 % interval {low:+.2f} to {high:+.2f}, {how} over the same {count} "
+        "images."
     )
 
 

@@ -1,8 +1,7 @@
 """Pictures: images in rows, each with its caption; tables of counts."""
 
 from contextlib import suppress
-from functools import partial
-from importlib.util import find_spec
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from engine.checkpoint import write_atomically
+from engine.text import drawable, font_file
 
 WIDTH = 1000  # pixels of a picture, about
 CELL = 120  # pixels that leave room for a caption
@@ -43,7 +43,7 @@ def captioned_grid(
     height, width = factor * height, max(factor * width, cell)
     row = height + LINE * (1 + max((text.count("\n") for text in captions), default=0)) + GAP
     sheet = Image.new("RGB", (GAP + columns * (width + GAP), GAP + rows * row), "white")
-    draw, font = ImageDraw.Draw(sheet), load_font()
+    draw = ImageDraw.Draw(sheet)
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         left, top = GAP + i % columns * (width + GAP), GAP + i // columns * row
         picture = to_pil_image(image.cpu().float().round().to(torch.uint8))
@@ -52,6 +52,7 @@ def captioned_grid(
         sheet.paste(enlarged, (left + (width - enlarged.width) // 2, top))
         for number, line in enumerate(caption.split("\n")):
             place = left + width / 2, top + height + 1 + number * LINE
+            font = load_font(line)
             draw.text(place, cut_to_fit(line, font, width), "black", font, anchor="ma")
     return pil_to_tensor(sheet)
 
@@ -70,8 +71,10 @@ def draw_counts(counts: Tensor, names: list[str], title: str, most: int = WIDTH)
     """
     k, font = len(counts), load_font()
     cell = max(1, min(CELL // 3, most // k))
-    labels = [cut_to_fit(name, font, 2 * CELL) for name in names if cell >= LINE]
-    side = 2 * GAP + max((int(font.getlength(label)) for label in labels), default=-GAP)
+    fonts = [load_font(name) for name in names if cell >= LINE]
+    labels = [cut_to_fit(name, own, 2 * CELL) for name, own in zip(names, fonts, strict=False)]
+    sides = [own.getlength(label) for label, own in zip(labels, fonts, strict=True)]
+    side = 2 * GAP + int(max(sides, default=-GAP))
     left, top = side, LINE + side
     shares = (counts / counts.sum(dim=1, keepdim=True).clamp(min=1)).float()
     shades = 255 - shares * torch.tensor([225.0, 175.0, 75.0])[:, None, None]  # white to blue
@@ -79,10 +82,10 @@ def draw_counts(counts: Tensor, names: list[str], title: str, most: int = WIDTH)
     table = to_pil_image(shades.round().to(torch.uint8))
     sheet.paste(table.resize((k * cell, k * cell), Image.Resampling.NEAREST), (left, top))
     draw = ImageDraw.Draw(sheet)
-    draw.text((GAP, 0), title, "black", font)
+    draw.text((GAP, 0), drawable(title), "black", font)
     for i, label in enumerate(labels):
         name = Image.new("L", (side, cell))
-        ImageDraw.Draw(name).text((side - GAP, cell / 2), label, 255, font, "rm")
+        ImageDraw.Draw(name).text((side - GAP, cell / 2), label, 255, fonts[i], "rm")
         sheet.paste("black", (0, top + i * cell), name)
         sheet.paste("black", (left + i * cell, LINE), name.transpose(Image.Transpose.ROTATE_270))
     for row, column in counts.nonzero().tolist() if labels else ():
@@ -99,19 +102,21 @@ def save_png(picture: Tensor, path: Path) -> None:
     write_atomically(path, partial(to_pil_image(picture).save, format="png"))
 
 
-def load_font() -> Any:
-    """The font of matplotlib, which has more letters than that of Pillow, or else the latter."""
-    spec = find_spec("matplotlib")  # it is not imported, which would take a while
-    for folder in (spec and spec.submodule_search_locations) or ():
-        with suppress(OSError):
-            return ImageFont.truetype(f"{folder}/mpl-data/fonts/ttf/DejaVuSans.ttf", FONT_SIZE)
+def load_font(text: str = "") -> Any:
+    """A font for a text; that of Pillow if there is no other."""
+    return _load_font(font_file(drawable(text)))
+
+
+@lru_cache
+def _load_font(file: str) -> Any:
+    with suppress(OSError):
+        return ImageFont.truetype(file, FONT_SIZE)
     return ImageFont.load_default(FONT_SIZE)
 
 
 def cut_to_fit(text: str, font: Any, width: int) -> str:
     """`text`, cut off so that it is not wider than `width` pixels if it can be helped."""
-    # The name of a file or a folder may be no text, or several lines, which Pillow cannot measure.
-    text = " ".join(text.encode("utf-8", "replace").decode().split())
+    text = drawable(text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

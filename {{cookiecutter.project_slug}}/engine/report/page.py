@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from engine.text import drawable
+
 VOID = ("img", "meta")  # elements without an end
 # Colours of the series in charts, those of Okabe and Ito 2008 with a darker yellow: all can be told
 # apart by people who are colour-blind. After them come the same with other strokes.
@@ -28,8 +30,7 @@ def escape(value: object) -> Html:
     """Any text as HTML; characters that cannot be shown, as in odd file names, are replaced."""
     if isinstance(value, Html):
         return value
-    shown = (char if char.isprintable() or char == "\n" else "\ufffd" for char in str(value))
-    return Html(html.escape("".join(shown)))
+    return Html(html.escape("\n".join(map(drawable, str(value).split("\n")))))
 
 
 def element(name: str, /, *content: object, **attributes: object) -> Html:

@@ -2,9 +2,10 @@
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from engine.errors import BadInput
 
@@ -36,7 +37,8 @@ class Records:
     @property
     def seconds(self) -> float:
         """How long the run has taken until its last validation; 0 if that is not known."""
-        return max((point.get("seconds", 0.0) for point in self.points), default=0.0)
+        taken = (point.get("seconds") for point in self.points)
+        return max((float(time) for time in taken if is_number(time)), default=0.0)
 
     def resumes(self) -> list[int]:
         """The steps after which the run was stopped and resumed, but for its first and last one."""
@@ -55,23 +57,22 @@ def read_points(path: Path) -> list[dict[str, Any]]:
 
     Lines that a kill or a full disk has cut off are left out, as are those of other programs.
     """
-    points = []
-    for line in _read(path).splitlines():
-        try:
-            points.append(json.loads(line))
-        except ValueError:
+    found = []
+    for point in map(_parse, _read(path).split("\n")):
+        step, values = point.get("n_iter"), point.get("values")
+        if type(step) is not int or not 0 <= step < 2**53:
             continue
-    kinds = {"n_iter": int, "split": str, "values": dict}
-    found = [
-        point
-        for point in points
-        if isinstance(point, dict)
-        and all(isinstance(point.get(name), kind) for name, kind in kinds.items())
-    ]
-    for point in found:
-        values = point["values"].items()
-        point["values"] = {name: value for name, value in values if isinstance(value, int | float)}
+        if isinstance(values, dict) and isinstance(point.get("split"), str):
+            numbers = {name: value for name, value in values.items() if is_number(value)}
+            found.append({**point, "values": numbers})
     return found
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value that was read from JSON is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max  # that of an int may be larger
 
 
 def read_options(folder: Path) -> dict[str, str]:
@@ -94,11 +95,13 @@ def read_options(folder: Path) -> dict[str, str]:
 
 def read_metrics(report: Path) -> dict[str, Any]:
     """The metrics.json in the folder of a report; empty if there is none that can be read."""
-    try:
-        metrics = json.loads(_read(report / "metrics.json") or "{}")
-    except ValueError:
-        return {}
-    return metrics if isinstance(metrics, dict) else {}
+    return _parse(_read(report / "metrics.json"))
+
+
+def read_judged(report: Path) -> dict[str, Any]:
+    """What the report in a folder says of its images: folder, split, digest; empty if nothing."""
+    judged = read_metrics(report).get("data")
+    return judged if isinstance(judged, dict) else {}
 
 
 def run_folder(checkpoint: str | Path) -> Path:
@@ -111,6 +114,15 @@ def _read_starts(folder: Path) -> list[dict[str, str]]:
     blocks = _read(folder / "environment.txt").split("\n\n")
     lines = [[line.partition(": ") for line in block.splitlines()] for block in blocks]
     return [{name: value for name, _, value in block} for block in lines if block]
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """An object of JSON; empty if it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _read(path: Path) -> str:

@@ -4,7 +4,8 @@
     find photos -name "*.jpg" | python predict.py --checkpoint runs/a --top 3 -
 
 Prints the first predictions, and writes all to predictions.csv: file, class, probability; with
---top K also the next classes. Images that cannot be read are named at the end, with status 1.
+--top K also the next classes. `--out -` writes them to standard output. Images that cannot be read
+are named at the end, with status 1.
 """
 
 # ruff: noqa: E402
@@ -38,6 +39,7 @@ def main() -> int:
 
     model = load_model(opt, Model, options.make_parser())
     table = Predictions(opt.out, model.output["classes"], opt.top)
+    terminal.be_quiet(opt.quiet, aside=table.out.is_stdout)
     load = partial(dataset.load_to_judge, opt=model.options)
     images = ImageFiles(opt.paths, load, model.output["image_size"])
     sampler = EvalBatchSampler(len(images), opt.batch_size)

@@ -25,8 +25,9 @@ from engine.arguments import Parser, add_test_options, number
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
 from engine.report.common import Report
+from engine.text import printable
 from model import Model
-from task.report import Results, write_report
+from task.report import Results, dash, write_report
 
 
 def main() -> int:
@@ -46,7 +47,8 @@ def main() -> int:
     test_set = dataset.eval_set(judged_with, model.info, opt.split)
     sampler = EvalBatchSampler(len(test_set), opt.batch_size)
     loader = Loader(test_set, sampler, device, opt.workers, opt.prefetch)
-    report = Report(opt, trained_with, options.make_parser().defaults())
+    defaults = options.make_parser().defaults()
+    report = Report(opt, trained_with, defaults, model, test_set)
 
     # 2. The scores of all images.
     files = test_set.names()
@@ -59,7 +61,7 @@ def main() -> int:
     report.write_metrics(metrics)
     write_report(report, metrics, results, test_set, opt.worst, model.loss_name)
     terminal.say(table(metrics))
-    print(f"wrote {report.folder / 'index.html'}")
+    terminal.conclude(f"wrote {report.folder / 'index.html'}")
     return 0
 
 
@@ -78,20 +80,20 @@ def score(model: Model, loader: Loader, amp: devices.Amp) -> tuple[Tensor, Tenso
 def summarize(results: Results, model: Model) -> dict:
     """All metrics, in [0, 1] but for the loss.
 
-    The precision of a class that was never predicted, and the recall of one without images, is 0.
+    A class without images has None, and counts in no mean (macro).
     """
     by_class, images = results.by_class(), results.matrix.sum(dim=1).tolist()
     return {
         "images": len(results.labels),
         "accuracy": float(results.right.double().mean()),
-        "accuracy_interval": results.accuracy_interval(),
+        "accuracy_interval": list(results.accuracy_interval()),
         "loss": float(model.cpu().criterion(results.scores, results.labels)),
         "calibration_error": results.calibration_error(),
-        **{f"macro_{name}": float(values.mean()) for name, values in by_class.items()},
+        **{f"macro_{name}": float(values.nanmean()) for name, values in by_class.items()},
         "classes": {
             name: {
                 "images": images[i],
-                **{metric: float(values[i]) for metric, values in by_class.items()},
+                **{m: float(values[i]) if images[i] else None for m, values in by_class.items()},
             }
             for i, name in enumerate(model.classes)
         },
@@ -100,13 +102,14 @@ def summarize(results: Results, model: Model) -> dict:
 
 
 def table(metrics: dict) -> str:
-    width, ends = max(map(len, [*metrics["classes"], "class"])), metrics["accuracy_interval"]
-    within = f" (95% interval {ends[0]:.2%} to {ends[1]:.2%})" if ends else ""
+    classes = [(printable(name), row) for name, row in metrics["classes"].items()]
+    width = max(len(name) for name in ("class", *(name for name, _ in classes)))
+    ends = metrics["accuracy_interval"]
+    within = f" (95% interval {ends[0]:.2%} to {ends[1]:.2%})"
     lines = [f"{'class':{width}}  images  precision   recall"]
-    lines += [
-        f"{name:{width}}  {row['images']:6}  {row['precision']:9.2%}  {row['recall']:7.2%}"
-        for name, row in metrics["classes"].items()
-    ]
+    for name, row in classes:
+        precision, recall = (dash(row[share], "{:.2%}".format) for share in ("precision", "recall"))
+        lines.append(f"{name:{width}}  {row['images']:6}  {precision:>9}  {recall:>7}")
     lines += [
         f"{'mean':{width}}  {metrics['images']:6}  {metrics['macro_precision']:9.2%}  "
         f"{metrics['macro_recall']:7.2%}",

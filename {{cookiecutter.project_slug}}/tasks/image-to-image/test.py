@@ -26,6 +26,7 @@ from engine.arguments import Parser, add_test_options, number
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
 from engine.report.common import Report
+from engine.text import printable
 from losses import BEST_PSNR
 from model import Model
 from task.degradations import to_uint8
@@ -55,7 +56,8 @@ def main() -> int:
     test_set = dataset.eval_set(judged_with, model.info, opt.split)
     sampler = EvalBatchSampler(len(test_set), 1)  # images of any size cannot share a batch
     loader = Loader(test_set, sampler, device, opt.workers, opt.prefetch)
-    report = Report(opt, trained_with, options.make_parser().defaults())
+    defaults = options.make_parser().defaults()
+    report = Report(opt, trained_with, defaults, model, test_set)
 
     # 2. The outputs and their metrics. Images are kept of the best and the worst alone.
     rows: list[Row] = []
@@ -79,7 +81,7 @@ def main() -> int:
     shown = min(opt.worst, max(1, len(rows) // 2))  # no image is in both
     write_report(report, metrics, best[:shown], worst[:shown])
     terminal.say(table(metrics))
-    print(f"wrote {report.folder / 'index.html'}")
+    terminal.conclude(f"wrote {report.folder / 'index.html'}")
     return 0
 
 
@@ -125,7 +127,8 @@ def summarize(rows: list[Row]) -> dict:
 
 
 def table(metrics: dict) -> str:
-    rows = [*metrics["by_image"], {**metrics, "file": "mean"}]
+    rows = [{**row, "file": printable(row["file"])} for row in metrics["by_image"]]
+    rows.append({**metrics, "file": "mean"})
     width = max(len(row["file"]) for row in rows)
     lines = [f"{'image':{width}}  PSNR of input   output    SSIM of input  output    L1"]
     lines += [

@@ -3,22 +3,26 @@
 import csv
 import io
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.report.common import Report, compare_images, interval, percent
+from engine.checkpoint import write_atomically
+from engine.report.common import Report, compare_images, drawn, percent, share_interval
 from engine.report.figures import draw_calibration
-from engine.report.grids import captioned_grid, draw_counts, save_png
+from engine.report.grids import captioned_grid, draw_counts
 from engine.report.page import Html, element, image, section, table, tiles
-from engine.report.records import read_metrics
+from engine.report.records import is_number, read_metrics
 from engine.terminal import say
+from engine.text import drawable
 from task.classes import count_confusion
-from task.tables import write_csv
+from task.tables import csv_content
 
 PART = 4096  # images at a time, since the scores of a large set fill the memory as they are
 BINS = 15  # of the confidence, as in Guo et al. 2017
@@ -65,17 +69,21 @@ class Results:
         return count_confusion(self.scores, self.labels)
 
     def by_class(self) -> dict[str, Tensor]:
-        """Precision, recall and F1 of each class: (K,) each; 0 where there is nothing to divide."""
+        """Precision, recall and F1 of each class: (K,) each.
+
+        They are NaN of a class without images; the precision of one that was never predicted is 0.
+        """
         right, of_class, taken = self.matrix.diag(), self.matrix.sum(dim=1), self.matrix.sum(dim=0)
+        absent = torch.where(of_class == 0, torch.nan, 1.0)
         return {
-            "precision": right / taken.clamp(min=1),
-            "recall": right / of_class.clamp(min=1),
-            "f1": 2 * right / (taken + of_class).clamp(min=1),
+            "precision": right / taken.clamp(min=1) * absent,
+            "recall": right / of_class.clamp(min=1) * absent,
+            "f1": 2 * right / (taken + of_class).clamp(min=1) * absent,
         }
 
-    def accuracy_interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the accuracy (see `interval`)."""
-        return interval(self.right.numpy())
+    def accuracy_interval(self) -> tuple[float, float]:
+        """The 95 % interval of the accuracy (see `share_interval`)."""
+        return share_interval(int(self.right.sum()), len(self.right))
 
     def calibration(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean confidence, accuracy, number of images of each bin of confidence: (BINS,) each."""
@@ -111,7 +119,7 @@ class Results:
 
     def describe(self, i: int) -> str:
         """The classes of an image as a caption of one or two lines."""
-        label, predicted = self.classes[self.labels[i]], self.classes[self.predicted[i]]
+        label, predicted = (drawable(self.classes[k]) for k in (self.labels[i], self.predicted[i]))
         sure = f"({float(self.confidence[i]):.0%})"
         return f"{label} {sure}" if self.right[i] else f"{label}, taken for\n{predicted} {sure}"
 
@@ -131,12 +139,15 @@ def write_report(
     """
     save_predictions(results, report.folder / "predictions.csv")
     title = "row: true class, column: predicted class"
-    confusion = draw_counts(results.matrix, results.classes, title, most=CONFUSION)
-    save_png(confusion, report.folder / "confusion.png")
     mistakes = results.worst_mistakes()[:worst]
-    captions = [results.describe(i) for i in mistakes]
-    sheet = captioned_grid([test_set[i][0] for i in mistakes], captions, columns=6, cell=150)
-    save_png(sheet, report.folder / "mistakes.png")
+
+    def sheet() -> Tensor:
+        captions = [results.describe(i) for i in mistakes]
+        return captioned_grid([test_set[i][0] for i in mistakes], captions, columns=6, cell=150)
+
+    counts = partial(draw_counts, results.matrix, results.classes, title, most=CONFUSION)
+    report.save_picture("confusion.png", counts)
+    report.save_picture("mistakes.png", sheet)
     sections = [
         *_images_sections(results, test_set),
         _classes_section(metrics),
@@ -149,6 +160,11 @@ def write_report(
     report.write(verdict, sections, pairs={"loss": loss})
 
 
+def dash(value: float | None, show: Callable[[float], str]) -> str:
+    """A share as `show` writes it; a dash for that of a class without images, None."""
+    return "-" if value is None else show(value)
+
+
 def save_predictions(results: Results, path: Path) -> None:
     """Writes a line for each image: its file, its class, the predicted class, its probability."""
     rows = [("file", "class", "predicted", "probability")]
@@ -157,31 +173,26 @@ def save_predictions(results: Results, path: Path) -> None:
     for row in zip(results.files, labels, predicted, confidence, strict=True):
         file, label, guess, sure = row
         rows.append((file, results.classes[label], results.classes[guess], f"{sure:.6f}"))
-    write_csv(path, rows)
+    write_atomically(path, lambda file: file.write(csv_content(rows)))
 
 
 def read_right(path: Path) -> dict[str, float]:
     """Whether each image of a predictions.csv is classified correctly, as 0 or 1, by its file."""
     text = os.fsdecode(path.read_bytes()) if path.is_file() else ""
     rows = csv.DictReader(io.StringIO(text, newline=""))
-    return {r.get("file", ""): float(r.get("class") == r.get("predicted")) for r in rows}
+    with suppress(csv.Error):  # it was written by another program
+        return {r.get("file", ""): float(r.get("class") == r.get("predicted")) for r in rows}
+    return {}
 
 
 def _verdict(metrics: dict[str, Any], results: Results) -> list[Html]:
     n, ends = metrics["images"], metrics["accuracy_interval"]
     counts = results.matrix.sum(dim=1)
     usual, share = results.classes[int(counts.argmax())], float(counts.max() / n)
-    better = "Better than" if ends and ends[0] > share else "Not clearly better than"
+    better = "Better than" if ends[0] > share else "Not clearly better than"
     sentence = f"{better} always answering {usual}, which is right for {percent(share)}."
-    if ends is None:
-        doubt = "These are too few images for an interval."
-    elif ends[0] == ends[1]:  # all right, or all wrong: resamples of equal images say nothing
-        limit = percent(1 - 0.05 ** (1 / n))
-        kind = "correct" if ends[0] else "wrong"
-        doubt = f"All are {kind}; of other images up to {limit} may not be (95 % limit)."
-    else:
-        low, high = map(percent, ends)
-        doubt = f"95 % interval {low} to {high}, by bootstrap over the images."
+    low, high = map(percent, ends)
+    doubt = f"95 % interval {low} to {high} (Clopper and Pearson)."
     wrong = int((~results.right).sum())
     facts = {
         "mistakes": f"{wrong} of {n}",
@@ -199,10 +210,11 @@ def _verdict(metrics: dict[str, Any], results: Results) -> list[Html]:
 
 def _against(report: Report, results: Results) -> list[Html]:
     assert report.against is not None
-    accuracy = read_metrics(report.against).get("accuracy", 0.0)
+    accuracy = read_metrics(report.against).get("accuracy")
     ours = dict(zip(results.files, results.right.double().tolist(), strict=True))
     theirs = read_right(report.against / "predictions.csv")
-    title = f"Against {report.opt.against} ({percent(accuracy)})"
+    shown = percent(accuracy) if is_number(accuracy) else "-"
+    title = f"Against {report.opt.against} ({shown})"
     found = compare_images(ours, theirs, "percentage points", scale=100)
     say(f"{title}: {found}")
     return [element("h3", title), element("p", found)]
@@ -220,7 +232,8 @@ def _images_sections(results: Results, test_set: Any) -> list[Html]:
 
     def show(i: int) -> Html:
         file = results.files[i]
-        return image(test_set[i][0].cpu(), f"{results.describe(i)}\n{file}", alt=file)
+        caption = f"{results.describe(i)}\n{drawable(file)}"
+        return drawn(lambda: image(test_set[i][0].cpu(), caption, alt=file), "images of the page")
 
     return [
         section(title, element("div", *map(show, chosen), class_="images"))
@@ -232,9 +245,9 @@ def _images_sections(results: Results, test_set: Any) -> list[Html]:
 def _classes_section(metrics: dict[str, Any]) -> Html:
     rows = []
     for name, row in metrics["classes"].items():
-        mistakes = round(row["images"] * (1 - row["recall"]))
-        shares = (percent(row[share]) for share in ("precision", "recall", "f1"))
-        rows.append((name, row["images"], mistakes, *shares))
+        values = [row[share] for share in ("precision", "recall", "f1")]
+        mistakes = round(row["images"] * (1 - values[1])) if row["images"] else 0
+        rows.append((name, row["images"], mistakes, *(dash(v, percent) for v in values)))
     rows.sort(key=lambda row: -row[2])
     head = ("class", "images", "mistakes", "precision", "recall", "F1")
     return section("Classes, the most mistakes first", table(head, rows, class_="numbers"))
@@ -271,6 +284,7 @@ def _calibration_section(results: Results) -> Html:
         "the accuracy of the images whose prediction has such a probability; points: its mean. "
         "Bars below the dashed line: the network is too sure of itself."
     )
-    chart = element("figure", draw_calibration(confidence, accuracy, counts))
+    draw = partial(draw_calibration, confidence, accuracy, counts)
+    chart = element("figure", drawn(draw, "calibration"))
     grid = element("div", chart, class_="charts")
     return section("Calibration", element("p", note, class_="soft"), grid)

@@ -9,34 +9,42 @@ from pathlib import Path
 from torch import Tensor
 
 from engine import terminal
-from engine.arguments import output_file
-from engine.checkpoint import write_atomically
 from engine.errors import BadInput
+from engine.report.outputs import Output
+from engine.text import printable
 
 SHOWN = 10  # predictions that are printed
+HEAD = ("file", "class", "probability")
 
 
-def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    """Writes a table whose names of files may be any bytes."""
+def csv_content(rows: Iterable[Sequence[str]]) -> bytes:
+    """A table as CSV; names of files may be any bytes."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomically(path, lambda file: file.write(os.fsencode(text.getvalue())))
+    return os.fsencode(text.getvalue())
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file was written by predict.py."""
+    with open(path, "rb") as file:
+        return file.readline(1 << 20).startswith(csv_content([HEAD])[:-1])
 
 
 class Predictions:
     """The K best classes of each image: file, class, probability, class_2, probability_2, ...
 
     Args:
-        out: The CSV file to write.
+        out: The CSV file to write, or a stream (see Output).
         classes: The names of all classes.
         top: K.
 
     Raises:
-        BadInput: `out` cannot be a file, or there are less than K classes.
+        BadInput: `out` is an input or another program's file, or there are less than K classes.
     """
 
     def __init__(self, out: str, classes: list[str], top: int) -> None:
-        self.path, self.classes, self.top = output_file(out), classes, top
+        self.out = Output(out, "a table of predict.py", is_table)
+        self.classes, self.top = classes, top
         if top > len(classes):
             raise BadInput(f"--top {top}: the checkpoint has {len(classes)} classes; lower it")
         self.rows: list[list[str]] = []
@@ -62,10 +70,11 @@ class Predictions:
 
     def write(self) -> None:
         """Writes the file as a whole, and prints the first rows."""
-        header = ["file", "class", "probability"]
+        header = [*HEAD]
         for k in range(2, self.top + 1):
             header += [f"class_{k}", f"probability_{k}"]
-        write_csv(self.path, [header, *self.rows])
+        self.out.write(csv_content([header, *self.rows]))
         for file, *cells in self.rows[:SHOWN]:
             pairs = zip(cells[::2], cells[1::2], strict=True)
-            terminal.say(f"{file}: {', '.join(f'{name} ({float(p):.0%})' for name, p in pairs)}")
+            text = ", ".join(f"{name} ({float(p):.0%})" for name, p in pairs)
+            terminal.say(printable(f"{file}: {text}"))

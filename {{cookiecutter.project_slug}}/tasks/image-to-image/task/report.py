@@ -1,16 +1,17 @@
 """How the results of test.py look: sheets of examples, and their part of the page."""
 
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from engine.report.common import Report, compare_images, interval
-from engine.report.grids import captioned_grid, save_png
+from engine.report.common import Report, compare_images, drawn, interval, no_interval
+from engine.report.grids import captioned_grid
 from engine.report.page import Html, element, image, section, table, tiles
-from engine.report.records import read_metrics
+from engine.report.records import is_number, read_metrics
 from engine.terminal import say
+from engine.text import drawable
 from task.tiles import LIMIT
 
 TILES = {"ssim": ("SSIM", 4), "l1": ("L1, grey levels", 2)}  # names and digits below the verdict
@@ -32,8 +33,8 @@ def write_report(
         best: The examples with the highest PSNR, the best one first.
         worst: Those with the lowest, the worst one first.
     """
-    save_examples(best, report.folder / "best.png")
-    save_examples(worst, report.folder / "worst.png")
+    report.save_picture("best.png", partial(draw_examples, best))
+    report.save_picture("worst.png", partial(draw_examples, worst))
     verdict = _verdict(metrics)
     if report.against is not None:
         verdict += _against(report, metrics)
@@ -45,11 +46,13 @@ def write_report(
     report.write(verdict, sections, pairs={})
 
 
-def save_examples(examples: list[Example], path: Path) -> None:
-    """Saves a sheet with a row of input, output and target for each example."""
-    captions = [f"{row['file']}\n{text}" for row, _ in examples for text in _captions(row)]
+def draw_examples(examples: list[Example]) -> Tensor:
+    """A sheet with a row of input, output and target for each example: uint8 (3, H, W)."""
+    names = [drawable(row["file"]) for row, _ in examples for _ in range(3)]
+    texts = [text for row, _ in examples for text in _captions(row)]
+    captions = [f"{name}\n{text}" for name, text in zip(names, texts, strict=True)]
     images = [image for _, triple in examples for image in triple]
-    save_png(captioned_grid(images, captions, columns=3, cell=CROP), path)
+    return captioned_grid(images, captions, columns=3, cell=CROP)
 
 
 def add_intervals(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -71,19 +74,19 @@ def _captions(row: Row) -> list[str]:
 
 def _verdict(metrics: dict[str, Any]) -> list[Html]:
     ends, rows = metrics["psnr_interval"], metrics["by_image"]
-    doubt = "too few for an interval" if ends is None else _ends(ends, 2, " dB")
+    doubt = no_interval(len(rows)) if ends is None else _ends(ends, 2, " dB")
     facts = {}
     for name, (title, digits) in TILES.items():
         of_input = f"input {metrics[f'input_{name}']:.{digits}f}"
-        if ends is not None:
-            of_input = f"{_ends(metrics[f'{name}_interval'], digits)}, {of_input}"
+        if (its := metrics[f"{name}_interval"]) is not None:
+            of_input = f"{_ends(its, digits)}, {of_input}"
         small = element("div", of_input, class_="soft small")
         facts[title] = Html(element("div", f"{metrics[name]:.{digits}f}") + small)
     better = sum(row["psnr"] > row["input_psnr"] for row in rows)
     compared = f"{better} of {len(rows)} outputs are better than their inputs"
     gain = f"{metrics['psnr_gain']:+.2f} dB on average"
-    if ends is not None:
-        gain += f", {_ends(metrics['psnr_gain_interval'], 2)}"
+    if (its := metrics["psnr_gain_interval"]) is not None:
+        gain += f", {_ends(its, 2)}"
     of_input = f"{metrics['input_psnr']:.2f} dB"
     differ = metrics.get("tiles_differ_by", 0)
     if differ > LIMIT:
@@ -103,11 +106,17 @@ def _ends(ends: tuple[float, float], digits: int, unit: str = "") -> str:
 def _against(report: Report, metrics: dict[str, Any]) -> list[Html]:
     assert report.against is not None
     other = read_metrics(report.against)
+    their_rows = other.get("by_image")
     ours, theirs = (
-        {row["file"]: row["psnr"] for row in rows}
-        for rows in (metrics["by_image"], other.get("by_image", []))
+        {
+            str(row.get("file")): row["psnr"]
+            for row in rows
+            if isinstance(row, dict) and is_number(row.get("psnr"))
+        }
+        for rows in (metrics["by_image"], their_rows if isinstance(their_rows, list) else [])
     )
-    title = f"Against {report.opt.against} ({other.get('psnr', 0):.2f} dB)"
+    shown = f"{other['psnr']:.2f} dB" if is_number(other.get("psnr")) else "-"
+    title = f"Against {report.opt.against} ({shown})"
     found = compare_images(ours, theirs, "dB PSNR")
     say(f"{title}: {found}")
     return [element("h3", title), element("p", found)]
@@ -117,10 +126,10 @@ def _examples_section(title: str, examples: list[Example]) -> Html:
     """Examples in rows of input, output and target; crops of the middle, as in the sheets."""
     rows = []
     for row, triple in examples:
-        shown = [
-            image(crop, caption, f"{row['file']}, {caption.partition(':')[0]}", most=CROP)
-            for crop, caption in zip(triple, _captions(row), strict=True)
-        ]
+        shown = []
+        for crop, caption in zip(triple, _captions(row), strict=True):
+            alt = f"{row['file']}, {caption.partition(':')[0]}"
+            shown.append(drawn(partial(image, crop, caption, alt, most=CROP), "images of the page"))
         rows += [element("h3", row["file"]), element("div", *shown, class_="triple")]
     note = "Crops of the middle; packed as JPEG here, and without loss in the PNG of the report."
     return section(title, element("p", note, class_="soft"), *rows)
