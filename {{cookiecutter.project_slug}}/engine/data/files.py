@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -220,6 +221,15 @@ def unused_in(folder: Path) -> list[str]:
         elif not (is_hidden(entry.name) or entry.name in SPLITS or ABOUT.fullmatch(entry.name)):
             others.append(entry.name + "/" * _is_folder(entry))
     return hints + others
+
+
+@contextmanager
+def collecting(lines: list[str]) -> Iterator[None]:
+    """Adds the text of a BadInput that is raised inside to the lines."""
+    try:
+        yield
+    except BadInput as error:
+        lines.append(str(error))
 
 
 def warn_unused(folder: Path, names: list[str]) -> None:
