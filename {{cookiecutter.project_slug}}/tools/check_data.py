@@ -7,7 +7,7 @@ not used, equal images in two splits, images that lose something when they are r
 """
 
 # ruff: noqa: E402
-from engine.errors import BAD_INPUT, DONE, BadInput, begin, run_program
+from engine.errors import BAD_INPUT, DONE, BadInput, begin, run_program, shorten
 
 begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
 
@@ -47,7 +47,7 @@ def main() -> int:
     faults, notes = list[str](), list[str]()  # what would stop a run; what may spoil it
     names = [name for name in files.SPLITS if name == "train" or (folder / name).is_dir()]
     if folder.is_dir():
-        notes += [f"{folder / name}: not used" for name in files.unused_in(folder)]
+        notes += [f"{folder}: not used: {name}" for name in files.unused_in(folder)]
     if "test" not in names:
         notes.append(f"{folder / 'test'}: no such folder; test.py will need it")
 
@@ -57,13 +57,15 @@ def main() -> int:
         read_all(split, faults, notes)
         with files.collecting(faults):
             split.summary = check_split(split.root, split.found, split.sizes, faults, notes)
-        notes += [f"{split.root / path}: not used" for path in split.found.unused]
+        if split.found.unused:
+            notes.append(f"{split.root}: not used: {shorten(split.found.unused)}")
     with files.collecting(faults):
         files.read_dataset_json(folder, *DATASET_KEYS)
     check_together({split.root: split.found for split in splits}, faults, notes)
     note_twins(splits, notes)
     for split in splits:
         print(describe(split))
+    faults = list(dict.fromkeys(faults))  # two splits may say the same
     for title, lines in (("would stop a run", faults), ("worth a look", notes)):
         if lines:
             print("\n  ".join([f"{title}:", *lines]))
@@ -75,6 +77,7 @@ def read_all(split: Split, faults: list[str], notes: list[str]) -> None:
     """Decodes the files on all cores (Pillow leaves Python's lock meanwhile), with a bar."""
     used = used_images(split.found)
     paths = [split.root / path for path in used]
+    odd: dict[str, list[str]] = {}  # paths by what is odd about these images
     with ThreadPoolExecutor(cores()) as threads:
         results = threads.map(read, paths)
         bar = terminal.bar(results, desc=split.root.name, total=len(paths), unit="image")
@@ -85,7 +88,9 @@ def read_all(split: Split, faults: list[str], notes: list[str]) -> None:
             size, digest, remarks = result
             split.sizes[path] = size
             split.digests.setdefault(digest, []).append(path)
-            notes += [f"{split.root / path}: {remark}" for remark in remarks]
+            for remark in remarks:
+                odd.setdefault(remark, []).append(path)
+    notes += [f"{split.root}: {what}: {shorten(names)}" for what, names in odd.items()]
 
 
 def read(path: Path) -> tuple[tuple[int, int], str, list[str]] | str:
@@ -123,7 +128,7 @@ def note_twins(splits: list[Split], notes: list[str]) -> None:
 
 def same(split: Split, path: str, other: Split, twin: str) -> str:
     linked = os.path.samefile(split.root / path, other.root / twin)
-    return f"{'a link to' if linked else 'the same file as'} {other.root / twin}"
+    return f"the same file as {other.root / twin}{' (a link)' if linked else ''}"
 
 
 def describe(split: Split) -> str:

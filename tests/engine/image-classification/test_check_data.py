@@ -58,7 +58,13 @@ def test_all_faults_are_listed_at_once(folder: Path, capsys: pytest.CaptureFixtu
     (folder / "dataset.json").write_text("{")
     code, out = check(capsys, folder)
     assert code == 2
-    for culprit in ("disc/0.png", "disc/5.png", "no folder for rows", "test/columns", "dataset.json"):
+    for culprit in (
+        "disc/0.png",
+        "disc/5.png",
+        "no folder for rows",
+        "test/columns",
+        "dataset.json",
+    ):
         assert culprit in out
     assert "\n3 faults, 2 notes" in out  # a test needs no images of each class
 

@@ -34,9 +34,9 @@ UPRIGHT = {  # what undoes each value of the tag Orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-ALPHA = "its transparency becomes white"
-FOURTH = "its fourth channel, which is no transparency, is left out"
-FIRST = "only the first of its pictures is read"
+ALPHA = "transparency becomes white"
+FOURTH = "a fourth channel, which is no transparency, is left out"
+FIRST = "only the first of several pictures is read"
 TOO_DEEP = "has {} in each channel, and would lose levels; convert it to 8 bits"
 # What a file is that Pillow cannot identify, by its first bytes, and what to do.
 KINDS = {
@@ -224,7 +224,9 @@ def _tiff_problem(tags: Any) -> str:
     if numbers != 1:
         return TOO_DEEP.format({2: "signed values", 3: f"{bits}-bit float values"}.get(numbers))
     # Grey of 16 bits is looked at when it is read: it may have been made of 8 bits.
-    return TOO_DEEP.format(f"{bits} bits") if bits > 8 and (bits, channels, kind) != (16, 1, 1) else ""
+    return (
+        TOO_DEEP.format(f"{bits} bits") if bits > 8 and (bits, channels, kind) != (16, 1, 1) else ""
+    )
 
 
 def _remarks(file: Any) -> list[str]:

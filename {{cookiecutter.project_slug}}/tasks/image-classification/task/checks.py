@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from engine.data.files import Listing, collecting
+from engine.errors import shorten
 from task.classes import check_classes, check_divisible, difference, list_classes, simple
 
 KIND = "class"  # what `label` tells of an image
@@ -55,8 +56,8 @@ def check_split(
         where.append(f"{root / name}: no image in this class; add some or delete the folder")
     if not is_train or not empty or len(empty) == len(counts):
         list_classes(root, None if is_train else list(counts))
-    beside = [path for path in found.images if "/" not in path]
-    notes += [f"{root / path}: not in a class folder, not used" for path in beside]
+    if beside := [path for path in found.images if "/" not in path]:
+        notes.append(f"{root}: not used, as not in a class folder: {shorten(beside)}")
     alike: dict[str, str] = {}
     for name in counts:
         if (other := alike.setdefault(simple(name), name)) != name:
@@ -77,7 +78,9 @@ def check_together(splits: dict[Path, Listing], faults: list[str], notes: list[s
         with collecting(faults):
             check_classes(other, found.folders, list(counts), all_needed=False)
         if missing := sorted(counts.keys() - found.folders):
-            notes.append(f"{other}: no folder for {', '.join(missing)}, which stay without a result")
+            notes.append(
+                f"{other}: no folder for {', '.join(missing)}, which stay without a result"
+            )
     if all(other.name != "val" for other, _ in others):  # a share of train/ is set aside
         with collecting(faults):
             check_divisible(root, counts)

@@ -67,7 +67,7 @@ def _check_task(root: Path, names: list[str]) -> None:
     else:
         return
     raise BadInput(
-        f"{root}: {', '.join(names)} look like {task}: render that task; here each folder is a class"
+        f"{root}: {', '.join(names)} look like {task}: render that task; here folders are classes"
     )
 
 

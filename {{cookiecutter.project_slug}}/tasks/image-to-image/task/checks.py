@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from engine.data.files import Listing, collecting
+from engine.errors import shorten
 from task.pairs import check_names, choose_images, find_layout, match_names
 
 KIND = "folder of a pair"  # what `label` tells of an image
@@ -42,7 +43,10 @@ def check_split(
     Raises:
         BadInput: There is no such folder, no image in it, or half of a pair is missing.
     """
-    layout = find_layout(root, PLAIN)
+    layout = ""
+    with collecting(faults):
+        layout = find_layout(root, PLAIN)
+    layout = layout or find_layout(root, Namespace(side_by_side=False, degrade=None))
     paths = choose_images(root, found, layout)
     read = [path for path in paths if path in sizes]
     if layout == "folders":
@@ -55,14 +59,17 @@ def check_split(
         with collecting(faults):
             check_names(root, paths)
         if read and all(sizes[path][0] == 2 * sizes[path][1] for path in read):
-            notes.append(f"{root}: each image is twice as wide as high; if it holds two: --side-by-side")
+            notes.append(
+                f"{root}: each image is twice as wide as high; if it holds two: --side-by-side"
+            )
     else:
         odd = [path for path in read if sizes[path][0] % 2]
-        faults += [f"{root / path}: {sizes[path][0]} pixels wide, so not two images" for path in odd]
-    for path in read:
-        width, height = sizes[path]
-        if min(width // (2 if layout == "side-by-side" else 1), height) < CROP:
-            notes.append(f"{root / path}: smaller than a crop; needs a lower --img-size than {CROP}")
+        faults += [
+            f"{root / path}: {sizes[path][0]} pixels wide, so not two images" for path in odd
+        ]
+    parts = 2 if layout == "side-by-side" else 1
+    if small := [path for path in read if min(sizes[path][0] // parts, sizes[path][1]) < CROP]:
+        notes.append(f"{root}: need a lower --img-size than {CROP}: {shorten(small)}")
     return f", {layout}"
 
 
@@ -71,7 +78,7 @@ def check_together(splits: dict[Path, Listing], faults: list[str], notes: list[s
     (root, train), *others = splits.items()
     layouts = {}
     for split in splits:
-        with collecting(list()):
+        with collecting([]):
             layouts[split] = find_layout(split, PLAIN)
     for split, layout in layouts.items():
         if layout != layouts.get(root, layout):
