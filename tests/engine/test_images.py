@@ -264,7 +264,13 @@ def test_exif_behind_the_pixels_counts_and_damaged_exif_does_not() -> None:
 
 
 def tiff(
-    path: str, values: np.ndarray, kind: int, *, bits: int = 0, numbers: int = 1, **more: Any
+    path: str,
+    values: np.ndarray,
+    kind: int,
+    *,
+    bits: int = 0,
+    numbers: int = 1,
+    extra: list[int] | None = None,
 ) -> Path:
     """Writes a TIFF as other programs do: `kind` is its photometric interpretation."""
     values = values if values.ndim == 3 else values[..., None]
@@ -272,7 +278,7 @@ def tiff(
     bits = bits or values.itemsize * 8
     tags = {256: [width], 257: [height], 258: [bits] * channels, 259: [1], 262: [kind], 273: [8]}
     tags |= {277: [channels], 278: [height], 279: [values.nbytes], 339: [numbers] * channels}
-    tags |= {338: more["extra"]} if "extra" in more else {}
+    tags |= {} if extra is None else {338: extra}
     pixels = values.tobytes() + bytes(values.nbytes % 2)
     start = 8 + len(pixels)
     place = start + 6 + 12 * len(tags)
@@ -387,8 +393,7 @@ def test_a_fourth_channel_that_is_no_alpha_is_left_out(
     extra: list[int] | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images._noted.clear()
-    more = {} if extra is None else {"extra": extra}
-    path = tiff("x.tif", np.dstack([COLOURS, np.zeros_like(GREY)]), 2, **more)
+    path = tiff("x.tif", np.dstack([COLOURS, np.zeros_like(GREY)]), 2, extra=extra)
     for _ in range(2):
         assert (np.asarray(read_image(path)) == COLOURS).all()
     assert capsys.readouterr().err == (
@@ -554,7 +559,12 @@ def test_no_file_is_looked_at_when_a_folder_is_listed(monkeypatch: pytest.Monkey
         Path("root", "a", f"{i}.png").write_bytes(b"")
     asked: list[str] = []
     stat = os.stat
-    monkeypatch.setattr(os, "stat", lambda path, *a, **k: asked.append(str(path)) or stat(path))
+
+    def noted(path: str, **more: Any) -> os.stat_result:
+        asked.append(str(path))
+        return stat(path, **more)
+
+    monkeypatch.setattr(os, "stat", noted)
     found = list_images("root")
     monkeypatch.undo()
     assert len(found.images) == 20

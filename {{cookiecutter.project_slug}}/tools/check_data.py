@@ -97,7 +97,7 @@ def read(path: Path) -> tuple[tuple[int, int], str, list[str]] | str:
     """The size and a digest of an image, and what is odd about it; or what is wrong with it."""
     try:
         image, remarks = inspect_image(path)
-        if all(low == high for low, high in image.getextrema()):
+        if image.getcolors(1):
             remarks.append("of one colour")
         return image.size, hashlib.sha256(path.read_bytes()).hexdigest(), remarks
     except BadInput as error:
@@ -135,9 +135,9 @@ def describe(split: Split) -> str:
     """Counts and sizes of a split in a few lines."""
     lines = [f"{split.root}: {len(used_images(split.found))} images{split.summary}"]
     if split.sizes:
-        sides = zip(("width", "height"), zip(*split.sizes.values(), strict=True), strict=True)
-        for side, pixels in sides:
-            lines += [f"  {side}: {min(pixels)} to {max(pixels)} pixels, median {median(pixels):g}"]
+        for side, name in enumerate(("width", "height")):
+            pixels = [size[side] for size in split.sizes.values()]
+            lines += [f"  {name}: {min(pixels)} to {max(pixels)} pixels, median {median(pixels):g}"]
     return "\n".join(lines)
 
 

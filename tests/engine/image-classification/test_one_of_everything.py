@@ -170,9 +170,9 @@ LAYOUTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda data: (data / "train").rename(data / "training_set"),
         "rename training_set to train",
     ),
-    "above": (lambda data: sink(data), "spoiled/inner does"),
+    "above": (sink, "spoiled/inner does"),
     "one class": (
-        lambda data: [shutil.rmtree(data / "train" / name) for name in ("disc", "rows")],
+        lambda data: [*map(shutil.rmtree, (data / "train/disc", data / "train/rows"))],
         "nothing to tell apart; add another",
     ),
     "masks": (
@@ -184,7 +184,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "look like pairs of images",
     ),
     "a link to another class": (
-        lambda data: (data / "train/ring").symlink_to("disc"),
+        lambda data: os.symlink("disc", data / "train/ring"),
         "no image in the class folder ring",
     ),
 }

@@ -122,7 +122,7 @@ def warn_shared(one: Listing, other: Listing) -> None:
         terminal.warn(f"the same images in two splits: {shorten(shared, 3)}")
 
 
-def _identity(folder: str) -> Any:
+def _identity(folder: str | Path) -> Any:
     status = os.stat(folder)
     # Some file systems of networks number nothing.
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
