@@ -77,37 +77,41 @@ def list_images(root: str | Path) -> Listing:
     while folders or links:
         place = folders.pop() if folders else links.pop(0)
         path = os.path.join(root, place)
-        try:
-            key = _identity(path)
-            if known := entered.get(key) or above.get(key):
-                unused.append(f"{place} (the same folder as {known})")
-                continue
-            entered[key] = path.rstrip("/")
-            entries = list(os.scandir(path))
-        except OSError as error:
-            raise reading_failed(path, error) from None
-        names, subfolders = [], []
-        for entry in entries:
-            if is_hidden(entry.name):
-                continue
-            linked = entry.is_symlink()
-            if _is_folder(entry):
-                subfolders.append(f"{place}{entry.name}/")
-                (links if linked else folders).append(subfolders[-1])
-            elif is_image(entry.name) and (linked or entry.is_file()):
-                names.append(entry.name)
-            else:  # also pipes and devices, which would be waited for
-                unused.append(place + entry.name)
-        links.sort()
-        files[place], inside[place] = sorted(names), sorted(subfolders)
-    images: list[str] = []
-    folders = [""]
+        key = _identity(path)
+        if known := entered.get(key) or above.get(key):
+            unused.append(f"{place} (the same folder as {known})")
+            continue
+        entered[key] = path.rstrip("/")
+        files[place], real, linked, others = _look_into(path, place)
+        inside[place] = sorted(real + linked)
+        folders, links, unused = folders + real, sorted(links + linked), unused + others
+    images, folders = list[str](), [""]
     while folders:  # the files of a folder, then those of its subfolders
         place = folders.pop()
         images += [place + name for name in files.get(place, ())]
         folders += reversed(inside.get(place, []))
     unused.sort(key=lambda name: (not name.endswith(")"), name))  # those with a reason first
     return Listing([name[:-1] for name in inside[""]], images, unused, entered)
+
+
+def _look_into(path: str, place: str) -> tuple[list[str], list[str], list[str], list[str]]:
+    """The images, folders, links to folders and other files in a folder; no file is opened."""
+    names, real, linked, others = list[str](), list[str](), list[str](), list[str]()
+    try:
+        entries = list(os.scandir(path))
+    except OSError as error:
+        raise reading_failed(path, error) from None
+    for entry in entries:
+        link = entry.is_symlink()
+        if is_hidden(entry.name):
+            continue
+        if _is_folder(entry):
+            (linked if link else real).append(f"{place}{entry.name}/")
+        elif is_image(entry.name) and (link or entry.is_file()):
+            names.append(entry.name)
+        else:  # also pipes and devices, which would be waited for
+            others.append(place + entry.name)
+    return sorted(names), real, linked, others
 
 
 def images_below(folder: str | Path) -> list[str]:
