@@ -126,11 +126,21 @@ def test_no_folder_counts_twice(folder: Path, capsys: pytest.CaptureFixture[str]
         name.split("/")[0] for name in train.names()
     ]
     assert "again/ (the same folder as" in capsys.readouterr().err
+    for name in ("disc/again", "disc/up", "columns/stolen"):
+        (folder / "train" / name).unlink()
     shutil.copytree(folder / "test", folder / "val")
     shutil.rmtree(folder / "val/disc")
     (folder / "val/disc").symlink_to("../train/disc")
+    (folder / "train/rows/tested").symlink_to("../../test/rows")
     sets(folder)
-    text = f"the same images in two splits: {folder}/val/disc is {folder}/train/disc"
+    text = capsys.readouterr().err
+    assert "no images of disc" in text
+    assert f"val/disc/ (the same folder as {folder}/train/disc)" in text
+    assert f"train/rows/tested/ (the same folder as {folder}/test/rows)" in text
+    shutil.rmtree(folder / "val")
+    (folder / "val").symlink_to("train")
+    sets(folder)
+    text = f"the same images in two splits: {folder}/val is {folder}/train, "
     assert text in capsys.readouterr().err
 
 
@@ -184,6 +194,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda data: call_two(data, "input", "target"),
         "look like pairs of images",
     ),
+    "a link to test": (lambda data: os.symlink("../test", data / "train/ring"), "spoiled/test)"),
     "a link to another class": (
         lambda data: os.symlink("disc", data / "train/ring"),
         "no image in the class folder ring",

@@ -71,20 +71,21 @@ def list_images(root: str | Path) -> Listing:
     files: dict[str, list[str]] = {}  # by the folder, whose path ends with a slash
     inside: dict[str, list[str]] = {}  # the folders in it
     unused: list[str] = []
-    above = {_identity(path): str(path) for path in Path(os.path.realpath(root)).parents}
+    elsewhere = {_identity(path): str(path) for path in _elsewhere(Path(root))}
     # Real folders before links: a folder that has both counts where it really is.
     folders, links = [""], list[str]()
     while folders or links:
-        place = folders.pop() if folders else links.pop(0)
+        linked = not folders
+        place = links.pop(0) if linked else folders.pop()
         path = os.path.join(root, place)
         key = _identity(path)
-        if known := entered.get(key) or above.get(key):
+        if known := entered.get(key) or (linked and elsewhere.get(key)):
             unused.append(f"{place} (the same folder as {known})")
             continue
         entered[key] = path.rstrip("/")
-        files[place], real, linked, others = _look_into(path, place)
-        inside[place] = sorted(real + linked)
-        folders, links, unused = folders + real, sorted(links + linked), unused + others
+        files[place], real, more, others = _look_into(path, place)
+        inside[place] = sorted(real + more)
+        folders, links, unused = folders + real, sorted(links + more), unused + others
     images, folders = list[str](), [""]
     while folders:  # the files of a folder, then those of its subfolders
         place = folders.pop()
@@ -92,6 +93,15 @@ def list_images(root: str | Path) -> Listing:
         folders += reversed(inside.get(place, []))
     unused.sort(key=lambda name: (not name.endswith(")"), name))  # those with a reason first
     return Listing([name[:-1] for name in inside[""]], images, unused, entered)
+
+
+def _elsewhere(root: Path) -> Iterator[Path]:
+    """The folders to which no link may lead: those above, the other splits and their classes."""
+    yield from Path(os.path.realpath(root)).parents
+    for split in SPLITS if root.name in SPLITS else ():
+        other = root.parent / split
+        if split != root.name and other.is_dir():
+            yield from (other, *(other / name for name in _folders(other)))
 
 
 def _look_into(path: str, place: str) -> tuple[list[str], list[str], list[str], list[str]]:
