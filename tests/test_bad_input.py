@@ -107,6 +107,16 @@ CASES: dict[str, tuple[Damage, str, list[str]]] = {
         TRAIN,
         ["images/train", "dark"],
     ),
+    "no image in test": (
+        both(empty("images/test/dark"), empty("images/test/light")),
+        TEST,
+        ["images/test", "dark", "end in"],
+    ),
+    "an unknown key": (
+        write("images/dataset.json", b'{"Flip": false}'),
+        TRAIN,
+        ["images/dataset.json", "'Flip'", "known: flip"],
+    ),
     "class in val alone": (
         both(VAL, write("images/val/third/a.png", PNG)),
         TRAIN,
