@@ -1,5 +1,6 @@
 """Decoded images are kept, and used only as long as they are what decoding would give now."""
 
+import errno
 import gc
 import importlib
 import json
@@ -28,7 +29,8 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from engine.data import cache
 from engine.data.cache import CachedImages, use_cache
-from engine.data.images import SerializedList, images_below, read_image
+from engine.data.files import SerializedList, images_below
+from engine.data.images import read_image
 from engine.data.mapped import FORMAT, MAGIC, MappedImages
 from engine.errors import BadInput
 
@@ -128,6 +130,22 @@ def test_many_images_at_once(folder: Path, indices: list[int]) -> None:
     batch = part.stack(torch.tensor(indices))
     assert batch is not None
     assert batch.equal(torch.stack([Pictures(folder).decode(index) for index in indices]))
+
+
+def brighter(path: str, by: int) -> Tensor:
+    return read(path) // 2 + by
+
+
+def test_a_few_images_are_decoded_to_see_whether_the_cache_is_theirs(folder: Path) -> None:
+    """Also where the system says that the files are the same: an option is not in the recipe."""
+    for by in (0, 100):
+        images = CachedImages(folder, names_below(folder), partial(brighter, by=by), "8px")
+        use_cache([Samples(images)], "on", epochs=2, device=CPU)
+        assert images[3].equal(brighter(images.path(3), by))
+
+
+def names_below(folder: Path) -> list[str]:
+    return [os.path.relpath(path, folder) for path in images_below(folder)]
 
 
 def add(folder: Path) -> None:
@@ -601,6 +619,19 @@ def test_a_link_to_nowhere_among_many_images_is_named(folder: Path) -> None:
         pytest.skip("no right to make links")
     with pytest.raises(BadInput, match=r"55x\.png: not readable"):
         cached(folder)
+
+
+@pytest.mark.parametrize("place", ["file", "image"])
+def test_errors_of_the_disk_of_the_images_are_no_fault_of_the_cache(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def fail(*arguments: object, **more: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    part = Pictures(folder)
+    monkeypatch.setattr("pathlib.Path.read_bytes" if place == "file" else "PIL.Image.open", fail)
+    with pytest.raises(OSError, match=rf"Input/output error: '{folder}/00\.png'"):
+        use_cache([Samples(part)], "on", epochs=2, device=CPU)
 
 
 def test_numbers_of_files_may_have_any_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
