@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from engine import terminal
+from engine.data.source import changed_code
 from engine.distributed import ALONE, World
 from engine.errors import OUT_OF_MEMORY, BadInput, Fault, shorten
 
@@ -235,6 +236,9 @@ def restore(model_class: Any, path: str, parser: Any) -> tuple[Any, Namespace]:
     opt = parser.read_back(state["args"])
     if "info" not in state:
         raise BadInput(f"{path}: written by an earlier version of the template; train again")
+    changed = changed_code(state.get("environment", {}).get("code", {}))
+    if owners := [name for name in changed if name != "train.py" and name[:7] != "engine/"]:
+        terminal.warn(f"{path}: written before a change of {shorten(owners, 3)}")
     model = model_class(model_class.for_prediction(opt), state["info"])
     for name, network in model.networks().items():
         weights = judged(state, name) if name in state else {}

@@ -8,7 +8,6 @@ in one binary tree (see `Fold`), whose upper levels are the sums over processes.
 same bits on 1, 2, 4 or 8 processes.
 """
 
-import hashlib
 import os
 import pickle
 import re
@@ -26,8 +25,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from engine import errors
+from engine.data.source import code_digests
 from engine.devices import local_rank
-from engine.errors import LAUNCHED, PROJECT, BadInput, Fault
+from engine.errors import LAUNCHED, BadInput, Fault
 
 T = TypeVar("T")
 # Where other launchers put the number of processes: accelerate, srun, Open MPI, MPICH.
@@ -293,15 +293,6 @@ def _check_launcher() -> None:
             "would train alone; use torchrun (see docs/processes.md), or for separate runs unset "
             f"{', '.join(sizes)}"
         )
-
-
-def code_digests() -> dict[str, str]:
-    """A digest of each Python file that computes a run, by its path in the project."""
-    return {
-        path.relative_to(PROJECT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        for pattern in ("*.py", "task/*.py", "engine/**/*.py")
-        for path in PROJECT.glob(pattern)
-    }
 
 
 class Fold:

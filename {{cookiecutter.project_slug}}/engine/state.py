@@ -4,13 +4,15 @@ import math
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from engine import terminal
 from engine.arguments import plain
 from engine.checkpoint import load_weights
+from engine.data.files import IMAGES, SIDES
+from engine.data.source import changed_code
 from engine.errors import BadInput, Diverged, shorten
 from engine.optimizers import Optimizers
 from engine.weights import load_fitting
@@ -26,6 +28,8 @@ RESERVED = (
     *("optim", "scaler", "epoch", "n_iter", "validated", "best", "waited", "model", "args"),
     *("environment", "ema", "info", "best_loss", "seconds"),
 )
+LIST, CODE, COMMIT = "list of training images", "code", "git commit"  # keys of `environment`
+VALIDATION = SIDES[1]
 RESUME_REMEDY = "use the options of its config.txt, or undo the change of the network"
 
 
@@ -43,6 +47,7 @@ class TrainState:
         optimizers: The optimizers of its networks.
         steps_per_epoch: Optimizer steps in an epoch.
         environment: What the exact result depends on besides the options.
+        changed_files: What of the images has changed since another environment: see files.compare.
 
     Raises:
         BadInput: `--monitor` names no such metric.
@@ -56,10 +61,11 @@ class TrainState:
         optimizers: Optimizers,
         steps_per_epoch: int,
         environment: dict[str, Any],
+        changed_files: Callable[[dict[str, Any]], dict[str, str]] = lambda before: {},
     ) -> None:
         self.opt, self.optimizers, self.steps_per_epoch = opt, optimizers, steps_per_epoch
         self.networks, self.info, self.environment = optimizers.networks, model.info, environment
-        self.model_name = type(model).__name__
+        self.model_name, self.changed_files = type(model).__name__, changed_files
         self.monitor = opt.monitor or next(iter(model.monitors))
         if self.monitor not in model.monitors:
             choices = ", ".join(model.monitors)
@@ -172,7 +178,9 @@ class TrainState:
             raise BadInput(f"{path}: written for {different}; give it the data it was trained on")
         for name, network in self.networks.items():
             load_weights(network, state.get(name, {}), path, RESUME_REMEDY)
-        options = changes(state["args"], plain(self.opt), WITHOUT_EFFECT, "--")
+        was = state.get("environment", {})
+        images = self.changed_files(was)
+        options = option_changes(state["args"], plain(self.opt), was, self.environment)
         try:
             same = state["args"].get("optimizer") == self.opt.optimizer
             self.optimizers.load_state_dict(state["optim"] if same else {})
@@ -184,16 +192,19 @@ class TrainState:
         self.optimizers.averages.load_state_dict(state.get("ema", {}))
         if state.get("scaler"):
             self.optimizers.scaler.load_state_dict(state["scaler"])
-        environment = changes(state.get("environment", {}), self.environment, (), "")
+        if VALIDATION in images:
+            images[VALIDATION] += ": the best value so far was measured on others and is forgotten"
+        environment = environment_changes(was, self.environment, images)
         counts = "" if before == self.info else "other counts or statistics of the data"
-        if different := ", ".join(filter(None, (options, environment, counts))):
+        if different := "; ".join(filter(None, (options, *environment, counts))):
             print(f"warning: not an exact continuation: {different}", file=sys.stderr)
         self.n_iter, self.validated = state["n_iter"], state["validated"]
         self.best, self.waited = state["best"], state["waited"]
         self.best_loss = state.get("best_loss", math.inf)
         self._spent = state.get("seconds", 0.0)
-        if state["args"].get("monitor") != self.opt.monitor:  # another metric: the best starts anew
+        if VALIDATION in images or state["args"].get("monitor") != self.opt.monitor:
             self.best, self.best_loss, self.waited = -self.sign * math.inf, math.inf, 0
+            self.validated = min(self.validated, max(0, self.n_iter - 1))  # a run has a best value
         terminal.say(f"resumed after step {self.n_iter} of {self.total}")
         if self.is_over() and self.n_iter >= self.total:
             terminal.say(f"all {self.total} steps are done; a larger --epochs goes on")
@@ -221,6 +232,23 @@ def first_difference(before: Any, now: Any, name: str = "info") -> str:
 def _names(before: Iterable, now: Iterable, name: str) -> str:
     one, other = (shorten(list(map(str, names))) or "none" for names in (before, now))
     return f"the {name} {one}, and now they are {other}"
+
+
+def option_changes(before: dict, now: dict, was: dict, environment: dict) -> str:
+    """The options that differ and change bits; `--data` not if it has the images it had."""
+    same = all(was.get(key) == environment.get(key) for key in (IMAGES, LIST))
+    ignored = ("data",) if same and IMAGES in was else ()
+    return changes(before, now, WITHOUT_EFFECT + ignored, "--")
+
+
+def environment_changes(before: dict, now: dict, images: dict[str, str]) -> list[str]:
+    """What differs between two environments, in groups; `images` is what files.compare found."""
+    told = changes(before, now, (IMAGES, CODE, COMMIT) + (LIST,) * bool(images), "")
+    found = [told, *images.values()]
+    if files := changed_code(before.get(CODE, {})):
+        found.append(f"{shorten(files, 3)} {'have' if len(files) > 1 else 'has'} changed")
+        found.append(changes({COMMIT: before.get(COMMIT)}, {COMMIT: now.get(COMMIT)}, (), ""))
+    return [text for text in found if text]
 
 
 def changes(before: dict, now: dict, ignored: tuple[str, ...], prefix: str) -> str:
