@@ -89,6 +89,7 @@ def main() -> int:
     with (
         world,
         run,
+        run.saving(state),  # also if the machine fails
         Logger(run, state, world) as logger,
         train_loader,
         val_loader,

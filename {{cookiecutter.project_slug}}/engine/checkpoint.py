@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from engine import terminal
 from engine.data.source import changed_code
 from engine.distributed import ALONE, World
-from engine.errors import OUT_OF_MEMORY, BadInput, Fault, shorten
+from engine.errors import OUT_OF_MEMORY, BadInput, Fault, Unsound, shorten
 
 
 class Damaged(BadInput):
@@ -62,24 +62,25 @@ class Checkpoints:
         for partial in self.folder.glob(".*.tmp"):
             partial.unlink(missing_ok=True)
 
-    def save(self, state: Saved, best: bool = False) -> None:
+    def save(self, state: Saved, best: bool = False, alone: bool = False) -> None:
         """Saves a state under the number of its step; `best` makes it best.pt as well.
 
         The tensors are copied here and written in a thread, one checkpoint at a time, while
-        training goes on.
+        training goes on. With `alone` the other processes, which may be gone, are not asked.
 
         Raises:
-            Fault: The previous checkpoint could not be written, or the weights differ between the
+            Unsound: The previous checkpoint could not be written, or the weights differ between the
                 processes.
         """
         self.wait()
         content = state.state_dict()
-        self.world.check_equal(content)
+        if not alone:
+            self.world.check_equal(content)
         if self.world.rank == 0:
             self._writing = self._thread.submit(self._write, _copy(content), best)
 
     def wait(self) -> None:
-        """Returns when all that was saved is on the disk; raises Fault if writing failed."""
+        """Returns when all that was saved is on the disk; raises Unsound if writing failed."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
@@ -101,7 +102,7 @@ class Checkpoints:
             while not isinstance(cause, OSError) and cause.__context__ is not None:
                 cause = cause.__context__
             reason = " ".join(str(getattr(cause, "strerror", None) or error).split())[:100]
-            raise Fault(
+            raise Unsound(
                 f"{path}: cannot be written ({reason}); {kept}; make room and go on with --resume"
             ) from None
 

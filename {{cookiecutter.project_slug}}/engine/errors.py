@@ -36,14 +36,19 @@ class BadInput(Exception):
     """An option, a file or a data set is wrong. The text says what, where and what to do."""
 
     def __init__(self, text: object) -> None:
-        super().__init__(" ".join(_without_traceback(str(text)).split()))
+        lines = _without_traceback(str(text)).strip().splitlines()  # blanks may be those of a name
+        super().__init__(" ".join(line.strip() for line in lines if line.strip()))
 
 
 class Fault(Exception):
     """The machine failed, as with a full disk. The text is one line, like that of BadInput."""
 
 
-class Diverged(Fault):
+class Unsound(Fault):
+    """A fault after which nothing is saved: the weights are not to be trusted, or saving failed."""
+
+
+class Diverged(Unsound):
     """A loss or a gradient is not finite."""
 
 
@@ -108,7 +113,7 @@ def run_program(main: Callable[[], int]) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a file being written is finished
         status = _complain("interrupted", INTERRUPTED)
     except Exception as error:
-        if not (known := _explain(error)):
+        if not (known := explain(error)):
             if error_prefix() is not None and SILENT:
                 sys.stderr = sys.__stderr__  # the first error of several processes
             raise
@@ -153,7 +158,7 @@ def _without_traceback(text: str) -> str:
     return text.strip().splitlines()[-1].partition(": ")[2]
 
 
-def _explain(error: Exception) -> tuple[object, int] | None:
+def explain(error: Exception) -> tuple[object, int] | None:
     """The line for an error, and the exit status; None for a bug."""
     if isinstance(error, BadInput):
         return error, BAD_INPUT

@@ -20,19 +20,23 @@ from filelock import FileLock, Timeout
 from engine import terminal
 from engine.arguments import config_text
 from engine.checkpoint import Checkpoints, write_atomically
-from engine.data.files import Files
+from engine.data.contents import Files
 from engine.data.source import code_digests
 from engine.devices import gpu_names, processor
 from engine.distributed import ALONE, World
 from engine.errors import (
     DONE,
+    FAULT,
     LAUNCHED,
     OUTPUT_CLOSED,
     PROJECT,
     STOPPED,
     BadInput,
     Diverged,
+    Fault,
     StopSignal,
+    Unsound,
+    explain,
 )
 from engine.report.records import run_folder
 from engine.state import TrainState
@@ -105,7 +109,7 @@ class RunDir:
         return {**facts, "code": code_digests(), "git commit": self.commit}
 
     def changed_files(self, before: dict[str, Any]) -> dict[str, str]:
-        """What of the images has changed since the environment `before`: see files.compare."""
+        """What of the images has changed since the environment `before`: see contents.compare."""
         return self.world.once(lambda: self.files.changes(before) if self.files else {})
 
     def __enter__(self) -> "RunDir":
@@ -140,6 +144,31 @@ class RunDir:
             self.lock.release()
         if isinstance(error, Diverged) and self.checkpoints.last.exists():
             error.args = (f"{error}; the last good checkpoint is {self.checkpoints.last}",)
+
+    @contextmanager
+    def saving(self, state: TrainState) -> Iterator[None]:
+        """A block of training. Before a fault of the machine ends it, its last step is saved.
+
+        That is for process 0 alone, as another one may be gone, and only for faults of loading
+        and of the connection, which leave the weights as they were after that step.
+        """
+        try:
+            yield
+        except (OSError, Fault, RuntimeError) as error:
+            known = explain(error)
+            if known is None or known[1] != FAULT or isinstance(error, Unsound):
+                raise
+            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+                raise  # perhaps in the middle of a step
+            saved = ""
+            if self.writes and state.n_iter:
+                with suppress(Exception):  # then the first error is the one to tell
+                    self.checkpoints.save(state, alone=True)
+                    self.checkpoints.wait()
+                    saved = f"; saved step {state.n_iter}"
+            told = str(known[0])
+            how = "" if "--resume" in told else f"; go on with: {self.resume_command()}"
+            raise Fault(f"{told}{saved}{how}") from error
 
     def _make_folder(self) -> None:
         while True:

@@ -11,7 +11,7 @@ from typing import Any
 from engine import terminal
 from engine.arguments import plain
 from engine.checkpoint import load_weights
-from engine.data.files import IMAGES, SIDES
+from engine.data.contents import IMAGES, SIDES
 from engine.data.source import changed_code
 from engine.errors import BadInput, Diverged, shorten
 from engine.optimizers import Optimizers
@@ -47,7 +47,7 @@ class TrainState:
         optimizers: The optimizers of its networks.
         steps_per_epoch: Optimizer steps in an epoch.
         environment: What the exact result depends on besides the options.
-        changed_files: What of the images has changed since another environment: see files.compare.
+        changed_files: What of the images has changed since another environment: see contents.compare.
 
     Raises:
         BadInput: `--monitor` names no such metric.
@@ -157,6 +157,27 @@ class TrainState:
             "info": self.info,
         }
 
+    def _check_steps(self, state: dict[str, Any], path: Path) -> None:
+        """Refuses steps of another size, or so few of them that epochs would be left out."""
+        run = path.parent if path.name == "checkpoints" else path
+        anew = f"or begin a new run with --weights {run}"
+        size, now = (one["batch_size"] * one["accumulate"] for one in (state["args"], vars(self.opt)))
+        if size != now:
+            batch, was = self.opt.batch_size, state["args"]["batch_size"]
+            times = size // batch if size % batch == 0 else size // was
+            batch = batch if size % batch == 0 else was
+            raise BadInput(
+                f"--batch-size {self.opt.batch_size} x --accumulate {self.opt.accumulate}: the run "
+                f"has steps of {size} images, which its epochs and rates depend on; take "
+                f"--batch-size {batch} --accumulate {times}, {anew}"
+            )
+        if state["n_iter"] >= self.total and state["epoch"] < self.opt.epochs:
+            raise BadInput(
+                f"{path}: after {state['n_iter']} steps in epoch {state['epoch']} of "
+                f"{self.opt.epochs}, and with the images of now these have {self.total} steps; "
+                f"give it the images it had, raise --epochs, {anew}"
+            )
+
     def start_from(self, path: str) -> None:
         """Starts from the weights in a file, as far as they fit (weights.load_fitting)."""
         own = {k: value for k, value in plain(self.opt).items() if k not in WITHOUT_EFFECT}
@@ -178,6 +199,7 @@ class TrainState:
             raise BadInput(f"{path}: written for {different}; give it the data it was trained on")
         for name, network in self.networks.items():
             load_weights(network, state.get(name, {}), path, RESUME_REMEDY)
+        self._check_steps(state, path)
         was = state.get("environment", {})
         images = self.changed_files(was)
         options = option_changes(state["args"], plain(self.opt), was, self.environment)
@@ -195,10 +217,12 @@ class TrainState:
         if VALIDATION in images:
             images[VALIDATION] += ": the best value so far was measured on others and is forgotten"
         environment = environment_changes(was, self.environment, images)
-        counts = "" if before == self.info else "other counts or statistics of the data"
-        if different := "; ".join(filter(None, (options, *environment, counts))):
-            print(f"warning: not an exact continuation: {different}", file=sys.stderr)
         self.n_iter, self.validated = state["n_iter"], state["validated"]
+        counts = "" if before == self.info else "other counts or statistics of the data"
+        epoch = state["epoch"]
+        epoch = f"epoch {epoch} is now epoch {self.epoch}" if epoch != self.epoch else ""
+        if different := "; ".join(filter(None, (options, *environment, counts, epoch))):
+            print(f"warning: not an exact continuation: {different}", file=sys.stderr)
         self.best, self.waited = state["best"], state["waited"]
         self.best_loss = state.get("best_loss", math.inf)
         self._spent = state.get("seconds", 0.0)
@@ -242,7 +266,7 @@ def option_changes(before: dict, now: dict, was: dict, environment: dict) -> str
 
 
 def environment_changes(before: dict, now: dict, images: dict[str, str]) -> list[str]:
-    """What differs between two environments, in groups; `images` is what files.compare found."""
+    """What differs between two environments, in groups; `images` is what contents.compare found."""
     told = changes(before, now, (IMAGES, CODE, COMMIT) + (LIST,) * bool(images), "")
     found = [told, *images.values()]
     if files := changed_code(before.get(CODE, {})):

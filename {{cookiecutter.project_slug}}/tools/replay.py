@@ -29,7 +29,7 @@ from torch import Tensor, is_tensor
 
 from engine.arguments import Parser, config_text, number
 from engine.checkpoint import Checkpoints, load, naming
-from engine.data import files
+from engine.data import contents
 from engine.report.records import read_records
 from engine.state import environment_changes, option_changes
 
@@ -236,8 +236,8 @@ def differences(
 ) -> Iterator[str]:
     """What the bits may depend on, and is not as it was in the run."""
     was, now = expected.get("environment", {}), found["environment"]
-    before, records = files.find_records(run, was), files.read_records(again / files.FILES)
-    images = files.compare(before, records) if before and records else {}
+    before, records = contents.find_records(run, was), contents.read_records(again / contents.FILES)
+    images = contents.compare(before, records) if before and records else {}
     options = option_changes(expected["args"], found["args"], was, now)
     yield from filter(None, [options, *environment_changes(was, now, images)])
     if found["environment"]["device"] == "cuda" and not found["args"]["deterministic"]:
