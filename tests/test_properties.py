@@ -30,8 +30,8 @@ def load(*names: str) -> list[ModuleType]:
     return modules
 
 
-images_py, dataset = load("engine.data.images", "dataset")
-SerializedList = images_py.SerializedList
+files_py, images_py, dataset = load("engine.data.files", "engine.data.images", "dataset")
+SerializedList = files_py.SerializedList
 ANY_TEXT = st.text(st.characters(codec=None) | st.characters(categories=["Cs"]), max_size=8)
 LISTS = st.lists(
     ANY_TEXT | st.binary(max_size=5).map(lambda b: b.decode("utf-8", "surrogateescape"))

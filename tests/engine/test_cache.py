@@ -28,7 +28,8 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from engine.data import cache
 from engine.data.cache import CachedImages, use_cache
-from engine.data.images import SerializedList, images_below, read_image
+from engine.data.files import SerializedList, images_below
+from engine.data.images import read_image
 from engine.data.mapped import FORMAT, MAGIC, MappedImages
 from engine.errors import BadInput
 

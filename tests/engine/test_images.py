@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data.images import (
-    SerializedList,
-    image_size,
-    images_below,
-    read_dataset_json,
-    read_image,
-    split_by_hash,
-)
+from engine.data.files import SerializedList, images_below, read_dataset_json, split_by_hash
+from engine.data.images import image_size, read_image
 from engine.errors import BadInput
 
 LISTS = [
@@ -139,7 +133,7 @@ def test_a_file_that_is_no_image_is_named(content: bytes) -> None:
     for read in (read_image, image_size):
         with pytest.raises(BadInput, match=r"^broken\.png: not readable as an image"):
             read(path)
-    with pytest.raises(BadInput, match=r"^nowhere\.png"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
         read_image("nowhere.png")
 
 
@@ -164,8 +158,15 @@ def test_hidden_files_and_other_files_are_no_images() -> None:
 
 def test_dataset_json() -> None:
     assert read_dataset_json(Path()) == {}
-    Path("dataset.json").write_text('{"flip": false, "name": "Löwe"}', encoding="utf-8")
-    assert read_dataset_json(Path()) == {"flip": False, "name": "Löwe"}
+    for encoding in ("utf-8", "utf-8-sig"):
+        Path("dataset.json").write_text('{"flip": false, "name": "Löwe"}', encoding=encoding)
+        assert read_dataset_json(Path()) == {"flip": False, "name": "Löwe"}
+    Path("dataset.json").write_text('{"pairs": "x"}')
+    assert read_dataset_json(Path(), "pairs") == {"pairs": "x"}
+    for text in ('{"Flip": false}', '{"flip ": false}', '{"mirror": false}', '{"pairs": "x"}'):
+        Path("dataset.json").write_text(text)
+        with pytest.raises(BadInput, match=r"^dataset\.json: unknown: '.*'; known: flip, name"):
+            read_dataset_json(Path())
 
 
 NAMES = [f"{group}/{i:04d}.jpg" for group in "ab" for i in range(1000)]

@@ -11,7 +11,7 @@ from PIL import Image
 
 import dataset
 import options
-from engine.data.images import read_dataset_json
+from engine.data.files import read_dataset_json
 
 ClassFolders = needs("dataset.ClassFolders")
 # Checksums of the names of the digits in train/ and test/, and of those that are set aside.

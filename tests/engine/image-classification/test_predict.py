@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 import dataset
 import predict
-from engine.data.images import images_below
+from engine.data.files import images_below
 from engine.data.loader import Loader
 from engine.inference.predictions import ImageFiles
 from model import Model

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from engine import terminal
 from engine.data import mapped
-from engine.data.images import SerializedList
+from engine.data.files import SerializedList
 from engine.data.loader import Loader
 from engine.data.mapped import MappedImages, digest_file, stamp
 from engine.data.sampler import EvalBatchSampler, whole_batch

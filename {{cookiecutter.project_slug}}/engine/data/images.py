@@ -1,23 +1,66 @@
-"""Images: which files count, how they are read, lists of them; random flips of batches."""
+"""Reading images; random flips of batches."""
 
-import hashlib
-import json
-import os
-from collections.abc import Iterable, Sequence
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from torch import Generator, Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from torch.utils.data import get_worker_info
 
+from engine import terminal
+from engine.data.files import reading_failed
 from engine.errors import BadInput
+
+# Whose size, depth and channels are known from their heads.
+FORMATS = (
+    *("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM"),
+    *("TGA", "QOI", "PCX", "JPEG2000"),
+)
+MOST_PIXELS = 2**30  # as RGBA 4 GiB
+MOST_TEXT = 2**28  # bytes of metadata
+UPRIGHT = {  # what undoes each value of the tag Orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ALPHA = "its transparency becomes white"
+FOURTH = "its fourth channel, which is no transparency, is left out"
+FIRST = "only the first of its pictures is read"
+TOO_DEEP = "{} in a channel, of which levels would be lost; convert it to 8 bits"
+# What a file is that Pillow cannot identify, by its first bytes, and what to do.
+KINDS = {
+    rb"\Z": "empty; copy or download it again, or remove it",
+    rb"\0+\Z": "nothing but zeros, as after a crash; copy or download it again, or remove it",
+    rb".{4}ftyp(hei|hev|mif|msf)": "a HEIC image; convert it to JPEG or PNG",
+    rb".{4}ftypavi": "an AVIF image, which this Pillow cannot read; pip install -U pillow",
+    rb".{4}ftyp": "a video; remove it",
+    rb"\xff\x0a|.{4}JXL ": "a JPEG XL image; convert it to JPEG or PNG",
+    rb"version https://git-lfs": "a pointer of Git LFS; fetch its file with git lfs pull",
+    rb"(\.\./)*(\.git)?/annex/": "a pointer of git-annex; fetch its file with git annex get",
+    rb"(?i)(\xef\xbb\xbf)?\s*(<\?xml.*)?<svg": "a drawing (SVG); convert it to PNG",
+    rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype|html|head|body)": "a page of HTML, as after a failed "
+    "download; download it again, or remove it",
+    rb"%PDF": "a PDF document; convert it to PNG",
+    rb"PK\x03\x04|\x1f\x8b|Rar!|7z\xbc": "an archive; unpack it, or remove it",
+    rb"\xff\xd8.*\xff[\xc0-\xc3]\0[\x0b\x11\x14][\x09-\x10]": "a JPEG image of more than 8 "
+    "bits; convert it to 8 bits",
+    rb"[\t\n\r -~]+\Z": "a text; remove it",
+}
+_noted: set[str] = set()  # what was said once
 
 
 def read_image(path: str | Path, least: tuple[int, int] | None = None) -> Image.Image:
-    """Reads an image of any kind as RGB, upright, transparency on white.
+    """Reads an image of 8 bits as RGB, upright, transparency on white, of several pictures one.
 
     Args:
         path: The file.
@@ -25,164 +68,193 @@ def read_image(path: str | Path, least: tuple[int, int] | None = None) -> Image.
             its size, which is faster, but not smaller than this.
 
     Raises:
-        BadInput: The file is not an image, or damaged.
+        BadInput: The file is not an image, damaged, or would lose grey levels, channels or pages.
+        OSError: The machine failed, or the file is gone.
     """
-    try:
-        with Image.open(path) as file:
-            if least:
-                file.draft(None, least)
-            image: Image.Image = ImageOps.exif_transpose(file)  # cameras note which side is up
-            if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
-                image = image.convert("I").point(lambda value: value / 257, "L")
-            if image.has_transparency_data:  # else the colour hidden behind it would show
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged files make Pillow raise almost anything
-        raise _unreadable(path, error) from None
+    image, remarks = inspect_image(path, least)
+    for remark in remarks:
+        # Once in a run: of the worker processes only the first one says it.
+        if remark != ALPHA and remark not in _noted and getattr(get_worker_info(), "id", 0) == 0:
+            _noted.add(remark)
+            terminal.warn(f"{path}: {remark}; also of others like it")
+    return image
+
+
+def inspect_image(
+    path: str | Path, least: tuple[int, int] | None = None
+) -> tuple[Image.Image, list[str]]:
+    """As `read_image`, with what is left out of the image: ALPHA, FOURTH, FIRST."""
+    with _opened(path) as (file, remarks):
+        if least:
+            file.draft(None, least)
+        key, code = file.info.get("transparency"), _raw_mode(file)
+        file.load()
+        method = UPRIGHT.get(_orientation(file))
+        image: Image.Image = file if method is None else file.transpose(method)
+        if image.mode.startswith("I"):
+            return _eight_bits(path, np.asarray(image), key), remarks
+        if code in ("L;2", "L;4") and key is not None:  # Pillow scales the pixels, but not this
+            image.info["transparency"] = key * (85 if code == "L;2" else 17)
+        if ALPHA in remarks:  # else the colour hidden behind it would show
+            image = image.convert("LA") if image.mode == "La" else image
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert("RGB"), remarks
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of an image as `read_image` gives it, from the head of the file.
+    """Width and height of an image as `read_image` gives it; see `image_head`."""
+    return image_head(path)[0]
+
+
+def image_head(path: str | Path) -> tuple[tuple[int, int], list[str]]:
+    """Width and height of an image, and what `inspect_image` leaves out, from the file's head.
 
     Raises:
-        BadInput: The file is not an image.
+        BadInput: As far as the head tells it.
+        OSError: The machine failed, or the file is gone.
     """
+    with _opened(path) as (file, remarks):
+        width, height = file.size
+        if file.format == "TIFF":  # whose size Pillow turns, depending on its version
+            width, height = (file.tag_v2[tag] for tag in (256, 257))  # type: ignore[attr-defined]
+        return ((height, width) if _orientation(file) >= 5 else (width, height)), remarks
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[Any, list[str]]]:
+    """An image file of which nothing is lost but what the remarks say; errors name it."""
+    # Pillow guards servers: against much metadata, large images, and what is odd but not fatal.
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MOST_TEXT
+    Image.MAX_IMAGE_PIXELS = None
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with Image.open(path) as file:
-            width, height = file.size
-            sideways = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    except Exception as error:  # as in read_image
-        raise _unreadable(path, error) from None
-    return (height, width) if sideways else (width, height)
-
-
-def _unreadable(path: str | Path, error: Exception) -> BadInput:
-    return BadInput(f"{path}: not readable as an image ({error}); replace or remove it")
-
-
-def read_dataset_json(folder: Path) -> dict:
-    """The content of dataset.json in a folder of images; empty if there is no such file.
-
-    `"flip": false` in it turns random flips off, for letters and the like.
-
-    Raises:
-        BadInput: The file cannot be read, or `flip` is neither true nor false.
-    """
-    path = folder / "dataset.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: not readable as JSON ({error}); fix or delete it") from None
-    if not isinstance(content, dict) or not isinstance(content.get("flip", True), bool):
-        raise BadInput(f"{path}: must be an object whose flip is true or false; fix or delete it")
-    return content
-
-
-def check_split(root: Path) -> None:
-    """Raises BadInput unless the folder of a split, such as DIR/train, is there."""
-    if not root.is_dir():
-        more = "; test.py --split val needs none" if root.name == "test" else ""
+            if file.width * file.height > MOST_PIXELS:
+                raise BadInput(
+                    f"{path}: {file.width} x {file.height} pixels are more than the "
+                    f"{MOST_PIXELS:,} that are read; reduce it, or cut it into several"
+                )
+            if problem := _problem(path, file):
+                raise BadInput(f"{path}: {problem}")
+            yield file, _remarks(file)
+    except (BadInput, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise BadInput(f"{path}: not readable as an image: {_unknown(path)}") from None
+    except Exception as error:  # damaged files make Pillow raise almost anything
+        if isinstance(error, OSError) and error.errno:
+            raise reading_failed(path, error) from None
         raise BadInput(
-            f"{root}: no such folder; --data wants a folder that holds {root.name}/{more}"
-        )
+            f"{path}: not readable as an image ({error}); replace or remove it"
+        ) from None
 
 
-def list_images(root: Path, folder: Path) -> tuple[list[str], list[str]]:
-    """The images below `folder`, and the other files, as paths relative to `root`."""
-    start = len(str(root)) + 1
-    files = [path[start:].replace(os.sep, "/") for path in files_below(folder)]
-    images = [path for path in files if is_image(path)]
-    return images, [path for path in files if not is_image(path)]
+def _orientation(file: Image.Image) -> int:
+    """1 to 8: the tag in its EXIF or XMP, if that can be read; after `load` what is left to do."""
+    try:
+        value = file.getexif().get(ExifTags.Base.Orientation, 1)
+    except OSError:
+        raise
+    except Exception:  # damaged EXIF, which other programs do not look at
+        return 1
+    return value if value in UPRIGHT else 1
 
 
-def images_below(folder: str | Path) -> list[str]:
-    """The images in a folder and in its subfolders, in a fixed order; none that are hidden."""
-    return [path for path in files_below(folder) if is_image(path)]
+def _raw_mode(file: Any) -> str:
+    """How Pillow unpacks the pixels, before they are loaded."""
+    arguments = file.tile[0][3] if file.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
-def files_below(folder: str | Path) -> list[str]:
-    """The files in a folder and its subfolders, also linked ones, in a fixed order; none hidden."""
-    found: list[str] = []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        found += [os.path.join(root, name) for name in sorted(files) if not is_hidden(name)]
-    return found
+def _problem(path: str | Path, file: Any) -> str:
+    """What an image would lose that has to be kept, and what to do; nothing for most."""
+    bits = ""
+    if file.format not in FORMATS:
+        return f"an image of the kind {file.format}, which is not read; convert it to PNG"
+    if file.format == "TIFF":
+        # Smaller copies of a picture and masks are no pages.
+        pages = sum(not tags.get(254, 0) & 5 for tags in _tiff(path)) if file.tag_v2.next else 1
+        if pages > 1:
+            return f"a TIFF of {pages} pages; save each as a file of its own"
+        return _tiff_problem(file.tag_v2)
+    if file.format == "PNG" and "16" in _raw_mode(file) and not file.mode.startswith("I"):
+        bits = "16 bits"
+    elif file.format == "PPM" and isinstance(arguments := file.tile[0][3], tuple):
+        most = arguments[-1]
+        if file.mode == "F" or 255 < most < 65535 or (file.mode == "RGB" and most > 255):
+            bits = "float values" if file.mode == "F" else f"values up to {most}"
+    elif file.format == "JPEG2000" and (found := _find(path, rb"\xff\x4f\xff\x51.{38}(.)")):
+        bits = f"{found[1][0] % 128 + 1} bits" if found[1][0] % 128 > 7 else ""
+    elif file.format == "AVIF" and (found := _find(path, rb"av1C..(.)")):
+        bits = ("", "", "10 bits", "12 bits")[found[1][0] >> 5 & 3]
+    return TOO_DEEP.format(bits) if bits else ""
 
 
-def is_image(path: str | Path) -> bool:
-    """Whether a file counts as an image, by its name."""
-    return not is_hidden(path) and str(path).lower().endswith(IMG_EXTENSIONS)
+def _find(path: str | Path, pattern: bytes) -> re.Match[bytes] | None:
+    with open(path, "rb") as file:
+        return re.search(pattern, file.read(2**16), re.DOTALL)
 
 
-def is_hidden(path: str | Path) -> bool:
-    """Whether a file is what Unix hides, or what Windows puts into folders by itself."""
-    name = os.path.basename(path)
-    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini")
+def _tiff(path: str | Path) -> list[Any]:
+    """The tags of each page of a TIFF, also of those that Pillow does not know."""
+    pages: list[Any] = []
+    with open(path, "rb") as file:
+        header = file.read(8)
+        header += file.read(8 if header[2:4] in (b"+\0", b"\0+") else 0)  # more than 4 GB
+        places = [TiffImagePlugin.ImageFileDirectory_v2(header).next]
+        while places[-1] and places[-1] not in places[:-1]:
+            file.seek(places[-1])
+            pages.append(TiffImagePlugin.ImageFileDirectory_v2(header))
+            pages[-1].load(file)
+            places.append(pages[-1].next)
+    return pages
 
 
-def split_by_hash(names: Iterable[str], groups: Sequence[int], share: float) -> list[bool]:
-    """Chooses about `share` of the names of each group, by a hash of the name.
-
-    Adding names changes no choice, unless a group would be chosen whole or not at all: then its
-    name with the highest hash is left, or that with the lowest is chosen.
-
-    Args:
-        names: Such as relative paths.
-        groups: A number for each name, such as its class; each number stands at least twice.
-        share: In (0, 1).
-
-    Returns:
-        Whether each name is chosen.
-    """
-    hashes = [
-        int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:6], "big")
-        / 2**48
-        for name in names
-    ]
-    lowest: dict[int, int] = {}
-    highest: dict[int, int] = {}
-    for i, group in enumerate(groups):
-        if hashes[i] < hashes[lowest.setdefault(group, i)]:
-            lowest[group] = i
-        if hashes[i] >= hashes[highest.setdefault(group, i)]:
-            highest[group] = i
-    chosen = [value < share for value in hashes]
-    for group in lowest:
-        chosen[lowest[group]], chosen[highest[group]] = True, False
-    return chosen
+def _tiff_problem(tags: Any) -> str:
+    kind, channels, extra = tags.get(262, 0), tags.get(277, 1), tags.get(338, ())
+    bits, numbers = max(tags.get(258, (1,))), max(tags.get(339, (1,)))
+    colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(kind, 1)  # RGB, CMYK, YCbCr, Lab; else grey or indices
+    if kind == 8:
+        return "its colours are Lab, which is not read; convert it to RGB"
+    if channels > colours + (kind == 2 or extra in ((1,), (2,))):
+        return f"a TIFF of {channels} channels, of which some would be lost; save 1, 3 or 4"
+    if numbers != 1:
+        return TOO_DEEP.format({2: "signed values", 3: f"{bits}-bit float values"}.get(numbers))
+    # Grey of 16 bits is looked at when it is read: it may have been made of 8 bits.
+    return TOO_DEEP.format(f"{bits} bits") if bits > 8 and (bits, channels, kind) != (16, 1, 1) else ""
 
 
-class SerializedList(Sequence[str]):
-    """An immutable list of strings, kept as one block of bytes and the places where they end.
+def _remarks(file: Any) -> list[str]:
+    tags = file.tag_v2 if file.format == "TIFF" else {}
+    if tags.get(262) == 2 and tags.get(277) == 4 and tags.get(338, (0,)) == (0,):
+        return [FOURTH]
+    remarks = [ALPHA] if file.has_transparency_data else []
+    return [*remarks, FIRST] if not tags and getattr(file, "is_animated", False) else remarks
 
-    A forked worker shares its parent's memory until one of the two writes to it. Reading an object
-    of Python changes its reference count, so workers that read a million paths from a list would
-    each end up with a copy of them (pytorch #13246).
-    """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        encoded = [name.encode("utf-8", "surrogatepass") for name in names]
-        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        self._bytes = b"".join(encoded)
+def _eight_bits(path: str | Path, values: np.ndarray, clear: int | None) -> Image.Image:
+    """An image of grey values of 16 bits (H, W), if they were made of 8; one value is clear."""
+    shown = np.ones_like(values, dtype=bool) if clear is None else values != clear
+    seen = values[shown]
+    if (seen % 257).any():
+        text = f"16 bits, {seen.min()} to {seen.max()}"
+        raise BadInput(f"{path}: {TOO_DEEP.format(text)}")
+    grey = np.where(shown, values // 257, 255).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
 
-    def __len__(self) -> int:
-        return len(self._ends) - 1
 
-    def __getitem__(self, index: Any) -> Any:  # a string for an integer, a list for a slice
-        chosen = range(len(self))[index]
-        if isinstance(chosen, range):
-            return [self[i] for i in chosen]
-        start, end = self._ends[chosen : chosen + 2]
-        return self._bytes[start:end].decode("utf-8", "surrogatepass")
-
-    def digest(self) -> bytes:
-        """All strings and their lengths as bytes, which differ for any two lists."""
-        return self._ends[1:].tobytes() + self._bytes
+def _unknown(path: str | Path) -> str:
+    """What a file is that Pillow cannot identify, by its first bytes, and what to do."""
+    with open(path, "rb") as file:
+        head = file.read(2**16)
+    for pattern, what in KINDS.items():
+        if re.match(pattern, head, re.DOTALL):
+            return what
+    try:
+        return _tiff_problem(_tiff(path)[0]) or "a TIFF of a rare kind; convert it to PNG"
+    except Exception:  # it is none
+        return "of no kind that is known, or damaged; replace or remove it"
 
 
 def flip(images: Tensor, random: Generator) -> Tensor:

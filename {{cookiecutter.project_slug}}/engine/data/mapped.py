@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.errors import BadInput
+from engine.data.files import reading_failed
 
 FORMAT = 2  # of the file; with another number all caches are made again
 MAGIC = b"pt-cache"
@@ -190,12 +190,13 @@ def digest_file(path: str) -> Tensor:
     """A digest of the bytes of a file, uint8 (16,).
 
     Raises:
-        BadInput: It cannot be read.
+        BadInput: It may not be read.
+        OSError: The machine failed, or the file is gone.
     """
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise BadInput(f"{path}: not readable ({error.strerror}); replace or remove it") from None
+        raise reading_failed(path, error) from None
     digest = hashlib.blake2b(content, digest_size=16).digest()
     return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
 

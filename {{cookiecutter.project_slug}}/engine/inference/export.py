@@ -28,7 +28,7 @@ from torchvision.transforms.functional import center_crop
 
 from engine.arguments import Parser, add_checkpoint_option, output_file, plain
 from engine.checkpoint import write_atomically
-from engine.data.images import images_below
+from engine.data.files import images_below
 from engine.errors import DONE, BadInput, Fault
 from engine.inference.exported import (
     FORMAT_VERSION,

@@ -1,5 +1,6 @@
 """The images of predict.py, those among them that cannot be read, and how it ends."""
 
+import codecs
 import os
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from engine.data.images import SerializedList, images_below
+from engine.data.files import ENDINGS, SerializedList, list_images, warn_unused
 from engine.errors import DONE, BadInput, Fault
 
 
@@ -20,7 +21,8 @@ class ImageFiles(Dataset):
 
     Args:
         paths: Files, and folders whose images are all taken, those of subfolders included; `-` for
-            the files that standard input names, one a line.
+            the files and folders that standard input names, one a line, also in UTF-16 or ended
+            by NUL.
         load: From a path to an image, uint8 (3, H, W); worker processes must be able to import it.
         side: Height and width of the black image that stands for one that cannot be read; all
             images of a batch need one size.
@@ -42,7 +44,7 @@ class ImageFiles(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         try:
             return self.load(self.files[index]), torch.tensor(True)
-        except BadInput:
+        except (BadInput, OSError):
             return torch.zeros(3, self.side, self.side, dtype=torch.uint8), torch.tensor(False)
 
     def problems(self, readable: list[bool]) -> list[str]:
@@ -55,12 +57,16 @@ class ImageFiles(Dataset):
             BadInput: None could be read.
         """
         lines = []
-        for index in [i for i, could in enumerate(readable) if not could]:
+        for file in [self.files[i] for i, could in enumerate(readable) if not could]:
             try:
-                self.load(self.files[index])
-                lines.append(f"{self.files[index]}: could not be read at first; predict it again")
+                self.load(file)
+                lines.append(f"{file}: could not be read at first; predict it again")
             except BadInput as error:
                 lines.append(str(error))
+            except OSError as error:
+                reason = error.strerror or str(error)
+                gone = isinstance(error, FileNotFoundError)
+                lines.append(f"{file}: " + ("no such file" if gone else reason))
         if not any(readable):
             raise BadInput(lines[0] + f" (none of {len(lines)} images is)" * (len(lines) > 1))
         return lines
@@ -68,17 +74,48 @@ class ImageFiles(Dataset):
 
 def _named_images(name: str) -> list[str]:
     """The images that a word on the command line of predict.py names; see ImageFiles."""
-    if name == "-":
-        lines = os.fsdecode(sys.stdin.buffer.read()).replace("\r\n", "\n").split("\n")
-        if not (found := [line for line in lines if line]):
-            raise BadInput("-: standard input names no file; give it one a line")
-        return found
-    path = Path(name)
-    if not path.exists():
-        raise BadInput(f"{path}: no such file or folder")
-    if not (found := [str(path)] if path.is_file() else images_below(path)):
-        raise BadInput(f"{path}: no image in this folder")
+    if name != "-":
+        return _images_of(name)
+    lines = _text(sys.stdin.buffer.read()).replace("\r\n", "\n").replace("\0", "\n").split("\n")
+    found = [image for line in lines if line.strip() for image in _images_of(line, listed=True)]
+    if not found:
+        raise BadInput("-: standard input names no file; give it one a line")
     return found
+
+
+def _images_of(name: str, listed: bool = False) -> list[str]:
+    """A file, or all images of a folder; what a folder holds besides is named in a line.
+
+    Args:
+        name: Its path.
+        listed: Of a list: a path that does not exist may only have blanks at its end, and else is
+            named with the images that cannot be read.
+
+    Raises:
+        BadInput: It does not exist, or is a folder without images.
+    """
+    if not os.path.exists(name):
+        if not listed:
+            raise BadInput(f"{name}: no such file or folder")
+        return [stripped if os.path.exists(stripped := name.rstrip()) else name]
+    if os.path.isfile(name):
+        return [name]
+    if not os.path.isdir(name):
+        raise BadInput(f"{name}: neither a file nor a folder")
+    listing = list_images(name)
+    warn_unused(Path(name), listing.unused)
+    if not listing.images:
+        raise BadInput(f"{name}: no image in this folder; they end in {', '.join(ENDINGS)}")
+    return [os.path.join(name, path) for path in listing.images]
+
+
+def _text(content: bytes) -> str:
+    """A list of names as text: in the encoding of file names, or as PowerShell writes it."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
+    if b"\0" in content[:2]:  # the same without a mark
+        return content.decode("utf-16-le" if content[0] else "utf-16-be", "replace")
+    return os.fsdecode(content.removeprefix(codecs.BOM_UTF8))
 
 
 def end(

@@ -9,7 +9,6 @@ flips off, for digits and the like.
 """
 
 import copy
-import sys
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
@@ -19,20 +18,14 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from engine.data.cache import CachedImages
-from engine.data.images import (
-    flip,
-    image_size,
-    list_images,
-    read_image,
-    split_by_hash,
-)
-from engine.errors import BadInput, shorten
+from engine.data.files import list_images, split_by_hash, unused_in, warn_shared, warn_unused
+from engine.data.images import flip, image_size, read_image
+from engine.errors import BadInput
 from task.augmentation import chosen_transforms, eval_crop, mix, stored_side, train_crop
-from task.classes import check_classes, check_divisible, find_classes
+from task.classes import check_classes, check_divisible, list_classes
 from tools.digits import unpack_digits
 
 BUILT_IN = "data/digits"  # the images that come with the project
@@ -118,11 +111,14 @@ def train_and_val(opt: Namespace) -> tuple[Any, Any]:  # of ClassFolders, or a d
     """
     root = data_dir(opt.data)
     train_set = ClassFolders(root / "train", opt)
+    unused = [f"train/{name}" for name in train_set.found.unused]
     if (root / "val").is_dir():
-        val_set = ClassFolders(root / "val", opt)
-        check_classes(val_set.root, val_set.classes, train_set.classes)
+        val_set = ClassFolders(root / "val", opt, train_set.classes)
+        unused += [f"val/{name}" for name in val_set.found.unused]
+        warn_shared(train_set.found, val_set.found)
     else:
         train_set, val_set = train_set.split(opt.val_share)
+    warn_unused(root, unused_in(root) + unused)
     train_set.transforms = [*train_crop(opt), *random_transforms(opt)]
     check_transforms(train_set, opt)
     return train_set, val_set
@@ -135,10 +131,13 @@ def eval_set(opt: Namespace, info: dict[str, Any], split: str) -> Any:
         BadInput: As ClassFolders; or the classes are not those of `info`, that of the model.
     """
     if split == "test":
-        chosen = ClassFolders(data_dir(opt.data) / "test", opt)
-    else:
-        chosen = train_and_val(opt)[split == "val"]
-        chosen.transforms = eval_crop(opt)
+        chosen = ClassFolders(data_dir(opt.data) / "test", opt, list(info["classes"]))
+        warn_unused(chosen.root, chosen.found.unused)
+        for other in ("train", "val"):
+            warn_shared(list_images(chosen.root.parent / other), chosen.found)
+        return chosen
+    chosen = train_and_val(opt)[split == "val"]
+    chosen.transforms = eval_crop(opt)
     check_classes(chosen.root, chosen.classes, list(info["classes"]))
     return chosen
 
@@ -146,46 +145,35 @@ def eval_set(opt: Namespace, info: dict[str, Any], split: str) -> Any:
 class ClassFolders(Dataset):
     """Images in one folder for each class. The names of the folders, sorted, give the labels.
 
-    Hidden files and folders (a name that begins with a dot) are ignored. Other files that are not
-    images are left out, with a warning.
+    Hidden files and folders (a name that begins with a dot) are ignored. `found` tells what else lies
+    there, and is not used.
 
     Args:
         root: The folder that holds the class folders.
         opt: The options.
+        classes: Those of training, some of which may have no images here.
 
     Returns:
         For an index: a tensor (3, S, S) uint8, or (3, V, V) to judge by, and its label, int64.
 
     Raises:
-        BadInput: There is no such folder, no class in it, or no image in one of them.
+        BadInput: As task.classes.list_classes.
     """
 
-    def __init__(self, root: Path, opt: Namespace) -> None:
+    def __init__(self, root: Path, opt: Namespace, classes: list[str] | None = None) -> None:
         self.root = root
         self.transforms = eval_crop(opt)  # those of training images are others
-        self.classes = find_classes(root)
-        paths: list[str] = []
-        left_out: list[str] = []
-        counts = []
-        for name in self.classes:
-            found, others = list_images(root, root / name)
-            paths += found
-            left_out += others
-            counts.append(len(found))
-        if left_out:
-            print(f"warning: {root}: left out, as not images: {shorten(left_out)}", file=sys.stderr)
-        if empty := [n for n, count in zip(self.classes, counts, strict=True) if count == 0]:
-            raise BadInput(
-                f"{root}: no image in the class folder{'s' * (len(empty) > 1)} {', '.join(empty)}; "
-                f"files that count end in {', '.join(IMG_EXTENSIONS)}"
-            )
+        by_class, found = list_classes(root, classes)
+        self.found = found._replace(images=[])  # which would be copied into each worker process
+        self.classes = list(by_class)
+        counts = [len(paths) for paths in by_class.values()]
         self.images = CachedImages(
             root,
-            paths,
+            [path for paths in by_class.values() for path in paths],
             decode=partial(load, opt=opt),
             recipe=f"crop{stored_side(opt)}px" if opt.resize == "crop" else f"{opt.img_size}px",
         )
-        self.rows = torch.arange(len(paths))  # of `images`
+        self.rows = torch.arange(sum(counts))  # of `images`
         self.labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 
     def split(self, share: float) -> tuple["ClassFolders", "ClassFolders"]:

@@ -4,7 +4,7 @@ from argparse import BooleanOptionalAction, Namespace
 
 import dataset
 from engine.arguments import Parser, add_data_options, add_training_options, number
-from engine.data.images import read_dataset_json
+from engine.data.files import read_dataset_json
 from layers import NORMS, PADDINGS
 from losses import LOSSES
 from networks import NETWORKS, usual_size

@@ -23,10 +23,25 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from engine.data.cache import CachedImages
-from engine.data.images import SerializedList, flip, read_image, split_by_hash
+from engine.data.files import (
+    SerializedList,
+    list_images,
+    split_by_hash,
+    unused_in,
+    warn_shared,
+    warn_unused,
+)
+from engine.data.images import flip, read_image
 from engine.errors import BadInput
 from task.degradations import DEGRADATIONS, to_uint8
-from task.pairs import find_images, find_layout, match_names, pair_size
+from task.pairs import (
+    check_names,
+    choose_images,
+    find_layout,
+    match_names,
+    pair_size,
+    warn_transparent,
+)
 from tools.photos import copy_photos
 
 BUILT_IN = "data/photos"  # the images that come with the project
@@ -126,17 +141,36 @@ def eval_set(opt: Namespace, info: dict[str, Any], split: str) -> Any:
     Raises:
         BadInput: As `train_and_val`.
     """
+    root = data_dir(opt.data)
     if split == "test":
-        return Pairs(data_dir(opt.data) / "test", opt)
+        chosen = Pairs(root / "test", opt)
+        warn_unused(chosen.root, chosen.found.unused)
+        for other in ("train", "val"):
+            warn_shared(list_images(root / other), chosen.found)
+        if (root / "train").is_dir():
+            chosen.check_layout(find_layout(root / "train", opt))
+        return chosen
     return _whole_train_and_val(opt)[split == "val"]
 
 
 def _whole_train_and_val(opt: Namespace) -> tuple["Pairs", "Pairs"]:
     root = data_dir(opt.data)
-    train_set = Pairs(root / "train", opt)
+    train_set = val_set = Pairs(root / "train", opt)
+    unused = [f"train/{name}" for name in train_set.found.unused]
+    if (train_set.sizes[:, 1] == 2 * train_set.sizes[:, 0]).all() and (
+        train_set.layout == "photographs" and opt.side_by_side is opt.degrade is None
+    ):
+        raise BadInput(
+            f"{train_set.root}: each image is twice as wide as high; if it holds input and target, "
+            "say --side-by-side, else --no-side-by-side"
+        )
     if (root / "val").is_dir():
-        return train_set, Pairs(root / "val", opt)
-    return train_set.split(opt.val_share)
+        val_set = Pairs(root / "val", opt)
+        val_set.check_layout(train_set.layout)
+        unused += [f"val/{name}" for name in val_set.found.unused]
+        warn_shared(train_set.found, val_set.found)
+    warn_unused(root, unused_in(root) + unused)
+    return train_set.split(opt.val_share) if val_set is train_set else (train_set, val_set)
 
 
 def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
@@ -186,19 +220,28 @@ class Pairs(Dataset):
         self.root, self.opt = root, opt
         self.info: dict[str, Any] = {}  # kept in checkpoints: nothing, a network fits any images
         self.layout = find_layout(root, opt)
+        found = list_images(root)
+        paths = choose_images(root, found, self.layout)
+        self.found = found._replace(images=[])  # which would be copied into each worker process
+        names = match_names(root, paths) if self.layout == "folders" else paths
+        files = self.pairs = SerializedList(paths)
         if self.layout == "folders":
-            self.pairs = SerializedList(match_names(root))
-            files = SerializedList(f"{side}/{name}" for side in "AB" for name in self.pairs)
-        else:
-            files = self.pairs = SerializedList(find_images(root))
+            self.pairs = SerializedList(names)
         self.images = CachedImages(root, files, decode=load, recipe="full")
-        count = len(self.pairs)
-        paths = [f"{root}/{file}" for file in files]
-        sizes = [pair_size(paths[i::count], self.layout, opt.img_size) for i in range(count)]
-        self.sizes = torch.tensor(sizes)  # height and width of each pair
+        count, paths = len(names), [f"{root}/{path}" for path in paths]
+        heads = [pair_size(paths[i::count], self.layout, opt.img_size) for i in range(count)]
+        if self.layout == "photographs" and opt.degrade is None:
+            check_names(root, names)
+        warn_transparent(root, [names[i] for i in range(count) if heads[i][1]])
+        self.sizes = torch.tensor([size for size, _ in heads])  # height and width of each pair
         self.rows = torch.arange(count)  # of `pairs`, one for each sample
         self.crops = "none"
         self.corners = torch.empty(0)  # top and left of each sample in a grid of crops
+
+    def check_layout(self, expected: str) -> None:
+        """Raises BadInput unless the layout is that of train/."""
+        if self.layout != expected:
+            raise BadInput(f"{self.root}: holds {self.layout}, and train/ {expected}; lay out alike")
 
     def split(self, share: float) -> tuple["Pairs", "Pairs"]:
         """Two parts of these pairs; the second gets about `share` of them.

@@ -4,7 +4,7 @@ from argparse import BooleanOptionalAction, Namespace
 
 import dataset
 from engine.arguments import Parser, add_data_options, add_training_options, auto_or, number
-from engine.data.images import read_dataset_json
+from engine.data.files import read_dataset_json
 from layers import NORMS, PADDINGS
 from losses import ADVERSARIAL, LOSSES
 
@@ -16,7 +16,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     if opt.pool and opt.parallel == "super":
         parser.error("--pool: with --parallel super each GPU would keep its own; use split")
     if opt.flip is None:
-        opt.flip = read_dataset_json(dataset.data_dir(opt.data)).get("flip", True)
+        opt.flip = read_dataset_json(dataset.data_dir(opt.data), "pairs").get("flip", True)
     return opt
 
 

@@ -1,37 +1,102 @@
-"""Folders of classes: their names, and whether they fit; labels as text."""
+"""Folders of classes: their names and images, and whether they fit; labels as text."""
 
-import os
+import unicodedata
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from engine.data.images import check_split, is_hidden
+from engine import terminal
+from engine.data.files import ENDINGS, Listing, check_split, list_images
 from engine.errors import BadInput, shorten
 
+# Folders that belong to other tasks, in lower case.
+IMAGES = {"images", "image", "imgs", "img", "jpegimages"}
+MASKS = {"masks", "mask", "labels", "annotations", "segmentations", "segmentationclass", "gt"}
+PAIRS = [{"input", "target"}, {"inputs", "targets"}, {"source", "target"}, {"traina", "trainb"}]
 
-def find_classes(root: Path) -> list[str]:
-    """The names of the class folders in `root`, sorted.
+
+def list_classes(
+    root: Path, known: list[str] | None = None
+) -> tuple[dict[str, list[str]], Listing]:
+    """The images of each class in `root`, sorted, and all that was found.
+
+    Args:
+        root: The folder of the class folders.
+        known: The classes of training. Some of them may have no image here, which is warned of.
 
     Raises:
-        BadInput: There is no such folder, or no class in it.
+        BadInput: There is no such folder, no class in it, a class alone or without images, one
+            that training does not know, or folders of another task.
     """
     check_split(root)
-    folders = [entry.name for entry in os.scandir(root) if entry.is_dir()]
-    classes = sorted(name for name in folders if not is_hidden(name))
-    if not classes:
-        raise BadInput(f"{root}: no class folders; each class is a folder with its images")
-    return classes
+    listing = list_images(root)
+    names = listing.folders
+    if known is None:
+        _check_task(root, names)
+    else:
+        check_classes(root, names, known, all_needed=False)
+    by_class: dict[str, list[str]] = {name: [] for name in known or names}
+    for path in listing.images:
+        name, slash, _ = path.partition("/")
+        (by_class[name] if slash else listing.unused).append(path)  # or beside the class folders
+    empty = [name for name, images in by_class.items() if not images]
+    unused = f"; not used: {shorten(listing.unused, 3)}" if listing.unused else ""
+    if not names:
+        raise BadInput(f"{root}: no class folders; each class is a folder with its images{unused}")
+    if empty and (known is None or len(empty) == len(known)):
+        raise BadInput(
+            f"{root}: no image in the class folder{'s' * (len(empty) > 1)} {shorten(empty)}; files "
+            f"that count end in {', '.join(ENDINGS)}{unused}"
+        )
+    if known is None and len(names) == 1:
+        deeper = any(path.count("/") > 1 for path in listing.images)
+        hint = "are its subfolders the classes? Move them up" if deeper else "add another"
+        raise BadInput(f"{root}: one class alone ({names[0]}), so nothing to tell apart; {hint}")
+    if empty:
+        terminal.warn(f"{root}: no images of {shorten(empty, 3)}, which stay without a result")
+    return by_class, listing
 
 
-def check_classes(root: Path, found: list[str], expected: list[str]) -> None:
+def _check_task(root: Path, names: list[str]) -> None:
+    lower = {name.lower() for name in names}
+    if len(lower) <= 3 and lower & IMAGES and lower & MASKS:
+        task = "segmentation, images and their masks"
+    elif any(lower == pair for pair in PAIRS):
+        task = "pairs of images"
+    else:
+        return
+    raise BadInput(
+        f"{root}: {', '.join(names)} look like {task}: render that task; here each folder is a class"
+    )
+
+
+def check_classes(
+    root: Path, found: list[str], expected: list[str], all_needed: bool = True
+) -> None:
     """Raises BadInput unless the classes found in `root` are those of training."""
     missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    if missing or unknown:
+    if unknown or (missing and all_needed):
+        pairs = ((name, other, difference(name, other)) for name in unknown for other in missing)
+        hints = [f"; {one!r} differs from {other!r} by {how}" for one, other, how in pairs if how]
+        lists = (shorten([repr(name) for name in names]) or "none" for names in (missing, unknown))
         raise BadInput(
-            f"{root}: its class folders must be those of training; missing: "
-            f"{', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
+            f"{root}: its class folders must be those of training; missing: {next(lists)}; "
+            f"unknown: {next(lists)}{''.join(hints[:3])}"
         )
+
+
+def difference(one: str, other: str) -> str:
+    """By what two names differ that look alike: Unicode form, blanks, case; else nothing."""
+    def simple(name: str, but: str = "") -> str:
+        name = name if but == "Unicode form" else unicodedata.normalize("NFKC", name)
+        name = name if but == "blanks" else "".join(name.split())
+        return name if but == "case" else name.casefold()
+
+    if one == other or simple(one) != simple(other):
+        return ""
+    kinds = ("Unicode form", "blanks", "case")
+    return " and ".join(kind for kind in kinds if simple(one, kind) != simple(other, kind))
 
 
 def check_divisible(root: Path, counts: dict[str, int]) -> None:

@@ -1,12 +1,11 @@
 """Folders of pairs: their layout, the names of the pairs, their sizes."""
 
-import sys
 from argparse import Namespace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
-from engine.data.images import check_split, image_size, list_images, read_dataset_json
+from engine import terminal
+from engine.data.files import ENDINGS, Listing, check_split, read_dataset_json
+from engine.data.images import ALPHA, image_head
 from engine.errors import BadInput, shorten
 
 
@@ -19,7 +18,7 @@ def find_layout(root: Path, opt: Namespace) -> str:
     """
     check_split(root)
     sides = [(root / side).is_dir() for side in "AB"]
-    pairs = read_dataset_json(root.parent).get("pairs", "")
+    pairs = read_dataset_json(root.parent, "pairs").get("pairs", "")
     if pairs not in ("", "side-by-side"):
         raise BadInput(f'{root.parent}/dataset.json: pairs can only be "side-by-side"; fix it')
     if opt.side_by_side is not None:
@@ -33,28 +32,31 @@ def find_layout(root: Path, opt: Namespace) -> str:
     return "folders" if any(sides) else pairs or "photographs"
 
 
-def find_images(root: Path) -> list[str]:
-    """The images below a folder, relative to it; other files are named in a warning.
+def choose_images(root: Path, found: Listing, layout: str) -> list[str]:
+    """The images of a layout, relative to `root`; the others become unused ones of `found`.
 
     Raises:
         BadInput: There are none.
     """
-    found, left_out = list_images(root, root)
-    if left_out:
-        print(f"warning: {root}: left out, as not images: {shorten(left_out)}", file=sys.stderr)
-    if not found:
-        ends = ", ".join(IMG_EXTENSIONS)
-        raise BadInput(f"{root}: no image in this folder; files that count end in {ends}")
-    return found
+    sides = ("A/", "B/") if layout == "folders" else ("",)
+    for side in sides:
+        if not any(path.startswith(side) for path in found.images):
+            unused = f"; not used: {shorten(found.unused, 3)}" if found.unused else ""
+            ends = ", ".join(ENDINGS)
+            raise BadInput(
+                f"{root / side}: no image in this folder; files that count end in {ends}{unused}"
+            )
+    found.unused.extend(path for path in found.images if not path.startswith(sides))
+    return [path for path in found.images if path.startswith(sides)]
 
 
-def match_names(root: Path) -> list[str]:
+def match_names(root: Path, images: list[str]) -> list[str]:
     """The names of the images in A, which must be those of the images in B.
 
     Raises:
         BadInput: A name is in one of the two alone.
     """
-    inputs, targets = (find_images(root / side) for side in "AB")
+    inputs, targets = ([p[2:] for p in images if p.startswith(side)] for side in ("A/", "B/"))
     alone = [f"A/{name}" for name in sorted(set(inputs) - set(targets))]
     alone += [f"B/{name}" for name in sorted(set(targets) - set(inputs))]
     if alone:
@@ -65,8 +67,22 @@ def match_names(root: Path) -> list[str]:
     return inputs
 
 
-def pair_size(paths: list[str], layout: str, least: int) -> tuple[int, int]:
-    """Height and width of a pair, from the heads of its files.
+def check_names(root: Path, images: list[str]) -> None:
+    """Raises BadInput if photographs are pairs: two folders of images with the same names."""
+    folders: dict[str, set[str]] = {}
+    for path in map(PurePosixPath, images):
+        folder = path.parts[0] if len(path.parts) > 1 else ""
+        folders.setdefault(folder, set()).add("/".join((*path.parts[1:-1], path.stem)))
+    if len(folders) == 2 and "" not in folders and len({*map(frozenset, folders.values())}) == 1:
+        one, other = sorted(folders)
+        raise BadInput(
+            f"{root}: the images in {one}/ and {other}/ have the same names; if they are pairs, "
+            "rename the folder of the inputs A and that of the targets B, else say --degrade noise"
+        )
+
+
+def pair_size(paths: list[str], layout: str, least: int) -> tuple[tuple[int, int], bool]:
+    """Height and width of a pair, and whether its target is transparent, from the files' heads.
 
     Args:
         paths: The file, or with the layout folders the two files.
@@ -76,7 +92,8 @@ def pair_size(paths: list[str], layout: str, least: int) -> tuple[int, int]:
     Raises:
         BadInput: The images of the pair differ in size, or are too small.
     """
-    (width, height), *others = map(image_size, paths)
+    heads = [image_head(path) for path in paths]
+    (width, height), *others = (size for size, _ in heads)
     if others and others[0] != (width, height):
         raise BadInput(
             f"{paths[0]} has {width} x {height} pixels and {paths[1]} {others[0][0]} x "
@@ -93,4 +110,12 @@ def pair_size(paths: list[str], layout: str, least: int) -> tuple[int, int]:
             f"{paths[0]}: {width} x {height} pixels are too few for --img-size {least}; lower it, "
             "or take the image away"
         )
-    return height, width
+    return (height, width), ALPHA in heads[-1][1]
+
+
+def warn_transparent(root: Path, names: list[str]) -> None:
+    """Names the targets whose transparency is lost, in one line."""
+    if names:
+        terminal.warn(
+            f"{root}: the transparency of targets is lost, it becomes white: {shorten(names, 3)}"
+        )

@@ -1,0 +1,294 @@
+"""Files: which of them are images, lists of them, and what of a data folder is not used."""
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engine import terminal
+from engine.errors import BadInput, shorten
+
+# A fixed list: which files a data set has does not depend on the version of Pillow.
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp"),
+    *(".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".qoi", ".pcx"),
+    *(".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"),
+)
+# What Windows, macOS, Linux and network drives put into folders by themselves, in lower case.
+SERVICE = {
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
+    *("__macosx", "icon\r", "network trash folder", "temporary items", "lost+found"),
+    *("@eadir", "@synoeastream", "@synoresource", "@tmp", "@recycle", "@recently-snapshot"),
+    *("#recycle", "#snapshot", "__pycache__"),
+}
+SPLITS = ("train", "val", "test")
+NEARLY = {  # what else people call them, without capitals, digits, signs and a final "set"
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
+    "test": ("test", "tests", "testing", "tst"),
+}
+ABOUT = re.compile(r"(readme|licen[cs]e|copying|citation)([._-].*)?|dataset\.json", re.IGNORECASE)
+DESCRIPTION = ("name", "source", "licence", "license", "authors", "description", "url")
+# Errors of the system that are about the path; the others are those of the machine.
+OF_THE_PATH = {
+    errno.EACCES: "no permission to read it",
+    errno.EPERM: "no permission to read it",
+    errno.EISDIR: "is a folder",
+    errno.ENOTDIR: "a part of this path is a file",
+    errno.ELOOP: "a link that leads to itself",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EINVAL: "damaged",
+    errno.ENXIO: "no file that can be read",
+}
+
+
+class Listing(NamedTuple):
+    """What lies below a folder, as paths relative to it, with slashes; nothing that is hidden."""
+
+    folders: list[str]  # those directly in it
+    images: list[str]  # in a fixed order
+    unused: list[str]  # other files, and folders that were met before, with the reason
+    entered: dict[Any, str]  # the path of each folder that was read, by what it really is
+
+
+def list_images(root: str | Path) -> Listing:
+    """The images below a folder, if there is one. Links are followed; no folder is read twice.
+
+    Raises:
+        BadInput: A folder may not be read.
+        OSError: The machine failed.
+    """
+    if not os.path.isdir(root):
+        return Listing([], [], [], {})
+    entered: dict[Any, str] = {}
+    files: dict[str, list[str]] = {}  # by the folder, whose path ends with a slash
+    inside: dict[str, list[str]] = {}  # the folders in it
+    unused: list[str] = []
+    above = {_identity(path): str(path) for path in Path(os.path.realpath(root)).parents}
+    # Real folders before links: a folder that has both counts where it really is.
+    folders, links = [""], list[str]()
+    while folders or links:
+        place = folders.pop() if folders else links.pop(0)
+        path = os.path.join(root, place)
+        try:
+            key = _identity(path)
+            if known := entered.get(key) or above.get(key):
+                unused.append(f"{place} (the same folder as {known})")
+                continue
+            entered[key] = path.rstrip("/")
+            entries = list(os.scandir(path))
+        except OSError as error:
+            raise reading_failed(path, error) from None
+        names, subfolders = [], []
+        for entry in entries:
+            if is_hidden(entry.name):
+                continue
+            linked = entry.is_symlink()
+            if _is_folder(entry):
+                subfolders.append(f"{place}{entry.name}/")
+                (links if linked else folders).append(subfolders[-1])
+            elif is_image(entry.name) and (linked or entry.is_file()):
+                names.append(entry.name)
+            else:  # also pipes and devices, which would be waited for
+                unused.append(place + entry.name)
+        links.sort()
+        files[place], inside[place] = sorted(names), sorted(subfolders)
+    images: list[str] = []
+    folders = [""]
+    while folders:  # the files of a folder, then those of its subfolders
+        place = folders.pop()
+        images += [place + name for name in files.get(place, ())]
+        folders += reversed(inside.get(place, []))
+    unused.sort(key=lambda name: (not name.endswith(")"), name))  # those with a reason first
+    return Listing([name[:-1] for name in inside[""]], images, unused, entered)
+
+
+def images_below(folder: str | Path) -> list[str]:
+    """The paths of all images in a folder and its subfolders."""
+    return [os.path.join(folder, path) for path in list_images(folder).images]
+
+
+def warn_shared(one: Listing, other: Listing) -> None:
+    """Warns, in one line, of folders that are in two splits, perhaps by links."""
+    both = one.entered.keys() & other.entered.keys()
+    if shared := sorted(f"{other.entered[key]} is {one.entered[key]}" for key in both):
+        terminal.warn(f"the same images in two splits: {shorten(shared, 3)}")
+
+
+def _identity(folder: str) -> Any:
+    status = os.stat(folder)
+    # Some file systems of networks number nothing.
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def is_image(path: str | Path) -> bool:
+    """Whether a file counts as an image, by its name."""
+    return not is_hidden(path) and str(path).lower().endswith(ENDINGS)
+
+
+def is_hidden(path: str | Path) -> bool:
+    """Whether a file or a folder is what Unix hides, or what systems make for themselves."""
+    name = os.path.basename(path)
+    return name.startswith((".", "~$")) or name.lower() in SERVICE
+
+
+def reading_failed(path: str | Path, error: OSError) -> Exception:
+    """What to raise for an error of the system: BadInput if the path is wrong, else an OSError."""
+    if error.errno == errno.ENOENT and os.path.islink(path):
+        return BadInput(f"{path}: not readable: a link to nowhere; replace or remove it")
+    if error.errno in OF_THE_PATH:
+        return BadInput(f"{path}: not readable: {OF_THE_PATH[error.errno]}; replace or remove it")
+    return OSError(error.errno, error.strerror or str(error), str(path))
+
+
+def read_dataset_json(folder: Path, *own: str) -> dict:
+    """The content of dataset.json in a folder of images; empty if there is no such file.
+
+    `"flip": false` in it turns random flips off, for letters and the like.
+
+    Args:
+        folder: That of the splits.
+        own: The keys that have a meaning for a task, besides `flip` and those of DESCRIPTION.
+
+    Raises:
+        BadInput: The file cannot be read, has another key, or `flip` is neither true nor false.
+    """
+    path = folder / "dataset.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: not readable as JSON ({error}); fix or delete it") from None
+    if not isinstance(content, dict) or not isinstance(content.get("flip", True), bool):
+        raise BadInput(f"{path}: must be an object whose flip is true or false; fix or delete it")
+    known = ("flip", *own, *DESCRIPTION)
+    if unknown := [repr(key) for key in content if key not in known]:
+        raise BadInput(f"{path}: unknown: {shorten(unknown, 3)}; known: {', '.join(known)}; fix it")
+    return content
+
+
+def check_split(root: Path) -> None:
+    """Raises BadInput unless the folder of a split, such as DIR/train, is there."""
+    if root.is_dir():
+        return
+    text = f"{root}: no such folder; --data wants a folder that holds {root.name}/"
+    entries = _folders(root.parent)
+    if near := [name for name in entries if nearly(name) == root.name]:
+        text += f"; rename {near[0]} to {root.name}"
+    elif deeper := [name for name in entries if (root.parent / name / root.name).is_dir()]:
+        text += f", as {root.parent / deeper[0]} does"
+    elif root.name == "test":
+        text += "; test.py --split val needs none"
+    elif entries:
+        text += f", and this one holds {shorten([f'{name}/' for name in entries], 3)}"
+    raise BadInput(text)
+
+
+def nearly(name: str) -> str | None:
+    """The split that a folder is probably meant to be, which is called otherwise."""
+    letters = re.sub("[^a-z]", "", name.lower())
+    letters = letters.removesuffix("images").removesuffix("data").removesuffix("set")
+    return next((split for split in SPLITS if letters in NEARLY[split] and name != split), None)
+
+
+def unused_in(folder: Path) -> list[str]:
+    """What lies in the folder of the splits and is not one, nor about the data; hints first."""
+    hints, others = [], []
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise reading_failed(folder, error) from None
+    names = {entry.name for entry in entries}
+    for entry in entries:
+        split = nearly(entry.name) if _is_folder(entry) else None
+        if split and split not in names:
+            hints.append(f"{entry.name}/ (rename it {split} if it is that)")
+        elif not (is_hidden(entry.name) or entry.name in SPLITS or ABOUT.fullmatch(entry.name)):
+            others.append(entry.name + "/" * _is_folder(entry))
+    return hints + others
+
+
+def warn_unused(folder: Path, names: list[str]) -> None:
+    """Names what lies in a data folder and is not used, in one line, if there is anything."""
+    if names:
+        terminal.warn(f"{folder}: not used: {shorten(names, 3)}")
+
+
+def _folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(e.name for e in os.scandir(folder) if not is_hidden(e.name) and _is_folder(e))
+
+
+def split_by_hash(names: Iterable[str], groups: Sequence[int], share: float) -> list[bool]:
+    """Chooses about `share` of the names of each group, by a hash of the name.
+
+    Adding names changes no choice, unless a group would be chosen whole or not at all: then its
+    name with the highest hash is left, or that with the lowest is chosen.
+
+    Args:
+        names: Such as relative paths.
+        groups: A number for each name, such as its class; each number stands at least twice.
+        share: In (0, 1).
+
+    Returns:
+        Whether each name is chosen.
+    """
+    hashes = [
+        int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:6], "big")
+        / 2**48
+        for name in names
+    ]
+    lowest: dict[int, int] = {}
+    highest: dict[int, int] = {}
+    for i, group in enumerate(groups):
+        if hashes[i] < hashes[lowest.setdefault(group, i)]:
+            lowest[group] = i
+        if hashes[i] >= hashes[highest.setdefault(group, i)]:
+            highest[group] = i
+    chosen = [value < share for value in hashes]
+    for group in lowest:
+        chosen[lowest[group]], chosen[highest[group]] = True, False
+    return chosen
+
+
+class SerializedList(Sequence[str]):
+    """An immutable list of strings, kept as one block of bytes and the places where they end.
+
+    A forked worker shares its parent's memory until one of the two writes to it. Reading an object
+    of Python changes its reference count, so workers that read a million paths from a list would
+    each end up with a copy of them (pytorch #13246).
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        encoded = [name.encode("utf-8", "surrogatepass") for name in names]
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        self._bytes = b"".join(encoded)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: Any) -> Any:  # a string for an integer, a list for a slice
+        chosen = range(len(self))[index]
+        if isinstance(chosen, range):
+            return [self[i] for i in chosen]
+        start, end = self._ends[chosen : chosen + 2]
+        return self._bytes[start:end].decode("utf-8", "surrogatepass")
+
+    def digest(self) -> bytes:
+        """All strings and their lengths as bytes, which differ for any two lists."""
+        return self._ends[1:].tobytes() + self._bytes
