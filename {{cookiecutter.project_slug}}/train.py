@@ -57,7 +57,7 @@ def main() -> int:
     # 3. The model: networks and losses; an optimizer for each network; several GPUs if any.
     seed_all(device, opt.seed, "weights")
     with world.first_here():  # what has to be downloaded is downloaded once
-        model = modules.place(Model(opt, train_set.info), device)
+        model = modules.place(Model(opt, train_set.info), device, opt.freeze)
     networks = model.networks()
     sample = train_set[0]
     terminal.say(summarize(model, networks, sample))

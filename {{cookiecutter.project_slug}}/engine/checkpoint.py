@@ -198,10 +198,12 @@ def reading(what: Path | str) -> Iterator[None]:
     """
     try:
         yield
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise BadInput(
-            f"{what}: holds more than tensors and plain values, and was not loaded because that "
-            "could run code; use a checkpoint written by train.py, or for --weights a state dict"
+            f"{what}: holds more than tensors and plain values{f' ({found[1]})' if found else ''}, "
+            "and was not loaded because that could run code; use a checkpoint written by train.py, "
+            "or for --weights a state dict, saved by itself"
         ) from None
     except (MemoryError, Damaged):
         raise

@@ -180,6 +180,8 @@ def _reason(error: OSError) -> str:
     """What an error of the system says in a line, after the place if it is in the owner's code."""
     text = str(error)
     own = _without_traceback(text)
+    if found := re.fullmatch(r"\[Errno -?\d+\] (.+): '(.+)'", own):  # as Python words it
+        own = f"{found[2]}: {found[1]}"
     if own == text:
         own = f"{error.filename or 'a file'}: {error.strerror or text}"
         text = "".join(traceback.format_tb(error.__traceback__))

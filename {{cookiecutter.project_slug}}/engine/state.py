@@ -100,8 +100,8 @@ class TrainState:
 
     @property
     def head_alone(self) -> bool:
-        """Whether this step is one of the first `--head-epochs`."""
-        return self.n_iter < self.opt.head_epochs * self.steps_per_epoch
+        """Whether this step trains heads alone: with `--freeze`, or in the first `--head-epochs`."""
+        return self.opt.freeze or self.n_iter < self.opt.head_epochs * self.steps_per_epoch
 
     def record(self, metrics: dict[str, float]) -> bool:
         """Records a validation by its monitored metric; returns whether it is the best one.
@@ -181,7 +181,7 @@ class TrainState:
     def start_from(self, path: str) -> None:
         """Starts from the weights in a file, as far as they fit (weights.load_fitting)."""
         own = {k: value for k, value in plain(self.opt).items() if k not in WITHOUT_EFFECT}
-        load_fitting(self.networks, path, own)
+        load_fitting(self.networks, path, own, self.info)
         self.optimizers.averages.restart()
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from engine import terminal
 from engine.data.cache import CachedImages, images_of
-from engine.data.images import SerializedList
+from engine.data.files import SerializedList
 from engine.data.mapped import digest_file
 
 FILES = "files.jsonl"
