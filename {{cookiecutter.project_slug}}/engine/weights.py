@@ -88,7 +88,7 @@ def _fit(
 ) -> bool:
     """Puts what fits into a network, if that is most of it; prints how much."""
     own = network.state_dict()
-    last = {id(parameter) for parameter in layers_of(network)[-1]} if own else set()
+    last = {id(parameter) for layer in layers_of(network)[-1:] for parameter in layer}
     heads = {key for key, p in network.named_parameters() if id(p) in last}
     fitting = {key: weights[key] for key in _fitting(own, weights)}
     large = [key for key in own if own[key].dim() > 1 and key not in heads] or list(own)

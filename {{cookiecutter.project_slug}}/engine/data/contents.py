@@ -198,10 +198,10 @@ def compare(before: Records, now: Records) -> dict[str, str]:
             what = "from the other side of the division"
         if what:
             found.setdefault((side, what), []).append(name)
-    told: dict[str, list[str]] = {}
+    told: dict[str, list[str]] = {side: [] for side in (*SIDES, "")}
     for (side, what), (first, *more) in found.items():
         verb = "has" if what == "changed" or not side else "is"
         verb = {"has": "have", "is": "are"}[verb] if more else verb
         images = f"{1 + len(more):,} {side} image".replace("  ", " ") + "s" * bool(more)
-        told.setdefault(side, []).append(f"{images} {verb} {what}, {'first ' * bool(more)}{first}")
-    return {side: "; ".join(texts) for side, texts in told.items()}
+        told[side].append(f"{images} {verb} {what}, {'first ' * bool(more)}{first}")
+    return {side: "; ".join(texts) for side, texts in told.items() if texts}
