@@ -180,11 +180,11 @@ def _reason(error: OSError) -> str:
     """What an error of the system says in a line, after the place if it is in the owner's code."""
     text = str(error)
     own = _without_traceback(text)
-    if found := re.fullmatch(r"\[Errno -?\d+\] (.+): '(.+)'", own):  # as Python words it
-        own = f"{found[2]}: {found[1]}"
     if own == text:
         own = f"{error.filename or 'a file'}: {error.strerror or text}"
         text = "".join(traceback.format_tb(error.__traceback__))
+    elif found := re.fullmatch(r"\[Errno -?\d+\] (.+): '(.+)'", own):  # as Python words it
+        own = f"{found[2]}: {found[1]}"
     for name, number in reversed(re.findall(r'File "(.+)", line (\d+)', text)):
         if (owners := _owners(name)) is not None:  # the innermost frame of the project
             where = Path(name).relative_to(PROJECT).as_posix()
