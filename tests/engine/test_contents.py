@@ -13,10 +13,13 @@ from conftest import Build, Train
 from PIL import Image, ImageOps
 from programs import last, resume
 
+import options
+from engine.checkpoint import restore
 from engine.data import contents, source
 from engine.data.cache import CachedImages
 from engine.data.contents import FILES, Files, compare, find_records, read_records
 from engine.state import environment_changes
+from model import Model
 
 ONE = "1" * 32
 RECORD = [5, 7, ONE, 9, 3, "training"]
@@ -211,10 +214,6 @@ def test_what_a_run_computes_with_is_in_its_checkpoint(finished: Path) -> None:
 def test_changed_code_is_named_at_a_resume_and_by_programs_that_load_a_checkpoint(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from engine.checkpoint import restore
-    from model import Model
-    import options
-
     shutil.copytree(finished, "run")
     state = last(Path("run"))
     state["environment"]["code"].update({"networks.py": "0", "train.py": "0"})

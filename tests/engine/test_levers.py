@@ -305,7 +305,7 @@ def test_what_does_not_fit_is_named_and_starts_at_random(
     train: Train, build: Build, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     average = last(trained)["ema"]["net"]
-    name, _ = list(build().networks["net"].named_parameters())[0]
+    name, _ = next(build().networks["net"].named_parameters())
     shape = tuple(average[name].shape)
     other = {**average, name: torch.zeros(5, *shape)}
     torch.save(other, "other.pt")

@@ -111,7 +111,7 @@ def test_process_0_saves_and_asks_no_other(monkeypatch: pytest.MonkeyPatch) -> N
             {"save": lambda self, state, alone: saved.append(alone), "wait": lambda self: None},
         )()
         state: Any = type("State", (), {"n_iter": 3})
-        with pytest.raises(Fault, match="train/a.png: Input/output error.*--resume"):
-            with run.saving(state):
-                raise ERRORS["EIO"]
+        told = pytest.raises(Fault, match=r"train/a\.png: Input/output error.*--resume")
+        with told, run.saving(state):
+            raise ERRORS["EIO"]
     assert saved == [True]

@@ -130,7 +130,7 @@ def test_what_others_say_of_their_classes_counts(capsys: pytest.CaptureFixture[s
 
 def test_few_tensors_that_fit_by_chance_are_refused() -> None:
     """The norms of a wider network have the names and shapes, its convolutions have not."""
-    other = {name: value if value.dim() < 2 else torch.zeros(9, 9) for name, value in weights().items()}
+    other = {n: value if value.dim() < 2 else torch.zeros(9, 9) for n, value in weights().items()}
     with pytest.raises(BadInput, match=r"^--weights w\.pt: fewer than half of the convolutions"):
         start(other)
     most = {**weights(), "second.weight": torch.zeros(9)}

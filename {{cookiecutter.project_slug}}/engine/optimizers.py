@@ -2,7 +2,6 @@
 
 import math
 from argparse import Namespace
-from collections.abc import Iterator
 from functools import reduce
 from itertools import chain
 from operator import add

@@ -47,7 +47,8 @@ class TrainState:
         optimizers: The optimizers of its networks.
         steps_per_epoch: Optimizer steps in an epoch.
         environment: What the exact result depends on besides the options.
-        changed_files: What of the images has changed since another environment: see contents.compare.
+        changed_files: What of the images has changed since another environment, as
+            contents.compare tells it.
 
     Raises:
         BadInput: `--monitor` names no such metric.
@@ -100,7 +101,7 @@ class TrainState:
 
     @property
     def head_alone(self) -> bool:
-        """Whether this step trains heads alone: with `--freeze`, or in the first `--head-epochs`."""
+        """Whether this step trains the head alone: with `--freeze`, or in `--head-epochs`."""
         return self.opt.freeze or self.n_iter < self.opt.head_epochs * self.steps_per_epoch
 
     def record(self, metrics: dict[str, float]) -> bool:
@@ -161,7 +162,8 @@ class TrainState:
         """Refuses steps of another size, or so few of them that epochs would be left out."""
         run = path.parent if path.name == "checkpoints" else path
         anew = f"or begin a new run with --weights {run}"
-        size, now = (one["batch_size"] * one["accumulate"] for one in (state["args"], vars(self.opt)))
+        both = state["args"], vars(self.opt)
+        size, now = (options["batch_size"] * options["accumulate"] for options in both)
         if size != now:
             batch, was = self.opt.batch_size, state["args"]["batch_size"]
             times = size // batch if size % batch == 0 else size // was

@@ -14,7 +14,6 @@ from engine.errors import BAD_INPUT, DONE, FAULT, LAUNCHED, BadInput, begin, run
 
 begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
 
-import json
 import subprocess
 import sys
 import tempfile
