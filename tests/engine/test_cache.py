@@ -131,6 +131,22 @@ def test_many_images_at_once(folder: Path, indices: list[int]) -> None:
     assert batch.equal(torch.stack([Pictures(folder).decode(index) for index in indices]))
 
 
+def brighter(path: str, by: int) -> Tensor:
+    return read(path) // 2 + by
+
+
+def test_a_few_images_are_decoded_to_see_whether_the_cache_is_theirs(folder: Path) -> None:
+    """Also where the system says that the files are the same: an option is not in the recipe."""
+    for by in (0, 100):
+        images = CachedImages(folder, names_below(folder), partial(brighter, by=by), "8px")
+        use_cache([Samples(images)], "on", epochs=2, device=CPU)
+        assert images[3].equal(brighter(images.path(3), by))
+
+
+def names_below(folder: Path) -> list[str]:
+    return [os.path.relpath(path, folder) for path in images_below(folder)]
+
+
 def add(folder: Path) -> None:
     draw(folder / "06b.png", seed=77)
 

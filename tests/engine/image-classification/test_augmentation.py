@@ -243,14 +243,15 @@ def test_captions_name_the_classes_of_mixed_labels() -> None:
 
 
 def stripes(folder: Path, width: int, height: int, period: int = 16) -> Path:
-    """A data set with an image whose horizontal and vertical lines have the same period."""
+    """A data set of an image, twice, whose horizontal and vertical lines have the same period."""
     y, x = np.mgrid[:height, :width]
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[..., 0] = 255 * (x % period < period // 2)
     pixels[..., 1] = 255 * (y % period < period // 2)
     for split in ("train", "val", "test"):
-        (folder / split / "a").mkdir(parents=True)
-        Image.fromarray(pixels).save(folder / split / "a" / "0.png")
+        for name in "ab":
+            (folder / split / name).mkdir(parents=True)
+            Image.fromarray(pixels).save(folder / split / name / "0.png")
     return folder
 
 
@@ -286,7 +287,7 @@ def test_judging_takes_the_centre_and_keeps_the_aspect_ratio(tmp_path: Path) -> 
     pixels[:, :60, 0] = pixels[:, 132:, 0] = 255  # what is beside the centre
     (tmp_path / "val" / "a").mkdir(parents=True)
     Image.fromarray(pixels).save(tmp_path / "val" / "a" / "0.png")
-    (judged, _) = dataset.ClassFolders(tmp_path / "val", opt(*CROP))[0]
+    (judged, _) = dataset.ClassFolders(tmp_path / "val", opt(*CROP), ["a"])[0]
     assert judged.shape == (3, 28, 28)
     assert judged[0].equal(judged[1])  # 28 of 32, so 56 of 64 pixels in the middle
     disc = judged[1] > 127

@@ -37,6 +37,7 @@ ENDING = ".decoded"  # of the names of caches
 PARTIAL = ".tmp"  # and of unfinished ones, after that
 # Seconds after which a file may be deleted, if it is not in use.
 UNUSED, UNFINISHED = 7 * 24 * 3600, 3600
+CHECKED = 8  # images at most that are decoded to see whether a cache is theirs
 WHERE = ("auto", "on", "off")  # of `--cache`, besides a folder
 
 
@@ -240,10 +241,13 @@ def _open(path: Path) -> MappedImages | None:
 def _is_of(one: MappedImages, images: CachedImages) -> bool:
     """Whether the files have the content that a cache was made of.
 
-    Those with the size, the times and the number that were noted then are trusted. The bytes of
-    others, which may have been moved or copied, are compared.
+    Those with the size, the times and the number that were noted then are trusted, but for a few,
+    which are decoded: an option may be missing in the recipe, or the system may not tell. The
+    bytes of others, which may have been moved or copied, are compared.
     """
-    stamps = images.stamps()
+    stamps, few = images.stamps(), range(0, len(images), len(images) // CHECKED + 1)
+    if any(not one[index].equal(images._decode(images.path(index))) for index in few):
+        return False
     others = (one.stamps != stamps).any(axis=1).nonzero()[0]
     if len(others) and (one.stamps[others, 0] == stamps[others, 0]).all():
         terminal.say(

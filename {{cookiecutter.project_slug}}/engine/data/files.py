@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,37 +77,41 @@ def list_images(root: str | Path) -> Listing:
     while folders or links:
         place = folders.pop() if folders else links.pop(0)
         path = os.path.join(root, place)
-        try:
-            key = _identity(path)
-            if known := entered.get(key) or above.get(key):
-                unused.append(f"{place} (the same folder as {known})")
-                continue
-            entered[key] = path.rstrip("/")
-            entries = list(os.scandir(path))
-        except OSError as error:
-            raise reading_failed(path, error) from None
-        names, subfolders = [], []
-        for entry in entries:
-            if is_hidden(entry.name):
-                continue
-            linked = entry.is_symlink()
-            if _is_folder(entry):
-                subfolders.append(f"{place}{entry.name}/")
-                (links if linked else folders).append(subfolders[-1])
-            elif is_image(entry.name) and (linked or entry.is_file()):
-                names.append(entry.name)
-            else:  # also pipes and devices, which would be waited for
-                unused.append(place + entry.name)
-        links.sort()
-        files[place], inside[place] = sorted(names), sorted(subfolders)
-    images: list[str] = []
-    folders = [""]
+        key = _identity(path)
+        if known := entered.get(key) or above.get(key):
+            unused.append(f"{place} (the same folder as {known})")
+            continue
+        entered[key] = path.rstrip("/")
+        files[place], real, linked, others = _look_into(path, place)
+        inside[place] = sorted(real + linked)
+        folders, links, unused = folders + real, sorted(links + linked), unused + others
+    images, folders = list[str](), [""]
     while folders:  # the files of a folder, then those of its subfolders
         place = folders.pop()
         images += [place + name for name in files.get(place, ())]
         folders += reversed(inside.get(place, []))
     unused.sort(key=lambda name: (not name.endswith(")"), name))  # those with a reason first
     return Listing([name[:-1] for name in inside[""]], images, unused, entered)
+
+
+def _look_into(path: str, place: str) -> tuple[list[str], list[str], list[str], list[str]]:
+    """The images, folders, links to folders and other files in a folder; no file is opened."""
+    names, real, linked, others = list[str](), list[str](), list[str](), list[str]()
+    try:
+        entries = list(os.scandir(path))
+    except OSError as error:
+        raise reading_failed(path, error) from None
+    for entry in entries:
+        link = entry.is_symlink()
+        if is_hidden(entry.name):
+            continue
+        if _is_folder(entry):
+            (linked if link else real).append(f"{place}{entry.name}/")
+        elif is_image(entry.name) and (link or entry.is_file()):
+            names.append(entry.name)
+        else:  # also pipes and devices, which would be waited for
+            others.append(place + entry.name)
+    return sorted(names), real, linked, others
 
 
 def images_below(folder: str | Path) -> list[str]:
@@ -121,7 +126,7 @@ def warn_shared(one: Listing, other: Listing) -> None:
         terminal.warn(f"the same images in two splits: {shorten(shared, 3)}")
 
 
-def _identity(folder: str) -> Any:
+def _identity(folder: str | Path) -> Any:
     status = os.stat(folder)
     # Some file systems of networks number nothing.
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
@@ -220,6 +225,15 @@ def unused_in(folder: Path) -> list[str]:
         elif not (is_hidden(entry.name) or entry.name in SPLITS or ABOUT.fullmatch(entry.name)):
             others.append(entry.name + "/" * _is_folder(entry))
     return hints + others
+
+
+@contextmanager
+def collecting(lines: list[str]) -> Iterator[None]:
+    """Adds the text of a BadInput that is raised inside to the lines."""
+    try:
+        yield
+    except BadInput as error:
+        lines.append(str(error))
 
 
 def warn_unused(folder: Path, names: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Reading images; random flips of batches."""
 
+import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -33,10 +34,10 @@ UPRIGHT = {  # what undoes each value of the tag Orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-ALPHA = "its transparency becomes white"
-FOURTH = "its fourth channel, which is no transparency, is left out"
-FIRST = "only the first of its pictures is read"
-TOO_DEEP = "{} in a channel, of which levels would be lost; convert it to 8 bits"
+ALPHA = "transparency becomes white"
+FOURTH = "a fourth channel, which is no transparency, is left out"
+FIRST = "only the first of several pictures is read"
+TOO_DEEP = "has {} in each channel, and would lose levels; convert it to 8 bits"
 # What a file is that Pillow cannot identify, by its first bytes, and what to do.
 KINDS = {
     rb"\Z": "empty; copy or download it again, or remove it",
@@ -128,6 +129,7 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, list[str]]]:
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MOST_TEXT
     Image.MAX_IMAGE_PIXELS = None
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL.TiffImagePlugin").disabled = True
     try:
         with Image.open(path) as file:
             if file.width * file.height > MOST_PIXELS:
@@ -222,7 +224,9 @@ def _tiff_problem(tags: Any) -> str:
     if numbers != 1:
         return TOO_DEEP.format({2: "signed values", 3: f"{bits}-bit float values"}.get(numbers))
     # Grey of 16 bits is looked at when it is read: it may have been made of 8 bits.
-    return TOO_DEEP.format(f"{bits} bits") if bits > 8 and (bits, channels, kind) != (16, 1, 1) else ""
+    return (
+        TOO_DEEP.format(f"{bits} bits") if bits > 8 and (bits, channels, kind) != (16, 1, 1) else ""
+    )
 
 
 def _remarks(file: Any) -> list[str]:
@@ -238,7 +242,7 @@ def _eight_bits(path: str | Path, values: np.ndarray, clear: int | None) -> Imag
     shown = np.ones_like(values, dtype=bool) if clear is None else values != clear
     seen = values[shown]
     if (seen % 257).any():
-        text = f"16 bits, {seen.min()} to {seen.max()}"
+        text = f"16 bits ({seen.min()} to {seen.max()})"
         raise BadInput(f"{path}: {TOO_DEEP.format(text)}")
     grey = np.where(shown, values // 257, 255).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")

@@ -145,8 +145,8 @@ def eval_set(opt: Namespace, info: dict[str, Any], split: str) -> Any:
 class ClassFolders(Dataset):
     """Images in one folder for each class. The names of the folders, sorted, give the labels.
 
-    Hidden files and folders (a name that begins with a dot) are ignored. `found` tells what else lies
-    there, and is not used.
+    Hidden files and folders (a name that begins with a dot) are ignored. `found` tells what else
+    lies there, and is not used.
 
     Args:
         root: The folder that holds the class folders.

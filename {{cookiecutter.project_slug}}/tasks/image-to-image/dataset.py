@@ -201,8 +201,8 @@ def data_dir(name: str) -> Path:
 class Pairs(Dataset):
     """Pairs of images in one of the layouts above: whole, or in crops of S x S, S = `--img-size`.
 
-    Hidden files and folders (a name that begins with a dot) are ignored. Other files that are not
-    images are left out, with a warning.
+    Hidden files and folders (a name that begins with a dot) are ignored. `found` tells what else
+    lies there, and is not used.
 
     Args:
         root: The folder of the images, such as DIR/train.
@@ -241,7 +241,9 @@ class Pairs(Dataset):
     def check_layout(self, expected: str) -> None:
         """Raises BadInput unless the layout is that of train/."""
         if self.layout != expected:
-            raise BadInput(f"{self.root}: holds {self.layout}, and train/ {expected}; lay out alike")
+            raise BadInput(
+                f"{self.root}: holds {self.layout}, and train/ {expected}; lay out alike"
+            )
 
     def split(self, share: float) -> tuple["Pairs", "Pairs"]:
         """Two parts of these pairs; the second gets about `share` of them.

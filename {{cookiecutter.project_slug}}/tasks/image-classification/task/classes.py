@@ -67,7 +67,7 @@ def _check_task(root: Path, names: list[str]) -> None:
     else:
         return
     raise BadInput(
-        f"{root}: {', '.join(names)} look like {task}: render that task; here each folder is a class"
+        f"{root}: {', '.join(names)} look like {task}: render that task; here folders are classes"
     )
 
 
@@ -88,15 +88,17 @@ def check_classes(
 
 def difference(one: str, other: str) -> str:
     """By what two names differ that look alike: Unicode form, blanks, case; else nothing."""
-    def simple(name: str, but: str = "") -> str:
-        name = name if but == "Unicode form" else unicodedata.normalize("NFKC", name)
-        name = name if but == "blanks" else "".join(name.split())
-        return name if but == "case" else name.casefold()
-
     if one == other or simple(one) != simple(other):
         return ""
     kinds = ("Unicode form", "blanks", "case")
     return " and ".join(kind for kind in kinds if simple(one, kind) != simple(other, kind))
+
+
+def simple(name: str, but: str = "") -> str:
+    """A name in one Unicode form, without blanks and capitals, but for one of these changes."""
+    name = name if but == "Unicode form" else unicodedata.normalize("NFKC", name)
+    name = name if but == "blanks" else "".join(name.split())
+    return name if but == "case" else name.casefold()
 
 
 def check_divisible(root: Path, counts: dict[str, int]) -> None:

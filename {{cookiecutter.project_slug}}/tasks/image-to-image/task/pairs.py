@@ -18,11 +18,11 @@ def find_layout(root: Path, opt: Namespace) -> str:
     """
     check_split(root)
     sides = [(root / side).is_dir() for side in "AB"]
-    pairs = read_dataset_json(root.parent, "pairs").get("pairs", "")
+    pairs = "side-by-side" if opt.side_by_side else ""
+    if opt.side_by_side is None:
+        pairs = read_dataset_json(root.parent, "pairs").get("pairs", "")
     if pairs not in ("", "side-by-side"):
         raise BadInput(f'{root.parent}/dataset.json: pairs can only be "side-by-side"; fix it')
-    if opt.side_by_side is not None:
-        pairs = "side-by-side" if opt.side_by_side else ""
     if any(sides) and not all(sides):
         raise BadInput(f"{root}: has one of the folders A and B; pairs need both")
     if any(sides) and pairs:
@@ -73,7 +73,8 @@ def check_names(root: Path, images: list[str]) -> None:
     for path in map(PurePosixPath, images):
         folder = path.parts[0] if len(path.parts) > 1 else ""
         folders.setdefault(folder, set()).add("/".join((*path.parts[1:-1], path.stem)))
-    if len(folders) == 2 and "" not in folders and len({*map(frozenset, folders.values())}) == 1:
+    folders.pop("", None)  # beside them
+    if len(folders) == 2 and len({*map(frozenset, folders.values())}) == 1:
         one, other = sorted(folders)
         raise BadInput(
             f"{root}: the images in {one}/ and {other}/ have the same names; if they are pairs, "

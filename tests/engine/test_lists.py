@@ -1,0 +1,71 @@
+"""The images that predict.py is given: lists in the encodings of other systems, folders."""
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from engine.data.images import read_image
+from engine.errors import BadInput
+from engine.inference.predictions import ImageFiles
+
+PLACES = ["a.png", "ä ö.png", "with blank.png "]
+
+
+def load(path: str) -> Tensor:
+    read_image(path)
+    return torch.zeros(3, 1, 1, dtype=torch.uint8)
+
+
+@pytest.fixture(autouse=True)
+def images() -> None:
+    for name in ("a.png", "ä ö.png", "with blank.png ", "in/1.png", "in/2.gif"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (2, 2)).save(name, format="PNG")
+    Path("in/notes.txt").write_text("")
+
+
+def listed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> list[str]:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    return ImageFiles(["-"], load).files[:]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_lists_of_any_system(monkeypatch: pytest.MonkeyPatch, encoding: str, end: str) -> None:
+    assert listed(monkeypatch, (end.join(PLACES) + end * 2).encode(encoding)) == PLACES
+
+
+def test_lists_ended_by_nul_with_blanks_and_with_folders(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert listed(monkeypatch, "\0".join([*PLACES, ""]).encode()) == PLACES
+    assert listed(monkeypatch, b"a.png  \n\t\nin\n") == ["a.png", "in/1.png", "in/2.gif"]
+    assert capsys.readouterr().err == "warning: in: not used: notes.txt\n"
+    with pytest.raises(BadInput, match="standard input names no file"):
+        listed(monkeypatch, b" \n\r\n")
+
+
+def test_what_cannot_be_read_is_told_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("empty.png").write_bytes(b"")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"gone.png\nempty.png\na.png\n")))
+    images = ImageFiles(["-"], load)
+    readable = [bool(images[i][1]) for i in range(3)]
+    assert readable == [False, False, True]
+    gone, empty = images.problems(readable)
+    assert gone == "gone.png: no such file"
+    assert empty.startswith("empty.png: not readable as an image: empty;")
+    with pytest.raises(BadInput, match=r"^gone\.png: no such file \(none of 2 images is\)"):
+        images.problems([False, False])
+    for name, reason in (("gone.png", "no such file or folder"), ("folder", "no image in")):
+        Path("folder").mkdir(exist_ok=True)
+        with pytest.raises(BadInput, match=f"^{name}: {reason}"):
+            ImageFiles([name], load)
+    os.mkfifo("pipe.png")
+    with pytest.raises(BadInput, match=r"^pipe\.png: neither a file nor a folder"):
+        ImageFiles(["pipe.png"], load)

@@ -1,0 +1,88 @@
+"""What tools/check_data.py looks for in folders of pairs or photographs."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from engine.data.files import Listing, collecting
+from engine.errors import shorten
+from task.pairs import check_names, choose_images, find_layout, match_names
+
+KIND = "folder of a pair"  # what `label` tells of an image
+DATASET_KEYS = ("pairs",)  # of dataset.json, besides those of every task
+CROP = 64  # the default of --img-size
+PLAIN = Namespace(side_by_side=None, degrade=None)  # a run without these options
+
+
+def label(path: str) -> str:
+    """The side of a pair that an image is, by its path in a split."""
+    return path[:1] if path.startswith(("A/", "B/")) else ""
+
+
+def used_images(found: Listing) -> list[str]:
+    """Those in A and B if there are pairs in folders, else all."""
+    both = {"A", "B"} <= set(found.folders)
+    return [path for path in found.images if label(path) or not both]
+
+
+def check_split(
+    root: Path,
+    found: Listing,
+    sizes: dict[str, tuple[int, int]],
+    faults: list[str],
+    notes: list[str],
+) -> str:
+    """Adds what is wrong with the pairs of a split; returns their layout.
+
+    Args:
+        root: The folder of the split.
+        found: What lies there; what is not used is added.
+        sizes: Width and height of each image that can be read.
+        faults: What would stop a run.
+        notes: What may spoil it.
+
+    Raises:
+        BadInput: There is no such folder, no image in it, or half of a pair is missing.
+    """
+    layout = ""
+    with collecting(faults):
+        layout = find_layout(root, PLAIN)
+    layout = layout or find_layout(root, Namespace(side_by_side=False, degrade=None))
+    paths = choose_images(root, found, layout)
+    read = [path for path in paths if path in sizes]
+    if layout == "folders":
+        names = match_names(root, paths)
+        pairs = [(f"A/{name}", f"B/{name}") for name in names]
+        for one, other in pairs:
+            if one in sizes and other in sizes and sizes[one] != sizes[other]:
+                faults.append(f"{root / one}: has {sizes[one]} pixels, and {other} {sizes[other]}")
+    elif layout == "photographs":
+        with collecting(faults):
+            check_names(root, paths)
+        if read and all(sizes[path][0] == 2 * sizes[path][1] for path in read):
+            notes.append(
+                f"{root}: each image is twice as wide as high; if it holds two: --side-by-side"
+            )
+    else:
+        odd = [path for path in read if sizes[path][0] % 2]
+        faults += [
+            f"{root / path}: {sizes[path][0]} pixels wide, so not two images" for path in odd
+        ]
+    parts = 2 if layout == "side-by-side" else 1
+    if small := [path for path in read if min(sizes[path][0] // parts, sizes[path][1]) < CROP]:
+        notes.append(f"{root}: need a lower --img-size than {CROP}: {shorten(small)}")
+    return f", {layout}"
+
+
+def check_together(splits: dict[Path, Listing], faults: list[str], notes: list[str]) -> None:
+    """Adds what is wrong between the splits; the first one is train/."""
+    (root, train), *others = splits.items()
+    layouts = {}
+    for split in splits:
+        with collecting([]):
+            layouts[split] = find_layout(split, PLAIN)
+    for split, layout in layouts.items():
+        if layout != layouts.get(root, layout):
+            faults.append(f"{split}: holds {layout}, and train/ {layouts[root]}; lay out alike")
+    count = len(train.images) / (2 if layouts.get(root) == "folders" else 1)
+    if count == 1 and all(other.name != "val" for other, _ in others):
+        faults.append(f"{root}: only one to train and to validate on; add images, or a folder val/")
