@@ -168,7 +168,7 @@ def test_several_images_of_one_folder_are_one_list(tmp_path: Path) -> None:
     found = []
     for name in ("A", "B"):
         (folder / name).write_text(name)
-        found.append(CachedImages(folder, [name], decode=torch.zeros, recipe=""))
+        found.append(CachedImages(folder, [name], decode=lambda path: torch.zeros(1), recipe=""))
     files = Files(tmp_path, SimpleNamespace(images=found), SimpleNamespace(images=found[:1]))
     files.write(lambda path, text: path.write_text(text))
     records = read_records(tmp_path / FILES)

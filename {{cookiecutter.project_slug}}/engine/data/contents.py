@@ -104,7 +104,7 @@ def _digests(images: CachedImages, before: Records) -> np.ndarray:
         elif digest:
             new.append(i)
     if len(images) <= FEW and stamps[:, 0].sum() <= SMALL:
-        new = (~digests.any(axis=1)).nonzero()[0].tolist()
+        new = np.flatnonzero(digests.any(axis=1) == 0).tolist()
     elif new:
         terminal.say(f"comparing {len(new):,} of {len(images):,} files of {images.root}")
     for i in new:
@@ -127,8 +127,9 @@ def _checksum(groups: Iterable[Group]) -> str:
         unknown = ~digests.any(axis=1)
         content[unknown] = np.ascontiguousarray(stamps[unknown, :2]).view(np.uint8)
         files = names if isinstance(names, SerializedList) else SerializedList(names)
-        for part in (folder.encode("utf-8", "surrogatepass"), files.digest(), content, judged):
+        for part in (folder.encode("utf-8", "surrogatepass"), files.digest()):
             found.update(part)
+        found.update(content.tobytes() + judged.tobytes())
     return found.hexdigest()[:16]
 
 
@@ -136,9 +137,9 @@ def _lines(groups: Iterable[Group]) -> Iterator[str]:
     for folder, names, stamps, digests, judged in groups:
         rows = zip(names, stamps.tolist(), judged.tolist(), strict=True)
         hexadecimal, known = digests.tobytes().hex(), digests.any(axis=1).tolist()
-        for i, (name, (size, changed, *more), side) in enumerate(rows):
+        for i, (name, (size, *times, number), side) in enumerate(rows):
             digest = f'"{hexadecimal[32 * i : 32 * i + 32]}"' if known[i] else "null"
-            record = f"{size}, {changed}, {digest}, {more[0]}, {more[1]}"
+            record = f"{size}, {times[0]}, {digest}, {times[1]}, {number}"
             yield f'[{quote(f"{folder}/{name}")}, {record}, "{SIDES[side]}"]\n'
 
 
