@@ -30,6 +30,7 @@ RESERVED = (
 )
 LIST, CODE, COMMIT = "list of training images", "code", "git commit"  # keys of `environment`
 VALIDATION = SIDES[1]
+FORGOTTEN = ": the best value so far was measured on others and is forgotten"
 RESUME_REMEDY = "use the options of its config.txt, or undo the change of the network"
 
 
@@ -158,6 +159,18 @@ class TrainState:
             "info": self.info,
         }
 
+    def _warn(self, options: str, images: dict[str, str], state: dict[str, Any]) -> None:
+        """Names what is not as it was in the checkpoint, in a line."""
+        told = {side: text + FORGOTTEN * (side == VALIDATION) for side, text in images.items()}
+        before, epoch = state.get("environment", {}), state["epoch"]
+        different = [options, *environment_changes(before, self.environment, told)]
+        if state.get("info", {}) != self.info:
+            different.append("other counts or statistics of the data")
+        if epoch != self.epoch:
+            different.append(f"epoch {epoch} is now epoch {self.epoch}")
+        if text := "; ".join(filter(None, different)):
+            print(f"warning: not an exact continuation: {text}", file=sys.stderr)
+
     def _check_steps(self, state: dict[str, Any], path: Path) -> None:
         """Refuses steps of another size, or so few of them that epochs would be left out."""
         run = path.parent if path.name == "checkpoints" else path
@@ -196,8 +209,7 @@ class TrainState:
         Raises:
             BadInput: It is one of other data, another network or another optimizer.
         """
-        before = state.get("info", {})
-        if different := first_difference(before, self.info):
+        if different := first_difference(state.get("info", {}), self.info):
             raise BadInput(f"{path}: written for {different}; give it the data it was trained on")
         for name, network in self.networks.items():
             load_weights(network, state.get(name, {}), path, RESUME_REMEDY)
@@ -216,15 +228,8 @@ class TrainState:
         self.optimizers.averages.load_state_dict(state.get("ema", {}))
         if state.get("scaler"):
             self.optimizers.scaler.load_state_dict(state["scaler"])
-        if VALIDATION in images:
-            images[VALIDATION] += ": the best value so far was measured on others and is forgotten"
-        environment = environment_changes(was, self.environment, images)
         self.n_iter, self.validated = state["n_iter"], state["validated"]
-        counts = "" if before == self.info else "other counts or statistics of the data"
-        epoch = state["epoch"]
-        epoch = f"epoch {epoch} is now epoch {self.epoch}" if epoch != self.epoch else ""
-        if different := "; ".join(filter(None, (options, *environment, counts, epoch))):
-            print(f"warning: not an exact continuation: {different}", file=sys.stderr)
+        self._warn(options, images, state)
         self.best, self.waited = state["best"], state["waited"]
         self.best_loss = state.get("best_loss", math.inf)
         self._spent = state.get("seconds", 0.0)

@@ -42,12 +42,10 @@ def load_fitting(
 ) -> None:
     """Puts the weights of a file into networks, as far as names and shapes fit; prints how far.
 
-    What does not fit stays as it is, and so does the head, the last layer of a network, unless the
-    file says that it was trained for the names, such as classes, that `info` has.
+    The head, the last layer, is left as it is unless the file was trained for the names in `info`.
 
     Args:
-        networks: The networks by name. Those of an own checkpoint get the weights of the same name,
-            the averaged ones if there are any; a state dict is one of the network `net`.
+        networks: The networks by name. A state dict of others is one of the network `net`.
         name: A run folder, a checkpoint of this project, or a state dict (.pt, .pth, .safetensors).
         options: Those of this run that its weights depend on, for the message that too few fit.
         info: What the model knows of the training data.
@@ -76,10 +74,10 @@ def load_fitting(
             for key in options.keys() & trained_with.keys()
             if trained_with[key] != options[key]
         ]
-        why = f"; {name} was trained with {shorten(sorted(differ))}" if differ else ""
+        why = f"{name} was trained with {shorten(sorted(differ))}"
         raise BadInput(
             f"--weights {path}: fewer than half of the convolutions or matrices here have one of "
-            f"their name and shape in it{why or '; is it of another network?'}"
+            f"their name and shape in it; {why if differ else 'is it of another network?'}"
         )
 
 

@@ -135,7 +135,7 @@ def _checksum(groups: Iterable[Group]) -> str:
 
 def _lines(groups: Iterable[Group]) -> Iterator[str]:
     for folder, names, stamps, digests, judged in groups:
-        rows = zip(names, stamps.tolist(), judged.tolist(), strict=True)
+        rows: Iterable[Any] = zip(names, stamps.tolist(), judged.tolist(), strict=True)
         hexadecimal, known = digests.tobytes().hex(), digests.any(axis=1).tolist()
         for i, (name, (size, *times, number), side) in enumerate(rows):
             digest = f'"{hexadecimal[32 * i : 32 * i + 32]}"' if known[i] else "null"
