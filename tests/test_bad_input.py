@@ -80,7 +80,6 @@ LAST = "runs/done/checkpoints/last.pt"
 TEST = f"test --checkpoint={LAST} --data=images"
 JPEG, PNG = picture("JPEG"), picture("PNG")
 VAL = both(write("images/val/dark/a.png", PNG), write("images/val/light/a.png", PNG))
-THIRD = both(write("images/train/third/a.png", PNG), write("images/train/third/b.png", PNG))
 
 # What is done to a good data set and a good run, the command, and words that the line must have:
 # the culprit, then the remedy.
@@ -97,13 +96,7 @@ CASES: dict[str, tuple[Damage, str, list[str]]] = {
         ["images/train", "class"],
     ),
     "empty class in train": (empty("images/train/dark"), TRAIN, ["images/train", "dark", "end in"]),
-    "empty class in test": (empty("images/test/dark"), TEST, ["images/test", "dark", "end in"]),
     "no classes in val": (empty("images/val"), TRAIN, ["images/val", "class"]),
-    "empty class in val": (
-        both(VAL, empty("images/val/dark")),
-        TRAIN,
-        ["images/val", "dark", "end in"],
-    ),
     "one image of a class": (
         write("images/train/third/a.png", PNG),
         TRAIN,
@@ -114,16 +107,15 @@ CASES: dict[str, tuple[Damage, str, list[str]]] = {
         TRAIN,
         ["images/train", "dark"],
     ),
-    "class in train alone": (both(VAL, THIRD), TRAIN, ["images/val", "missing: third"]),
     "class in val alone": (
         both(VAL, write("images/val/third/a.png", PNG)),
         TRAIN,
-        ["images/val", "unknown: third"],
+        ["images/val", "unknown: 'third'"],
     ),
     "class in test alone": (
         write("images/test/third/a.png", PNG),
         TEST,
-        ["images/test", "unknown: third"],
+        ["images/test", "unknown: 'third'"],
     ),
     "truncated JPEG": (
         write("images/train/dark/cut.jpg", JPEG[: len(JPEG) // 2]),
@@ -236,7 +228,7 @@ CASES: dict[str, tuple[Damage, str, list[str]]] = {
     "test classes differ": (
         lambda: Path("images/test/dark").rename("images/test/black"),
         TEST,
-        ["images/test", "missing: dark", "unknown: black"],
+        ["images/test", "missing: 'dark'", "unknown: 'black'"],
     ),
     "predict what": (nothing, f"predict --checkpoint={LAST}", ["FILE_OR_DIR"]),
     "predict nothing there": (

@@ -1,5 +1,6 @@
 """Decoded images are kept, and used only as long as they are what decoding would give now."""
 
+import errno
 import gc
 import importlib
 import json
@@ -616,6 +617,19 @@ def test_a_link_to_nowhere_among_many_images_is_named(folder: Path) -> None:
         pytest.skip("no right to make links")
     with pytest.raises(BadInput, match=r"55x\.png: not readable"):
         cached(folder)
+
+
+@pytest.mark.parametrize("place", ["file", "image"])
+def test_errors_of_the_disk_of_the_images_are_no_fault_of_the_cache(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def fail(*arguments: object, **more: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    part = Pictures(folder)
+    monkeypatch.setattr("pathlib.Path.read_bytes" if place == "file" else "PIL.Image.open", fail)
+    with pytest.raises(OSError, match=rf"Input/output error: '{folder}/00\.png'"):
+        use_cache([Samples(part)], "on", epochs=2, device=CPU)
 
 
 def test_numbers_of_files_may_have_any_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,10 +106,11 @@ def test_a_run_names_what_it_does_not_use_once(
         shutil.copy(folder / "train/disc/0.png", folder / "train" / name)
         shutil.copy(folder / "train/disc/0.png", folder / name)
     (folder / "train/rows/loop").symlink_to("../rows")
+    (folder / "dataset.json").write_text('{"flip": true}')
     sets(folder)
     assert capsys.readouterr().err == (
         f"warning: {folder}: not used: Validation/ (rename it val if it is that), 0.png, "
-        "notes.txt and 5 more\n"
+        "notes.txt and 3 more\n"
     )
 
 

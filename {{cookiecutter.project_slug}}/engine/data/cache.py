@@ -245,8 +245,8 @@ def _is_of(one: MappedImages, images: CachedImages) -> bool:
     which are decoded: an option may be missing in the recipe, or the system may not tell. The
     bytes of others, which may have been moved or copied, are compared.
     """
-    stamps, few = images.stamps(), range(0, len(images), len(images) // CHECKED + 1)
-    if any(not one[index].equal(images._decode(images.path(index))) for index in few):
+    stamps = images.stamps()
+    if any(not one[index].equal(image) for index, image in _few(images).items()):
         return False
     others = (one.stamps != stamps).any(axis=1).nonzero()[0]
     if len(others) and (one.stamps[others, 0] == stamps[others, 0]).all():
@@ -263,6 +263,12 @@ def _is_of(one: MappedImages, images: CachedImages) -> bool:
     return not len(others)
 
 
+def _few(images: CachedImages) -> dict[int, Tensor]:
+    """Some of the images, decoded now, by their index."""
+    indices = range(0, len(images), len(images) // CHECKED + 1)
+    return {index: images._decode(images.path(index)) for index in indices}
+
+
 def _make(images: CachedImages, folder: Path, expected: int) -> tuple[MappedImages | None, str]:
     """Decodes all images into a file; returns them, or why there is no file."""
     try:
@@ -271,6 +277,9 @@ def _make(images: CachedImages, folder: Path, expected: int) -> tuple[MappedImag
             return None, f"the disk has no room for {expected / 1e9:,.1f} GB"
         return MappedImages(_write(images, folder)), ""
     except OSError as error:
+        # While an image was read, perhaps by a worker process, whose errors have no number.
+        if error.errno is None or str(error.filename).startswith(f"{images.root}/"):
+            raise
         return None, error.strerror or str(error)
     finally:
         with suppress(OSError):  # it is empty only if the first cache failed
@@ -282,6 +291,8 @@ def _write(images: CachedImages, folder: Path) -> Path:
     # A random name, since containers on several machines have equal process numbers.
     partial = folder / f"{images.name()}-{os.urandom(4).hex()}{ENDING}{PARTIAL}"
     content, decoding = hashlib.sha256(), _Decoding(images)
+    for image in _few(images).values():
+        content.update(image.contiguous().numpy().tobytes())
     try:
         with open(partial, "wb") as file:
             parts = _decode(decoding, content.update)

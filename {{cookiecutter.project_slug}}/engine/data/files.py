@@ -34,7 +34,7 @@ NEARLY = {  # what else people call them, without capitals, digits, signs and a 
     "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
     "test": ("test", "tests", "testing", "tst"),
 }
-ABOUT = re.compile(r"(readme|licen[cs]e|copying|citation)([._-].*)?|dataset\.json", re.IGNORECASE)
+ABOUT = re.compile(r"(readme|licen[cs]e|copying|citation)([._-].*)?", re.IGNORECASE)  # the data
 DESCRIPTION = ("name", "source", "licence", "license", "authors", "description", "url")
 # Errors of the system that are about the path; the others are those of the machine.
 OF_THE_PATH = {
@@ -109,7 +109,7 @@ def _look_into(path: str, place: str) -> tuple[list[str], list[str], list[str], 
             (linked if link else real).append(f"{place}{entry.name}/")
         elif is_image(entry.name) and (link or entry.is_file()):
             names.append(entry.name)
-        else:  # also pipes and devices, which would be waited for
+        elif not ABOUT.fullmatch(entry.name):  # also pipes and devices, which would be waited for
             others.append(place + entry.name)
     return sorted(names), real, linked, others
 
@@ -222,7 +222,13 @@ def unused_in(folder: Path) -> list[str]:
         split = nearly(entry.name) if _is_folder(entry) else None
         if split and split not in names:
             hints.append(f"{entry.name}/ (rename it {split} if it is that)")
-        elif not (is_hidden(entry.name) or entry.name in SPLITS or ABOUT.fullmatch(entry.name)):
+        elif entry.name.lower() == "dataset.json" != entry.name:
+            hints.append(f"{entry.name} (rename it dataset.json)")
+        elif not (
+            entry.name in (*SPLITS, "dataset.json")
+            or is_hidden(entry.name)
+            or ABOUT.fullmatch(entry.name)
+        ):
             others.append(entry.name + "/" * _is_folder(entry))
     return hints + others
 

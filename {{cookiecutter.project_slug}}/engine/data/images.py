@@ -40,11 +40,11 @@ FIRST = "only the first of several pictures is read"
 TOO_DEEP = "has {} in each channel, and would lose levels; convert it to 8 bits"
 # What a file is that Pillow cannot identify, by its first bytes, and what to do.
 KINDS = {
-    rb"\Z": "empty; copy or download it again, or remove it",
-    rb"\0+\Z": "nothing but zeros, as after a crash; copy or download it again, or remove it",
+    rb"\Z": "empty; replace or remove it",
+    rb"\0+\Z": "nothing but zeros, as after a crash; replace or remove it",
     rb".{4}ftyp(hei|hev|mif|msf)": "a HEIC image; convert it to JPEG or PNG",
     rb".{4}ftypavi": "an AVIF image, which this Pillow cannot read; pip install -U pillow",
-    rb".{4}ftyp": "a video; remove it",
+    rb".{4}ftyp": "a video; replace or remove it",
     rb"\xff\x0a|.{4}JXL ": "a JPEG XL image; convert it to JPEG or PNG",
     rb"version https://git-lfs": "a pointer of Git LFS; fetch its file with git lfs pull",
     rb"(\.\./)*(\.git)?/annex/": "a pointer of git-annex; fetch its file with git annex get",
@@ -55,7 +55,7 @@ KINDS = {
     rb"PK\x03\x04|\x1f\x8b|Rar!|7z\xbc": "an archive; unpack it, or remove it",
     rb"\xff\xd8.*\xff[\xc0-\xc3]\0[\x0b\x11\x14][\x09-\x10]": "a JPEG image of more than 8 "
     "bits; convert it to 8 bits",
-    rb"[\t\n\r -~]+\Z": "a text; remove it",
+    rb"[\t\n\r -~]+\Z": "a text; replace or remove it",
 }
 _noted: set[str] = set()  # what was said once
 

@@ -48,29 +48,37 @@ def check_split(
         layout = find_layout(root, PLAIN)
     layout = layout or find_layout(root, Namespace(side_by_side=False, degrade=None))
     paths = choose_images(root, found, layout)
-    read = [path for path in paths if path in sizes]
     if layout == "folders":
-        names = match_names(root, paths)
-        pairs = [(f"A/{name}", f"B/{name}") for name in names]
-        for one, other in pairs:
-            if one in sizes and other in sizes and sizes[one] != sizes[other]:
-                faults.append(f"{root / one}: has {sizes[one]} pixels, and {other} {sizes[other]}")
+        match_names(root, paths)
     elif layout == "photographs":
         with collecting(faults):
             check_names(root, paths)
-        if read and all(sizes[path][0] == 2 * sizes[path][1] for path in read):
-            notes.append(
-                f"{root}: each image is twice as wide as high; if it holds two: --side-by-side"
-            )
-    else:
-        odd = [path for path in read if sizes[path][0] % 2]
-        faults += [
-            f"{root / path}: {sizes[path][0]} pixels wide, so not two images" for path in odd
-        ]
-    parts = 2 if layout == "side-by-side" else 1
-    if small := [path for path in read if min(sizes[path][0] // parts, sizes[path][1]) < CROP]:
-        notes.append(f"{root}: need a lower --img-size than {CROP}: {shorten(small)}")
+    check_sizes(root, layout, sizes, faults, notes)
     return f", {layout}"
+
+
+def check_sizes(
+    root: Path,
+    layout: str,
+    sizes: dict[str, tuple[int, int]],
+    faults: list[str],
+    notes: list[str],
+) -> None:
+    """Adds what the sizes of images tell; see `check_split`."""
+    for one, size in sizes.items():
+        other = one.replace("A/", "B/", 1)
+        if layout == "folders" and one.startswith("A/") and sizes.get(other, size) != size:
+            faults.append(f"{root / one}: has {size} pixels, and {other} {sizes[other]}")
+        if layout == "side-by-side" and size[0] % 2:
+            faults.append(f"{root / one}: {size[0]} pixels wide, so not two images")
+    wide = sizes and all(width == 2 * height for width, height in sizes.values())
+    if layout == "photographs" and wide:
+        notes.append(
+            f"{root}: each image is twice as wide as high; if they hold two: --side-by-side"
+        )
+    parts = 2 if layout == "side-by-side" else 1
+    if small := [path for path, (w, h) in sizes.items() if min(w // parts, h) < CROP]:
+        notes.append(f"{root}: need a lower --img-size than {CROP}: {shorten(small)}")
 
 
 def check_together(splits: dict[Path, Listing], faults: list[str], notes: list[str]) -> None:
