@@ -135,11 +135,12 @@ def _checksum(groups: Iterable[Group]) -> str:
 
 def _lines(groups: Iterable[Group]) -> Iterator[str]:
     for folder, names, stamps, digests, judged in groups:
-        rows: Iterable[Any] = zip(names, stamps.tolist(), judged.tolist(), strict=True)
+        rows = zip(names, stamps.tolist(), judged.tolist(), strict=True)
         hexadecimal, known = digests.tobytes().hex(), digests.any(axis=1).tolist()
-        for i, (name, (size, *times, number), side) in enumerate(rows):
+        for i, (name, stamp, side) in enumerate(rows):
+            size, changed, status_changed, number = map(str, stamp)
             digest = f'"{hexadecimal[32 * i : 32 * i + 32]}"' if known[i] else "null"
-            record = f"{size}, {times[0]}, {digest}, {times[1]}, {number}"
+            record = f"{size}, {changed}, {digest}, {status_changed}, {number}"
             yield f'[{quote(f"{folder}/{name}")}, {record}, "{SIDES[side]}"]\n'
 
 
