@@ -136,9 +136,9 @@ def _checksum(groups: Iterable[Group]) -> str:
 def _lines(groups: Iterable[Group]) -> Iterator[str]:
     for folder, names, stamps, digests, judged in groups:
         rows = zip(names, stamps.tolist(), judged.tolist(), strict=True)
-        hexadecimal, known = digests.tobytes().hex(), digests.any(axis=1).tolist()
+        hexadecimal, known = digests.tobytes().hex(), (digests != 0).any(axis=1)
         for i, (name, stamp, side) in enumerate(rows):
-            size, changed, status_changed, number = map(str, stamp)
+            size, changed, status_changed, number = stamp
             digest = f'"{hexadecimal[32 * i : 32 * i + 32]}"' if known[i] else "null"
             record = f"{size}, {changed}, {digest}, {status_changed}, {number}"
             yield f'[{quote(f"{folder}/{name}")}, {record}, "{SIDES[side]}"]\n'
