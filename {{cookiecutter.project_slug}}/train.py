@@ -52,12 +52,12 @@ def main() -> int:
         repeat=opt.overfit_one_batch,
     )
     use_cache([train_set, val_set], opt.cache, opt.epochs, device, world)
-    run.note_files(train_set)
+    noted = run.note_files(train_set, val_set)
 
     # 3. The model: networks and losses; an optimizer for each network; several GPUs if any.
     seed_all(device, opt.seed, "weights")
     with world.first_here():  # what has to be downloaded is downloaded once
-        model = modules.place(Model(opt, train_set.info), device)
+        model = modules.place(Model(opt, train_set.info), device, opt.freeze)
     networks = model.networks()
     sample = train_set[0]
     terminal.say(summarize(model, networks, sample))
@@ -70,8 +70,9 @@ def main() -> int:
     # 4. All that a checkpoint holds. A resumed run starts from the newest one, a new one perhaps
     # from the weights of another.
     processes = None if world.exact else world.size
-    environment = devices.environment(amp, train_set, opt.parallel, processes)
-    state = TrainState(opt, model, optimizers, sampler.steps_per_epoch, environment)
+    environment = devices.environment(amp, train_set, opt.parallel, processes) | noted
+    steps = sampler.steps_per_epoch
+    state = TrainState(opt, model, optimizers, steps, environment, run.changed_files)
     resumed = opt.resume and run.checkpoints.load_newest(state)
     if opt.weights and not resumed:
         state.start_from(opt.weights)
@@ -88,6 +89,7 @@ def main() -> int:
     with (
         world,
         run,
+        run.saving(state),  # also if the machine fails
         Logger(run, state, world) as logger,
         train_loader,
         val_loader,

@@ -17,7 +17,8 @@ from torchvision.models import resnet18, vit_b_16
 import options
 from engine.averages import Averages
 from engine.errors import BadInput
-from engine.optimizers import Optimizers, layers_of, make_optimizer, parameters_of
+from engine.modules import layers_of, norms_of, rest_of
+from engine.optimizers import Optimizers, make_optimizer, parameters_of
 from engine.weights import load_fitting
 from model import Model
 
@@ -126,13 +127,72 @@ def test_the_head_alone_is_trained_in_the_first_epochs(
     network = build(*words).networks["net"]
     head = {id(p) for p in layers_of(network)[-1]}
     before = {name: (p.detach().clone(), id(p) in head) for name, p in network.named_parameters()}
+    states = {name: value.clone() for name, value in network.state_dict().items()}
     assert train("run", *words, "--epochs=1") == 0
     after = last(Path("run"))["net"]
-    changed = {name for name, (value, _) in before.items() if not after[name].equal(value)}
-    assert changed == {name for name, (_, is_head) in before.items() if is_head}
+    changed = {name for name, value in states.items() if not after[name].equal(value)}
+    assert changed == {name for name, (_, is_head) in before.items() if is_head}  # no statistics
     assert resume(Path("run"), "--epochs=2") == 0
     after = last(Path("run"))["net"]
     assert any(not after[n].equal(v) for n, (v, is_head) in before.items() if not is_head)
+
+
+def test_frozen_layers_stay_in_evaluation_mode_until_all_learn(build: Build) -> None:
+    parts = build("--head-epochs=1")
+    network, optimizers = parts.networks["net"], parts.optimizers
+    rest = rest_of(network)
+    assert rest
+    for alone in (True, True, False):
+        network.train()  # as after a validation
+        optimizers.zero_grad(0, 0.1, head_alone=alone)
+        assert {module.training for module in rest} == {not alone}
+        assert network.training
+    network.train = lambda mode=True: rest[0].eval()  # type: ignore[method-assign, assignment]
+    optimizers.zero_grad(0, 0.1, head_alone=True)
+    optimizers.zero_grad(0, 0.1)  # asks the network, which may keep a part in evaluation mode
+    assert not rest[0].training
+
+
+def test_held_norms_keep_their_statistics_and_learn(
+    train: Train, build: Build, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not norms_of(build().networks["net"]):
+        assert "--hold-norms: the networks have no batch norm" in train_refuses_with(
+            train, capsys, f"--weights={trained}", "--hold-norms"
+        )
+        return
+    before = last(trained)["ema"]["net"]
+    for more in ([], ["--head-epochs=1"]):
+        run = f"held{len(more)}"
+        assert train(run, f"--weights={trained}", "--hold-norms", "--epochs=2", *more) == 0
+        after = last(Path(run))["net"]
+        same = {name for name, value in after.items() if value.equal(before[name])}
+        assert same == {name for name in before if "running_" in name or "num_batches" in name}
+        assert "--hold-norms\n" in (Path(run) / "config.txt").read_text()
+    die_with = ["--hold-norms", "--save-every=1", "--ema=0.9"]
+    assert train("whole", f"--weights={trained}", *die_with) == 0
+    assert train("half", f"--weights={trained}", *die_with, "--epochs=1") == 0
+    assert resume(Path("half"), "--epochs=2", "--no-hold-norms") == 0
+
+
+def train_refuses_with(train: Train, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    assert train("run", *words) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--freeze", "--hold-norms"])
+def test_what_has_not_learned_is_not_kept(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    line = train_refuses(capsys, option)
+    assert f"{option}: the network is not trained yet; add --weights FILE" in line
+
+
+def test_frozen_weights_of_any_network_are_those_of_the_file(train: Train, trained: Path) -> None:
+    before = last(trained)["ema"]["net"]
+    assert train("run", f"--weights={trained}", "--freeze") == 0
+    after = last(Path("run"))["net"]
+    changed = [name for name, value in after.items() if not value.equal(before[name])]
+    assert changed and len(changed) <= 2
 
 
 # Averages of the weights.
@@ -227,7 +287,7 @@ def test_a_run_starts_from_the_average_of_another(
     assert f"weights: {count} of {count} tensors of net from {trained}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("form", ["plain", "module.", "state_dict", "safetensors"])
+@pytest.mark.parametrize("form", ["state_dict", "safetensors"])
 def test_a_run_starts_from_a_state_dict(
     train: Train, build: Build, trained: Path, form: str
 ) -> None:
@@ -235,13 +295,11 @@ def test_a_run_starts_from_a_state_dict(
     path = Path("weights.safetensors" if form == "safetensors" else "weights.pt")
     if form == "safetensors":
         save_file({name: value.contiguous() for name, value in average.items()}, path)
-    elif form == "state_dict":
-        torch.save({"state_dict": average, "epoch": 3}, path)
     else:
-        prefix = form if form != "plain" else ""
-        torch.save({f"{prefix}{name}": value for name, value in average.items()}, path)
-    weights = started_from(train, path)
-    names = [name for name, _ in build().networks["net"].named_parameters()]
+        torch.save({"state_dict": average, "epoch": 3}, path)
+    weights, network = started_from(train, path), build().networks["net"]
+    head = {id(parameter) for parameter in layers_of(network)[-1]}  # which has no names of classes
+    names = [name for name, p in network.named_parameters() if id(p) not in head]
     assert all(weights[name].equal(average[name]) for name in names)
 
 
@@ -249,13 +307,13 @@ def test_what_does_not_fit_is_named_and_starts_at_random(
     train: Train, build: Build, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     average = last(trained)["ema"]["net"]
-    name, _ = list(build().networks["net"].named_parameters())[-1]
+    name, _ = next(build().networks["net"].named_parameters())
     shape = tuple(average[name].shape)
     other = {**average, name: torch.zeros(5, *shape)}
     torch.save(other, "other.pt")
     assert not started_from(train, "other.pt")[name].equal(average[name])
     said = capsys.readouterr().out
-    assert f"weights: {len(average) - 1} of {len(average)} tensors of net from other.pt" in said
+    assert f" of {len(average)} tensors of net from other.pt" in said
     assert f"at random: {name} {shape} is {(5, *shape)} there" in said
 
 
@@ -275,9 +333,9 @@ def test_weights_of_another_network_are_refused_with_its_name(
     weights = {"unknown": torch.zeros(1)}
     torch.save({"net": weights, "n_iter": 1, "args": {"network": "resnet18"}}, "other.pt")
     with pytest.raises(BadInput, match=r"; other\.pt was trained with --network resnet18$"):
-        load_fitting({"net": network}, "other.pt", {"network": "simple", "lr": 1})
-    with pytest.raises(BadInput, match=r"of one here$"):
-        load_fitting({"net": network}, "other.pt", {"network": "resnet18", "lr": 1})
+        load_fitting({"net": network}, "other.pt", {"network": "simple", "lr": 1}, {})
+    with pytest.raises(BadInput, match=r"of another network\?$"):
+        load_fitting({"net": network}, "other.pt", {"network": "resnet18", "lr": 1}, {})
 
 
 def test_a_resumed_run_needs_its_first_weights_no_more(train: Train, trained: Path) -> None:

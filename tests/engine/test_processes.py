@@ -25,7 +25,9 @@ from programs import (
     wait_for_step,
 )
 
+from engine import distributed
 from engine.distributed import Fold
+from engine.errors import Fault
 
 # More of everything random than in a SMALL run, on one thread whatever the number of processes.
 STEP = ["--accumulate=4", "--batch-size=2", "--threads=1", "--save-every=1"]
@@ -244,3 +246,25 @@ def test_two_gpus_give_the_bits_of_one(small: list[str]) -> None:
     out, errors = launcher.communicate(timeout=PATIENCE)
     assert "done: best" in out, errors
     assert same_weights(Path("two"), Path("one"))
+
+
+@pytest.mark.parametrize(
+    ("address", "text", "told"),
+    [
+        ("127.0.1.1", "Connection refused", "HOST is 127.0.1.1 for itself; set GLOO_SOCKET_IFNAME"),
+        ("10.0.0.1", "connect to 127.0.1.1:5", "one's name is 127.x; set GLOO_SOCKET_IFNAME"),
+        ("10.0.0.1", "Connection refused", "another process has ended"),
+    ],
+)
+def test_a_loopback_among_several_machines_is_told(
+    monkeypatch: pytest.MonkeyPatch, address: str, text: str, told: str
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "HOST")
+    monkeypatch.setattr(socket, "gethostbyname", lambda name: address)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    with pytest.raises(Fault, match=told), distributed._partners(meeting=True):
+        raise RuntimeError(text)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # one machine, where a loopback is right
+    with pytest.raises(Fault, match="another process"), distributed._partners(meeting=True):
+        raise RuntimeError(text)

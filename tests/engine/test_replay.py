@@ -9,7 +9,6 @@ from PIL import Image, ImageOps
 from programs import last, refusal, saved_steps, status
 from test_processes import needs_gloo
 
-from engine.run_dir import FILES
 from tools import replay
 
 STEPS = ["--save-every=4", "--threads=1"]
@@ -88,7 +87,7 @@ def test_a_changed_image_is_named(
     title, *lines = capsys.readouterr().out.splitlines()
     assert title.startswith("different: ")
     assert any(line.startswith("  net: ") for line in lines)
-    assert lines[-2:] == ["not as in the run:", f"  train/{name} has other bytes"]
+    assert lines[-2:] == ["not as in the run:", f"  1 training image has changed, train/{name}"]
 
 
 @pytest.mark.slow
@@ -161,48 +160,3 @@ def test_every_network_optimizer_and_average_is_compared(train: Train) -> None:
         (line,) = replay.compare(state, other)
         assert line.startswith(f"{part}: 1 of ") and "by up to 1.0e+00" in line
         tensor[where] = before
-
-
-@pytest.mark.parametrize(
-    ("record", "reason"),
-    [
-        ((5, 7, "1"), ""),
-        ((5, 8, "1"), ""),  # copied, and as it was
-        ((5, 7, "2"), "train/a.png has other bytes"),
-        ((6, 8, "2"), "train/a.png has other bytes"),
-        (None, "train/a.png is gone"),
-    ],
-)
-def test_files_are_compared_by_their_bytes(record: replay.Record | None, reason: str) -> None:
-    before: dict[str, replay.Record] = {
-        "train/a.png": (5, 7, "1"),
-        "train/b.png": (5, 7, "3"),
-    }
-    now = {"train/b.png": before["train/b.png"]}
-    if record is not None:
-        now["train/a.png"] = record
-    assert list(replay.changed_files(before, now)) == ([reason] if reason else [])
-    assert list(replay.changed_files({}, now)) == []  # no record, nothing to say
-
-
-def test_files_without_a_digest_are_compared_by_size_and_time() -> None:
-    for one, other in ((None, "1"), ("1", None), (None, None)):
-        before: dict[str, replay.Record] = {"train/a.png": (5, 7, one)}
-        assert list(replay.changed_files(before, {"train/a.png": (5, 7, other)})) == []
-        (line,) = replay.changed_files(before, {"train/a.png": (5, 8, other)})
-        assert line == "train/a.png has another size or time of change"
-
-
-@pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
-def test_a_run_records_its_images(train: Train, build: Build, cache: str) -> None:
-    if not hasattr(build().train_set, "images"):
-        pytest.skip("the samples are not files")
-    for run in ("one", "two"):  # the second finds the cache of the first
-        assert train(run, "--epochs=1", cache) == 0
-    records = replay.read_files(Path("one"))
-    images = build().train_set.images
-    assert list(records) == [f"train/{name}" for name in images.files]
-    digests = {digest for _, _, digest in records.values()}
-    assert digests == {None} if cache == "--no-cache" else len(digests) == len(images)
-    assert records == replay.read_files(Path("two"))
-    assert (Path("one") / FILES).read_text().count("\n") == len(images)

@@ -216,3 +216,44 @@ def test_what_is_not_finite_is_not_saved(build: Build) -> None:
     parts.optimizers._unchecked.append((3, torch.tensor(float("nan"))))
     with pytest.raises(Diverged, match="step 4 is not finite"):
         state.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["--batch-size=2"], "take --batch-size 2 --accumulate 2, "),
+        (["--batch-size=3"], "take --batch-size 4 --accumulate 1, "),
+        (["--accumulate=3"], "take --batch-size 4 --accumulate 1, "),
+    ],
+    ids=" ".join,
+)
+def test_steps_of_another_size_are_refused_at_a_resume(
+    build: Build, words: list[str], remedy: str
+) -> None:
+    def begin(*words: str) -> TrainState:
+        parts = build("--batch-size=4", *words)
+        return TrainState(parts.opt, parts.model, parts.optimizers, 5, {})
+
+    saved = begin().state_dict()
+    with pytest.raises(BadInput, match=remedy + r"or begin a new run with --weights run$"):
+        begin(*words).load_state_dict(saved, Path("run/checkpoints"))
+    begin("--batch-size=2", "--accumulate=2").load_state_dict(saved, Path("run/checkpoints"))
+
+
+def test_epochs_that_fewer_images_would_leave_out_are_refused(
+    build: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def begin(steps_per_epoch: int, epochs: int) -> TrainState:
+        parts = build(f"--epochs={epochs}")
+        return TrainState(parts.opt, parts.model, parts.optimizers, steps_per_epoch, {})
+
+    first = begin(10, 4)
+    first.n_iter = 20
+    saved = first.state_dict()
+    with pytest.raises(BadInput, match=r"^run: after 20 steps in epoch 2 of 4, .* have 12 steps;"):
+        begin(3, 4).load_state_dict(saved, Path("run"))
+    again = begin(8, 4)
+    again.load_state_dict(saved, Path("run"))
+    assert "epoch 2 is now epoch 3" in capsys.readouterr().err
+    first.n_iter = 40
+    begin(3, 4).load_state_dict(first.state_dict(), Path("run"))  # it was over, and is

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from argparse import BooleanOptionalAction
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,16 +38,37 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str) -> None:
         super().__init__(
             description=description,
-            fromfile_prefix_chars="@",
             formatter_class=_Help,
             allow_abbrev=False,
         )
 
-    def convert_arg_line_to_args(self, line: str) -> list[str]:
-        """A line of a config file is one argument, blanks and all; `#` starts a comment line."""
-        flags, flag = self._option_string_actions, line.replace("--no-", "--", 1)
-        off = line.startswith("--no-") and line not in flags and flag in flags  # a store_true
-        return [] if off or not line.strip() or line.startswith("#") else [line]
+    def _words(self, lines: list[str]) -> Iterator[str]:
+        """The arguments in the lines of a config file; `#` starts a comment line.
+
+        `--name=value` is one, blanks and all, and so is a value below its name. `--name value`, as
+        people write it by hand, are two.
+        """
+        flags = self._option_string_actions
+        waiting = False  # for the value of the line above
+        for line in lines:
+            word = line.lstrip() if line.lstrip().startswith(("--", "#")) else line
+            name, _, value = word.partition(" ")
+            action = flags.get(name)
+            takes_value = action is not None and action.nargs is None
+            if not word.strip():
+                yield from [""] * waiting
+            elif takes_value and value.strip():
+                quoted = re.fullmatch(r"""\s*(["'])(.*)\1\s*""", value)
+                yield from (name, quoted[2] if quoted else value.strip())
+            elif word.rstrip() in flags:
+                yield word.rstrip()
+            elif word.startswith("#") or (
+                word.startswith("--no-") and word.replace("--no-", "--", 1).rstrip() in flags
+            ):  # a comment, or a store_true that is off
+                continue
+            else:
+                yield word
+            waiting = takes_value and not value.strip()
 
     def files(self) -> set[str]:
         """The names of the options whose values are files or folders, by their metavar."""
@@ -67,8 +88,7 @@ class Parser(argparse.ArgumentParser):
         """The options that a checkpoint has saved; those that were added since by default."""
         known = {action.dest for action in self._actions}
         lines = config_lines({name: saved[name] for name in saved if name in known})
-        read = map(self.convert_arg_line_to_args, "\n".join(lines).splitlines())
-        opt = super().parse_args(list(itertools.chain(*read)))
+        opt = super().parse_args([*self._words(_split("\n".join(lines)))])
         parsed = {line.partition("=")[0].replace("--no-", "--", 1) for line in lines}
         for name, value in saved.items():
             if _flag(name) not in parsed:
@@ -119,21 +139,60 @@ class Parser(argparse.ArgumentParser):
             opt = self.parse_args([f"@{config}", *given])
         self.check_read_back(opt)
         terminal.be_quiet(opt.quiet)
+        self._check_trained_weights(opt)
         processes = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1
         opt.accumulate = opt.accumulate or processes
         return opt
 
+    def _check_trained_weights(self, opt: argparse.Namespace) -> None:
+        """Refuses what keeps the weights or statistics of a network that has not learned any."""
+        imagenet = hasattr(opt, "pretrained")
+        if opt.weights or (imagenet and opt.pretrained):
+            return
+        remedy = f"add --weights FILE{' or --pretrained' * imagenet}"
+        for name in ("freeze", "hold_norms"):
+            if getattr(opt, name):
+                raise BadInput(f"{_flag(name)}: the network is not trained yet; {remedy}")
+        if opt.head_epochs and not opt.resume:
+            terminal.warn(f"--head-epochs: the layers before the head are random; {remedy}")
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         self._given = sys.argv[1:] if args is None else args
-        for path in [Path(word[1:]) for word in self._given if word.startswith("@")]:
+        try:
+            words = [*self._expand(self._given)]
+        except RecursionError:
+            self.error("a file given by @ names itself")
+        self._refuse_empty(words)
+        return super().parse_args(words, namespace)
+
+    def _expand(self, words: Iterable[str]) -> Iterator[str]:
+        """The words, with those of a file in the place of `@file`."""
+        for word in words:
+            if not word.startswith("@"):
+                yield word
+                continue
+            path = Path(word[1:])
             if not path.exists():
                 raise BadInput(f"{path}: no such file{_others_beside(path)}")
-            if path.is_file() and b"\0" in path.read_bytes():
+            content = path.read_bytes()
+            if content[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as PowerShell writes it
+                content = content.decode("utf-16", "replace").encode()
+            if b"\0" in content:
                 self.error(f"{path}: a file given by @ is not a config.txt")
-        try:
-            return super().parse_args(args, namespace)
-        except (UnicodeDecodeError, RecursionError):
-            self.error("a file given by @ is not a config.txt")
+            lines = _split(os.fsdecode(content).removeprefix("\ufeff"))
+            yield from self._expand(self._words(lines))
+
+    def _refuse_empty(self, words: list[str]) -> None:
+        """Refuses empty values, such as those of a shell's variable that is not set."""
+        flags = self._option_string_actions
+        for before, word in itertools.pairwise(["", *words]):
+            name, is_option, value = word.partition("=")
+            if not is_option or name not in flags:
+                name, value = before, word
+            if value.strip() or (name in flags and flags[name].default == ""):
+                continue
+            named = name if name in flags else "an argument"
+            self.error(f"{named}: is empty; is a variable of the shell not set?")
 
     def error(self, message: str) -> NoReturn:
         if unknown := re.match(r"unrecognized arguments: (--[\w-]+)", message):
@@ -141,11 +200,17 @@ class Parser(argparse.ArgumentParser):
             near = [option for option in options if option.startswith(name)]
             near = near or difflib.get_close_matches(name, options, cutoff=0.75)
             message += f"; did you mean {' or '.join(near)}?" * bool(near)
-            if files := [arg[1:] for arg in self._given if arg.startswith("@")]:
-                message += f"; options were read from {' and '.join(files)} too"
+        files = [arg[1:] for arg in self._given if arg.startswith("@")]
+        if files and message.startswith("unrecognized"):
+            message += f"; options, which begin with --, were read from {' and '.join(files)} too"
         line = f"{self.prog}: error: {printable(message)} (--help lists the options)"
         print(line, file=sys.stderr)
         sys.exit(2)
+
+
+def _split(text: str) -> list[str]:
+    """The lines of a config file; str.splitlines would cut at characters that names may have."""
+    return re.split(r"\r\n|\r|\n", text)
 
 
 def _others_beside(path: Path) -> str:
@@ -297,8 +362,12 @@ def _add_fine_tuning_options(parser: argparse.ArgumentParser) -> None:
     add("--weights", metavar="PATH",
         help="a run folder, its checkpoint, or a state dict (.pt, .safetensors) to start from; "
         "parts that do not fit start at random")
+    add("--freeze", action=BooleanOptionalAction, default=False,
+        help="train only the last layer of each network")
     add("--head-epochs", type=number(int, 0), default=0, metavar="N",
         help="epochs at the beginning in which the last layer alone is trained")
+    add("--hold-norms", action=BooleanOptionalAction, default=False,
+        help="keep the statistics of batch norm as they are in the weights")
     add("--layer-decay", type=number(float, 0.01, 1), default=1.0, metavar="FACTOR",
         help="the learning rate of each layer, over that of the next one")
 

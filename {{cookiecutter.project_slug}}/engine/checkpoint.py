@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from engine import terminal
+from engine.data.source import changed_code
 from engine.distributed import ALONE, World
-from engine.errors import OUT_OF_MEMORY, BadInput, Fault, shorten
+from engine.errors import OUT_OF_MEMORY, BadInput, Fault, Unsound, shorten
 
 
 class Damaged(BadInput):
@@ -61,24 +62,25 @@ class Checkpoints:
         for partial in self.folder.glob(".*.tmp"):
             partial.unlink(missing_ok=True)
 
-    def save(self, state: Saved, best: bool = False) -> None:
+    def save(self, state: Saved, best: bool = False, alone: bool = False) -> None:
         """Saves a state under the number of its step; `best` makes it best.pt as well.
 
         The tensors are copied here and written in a thread, one checkpoint at a time, while
-        training goes on.
+        training goes on. With `alone` the other processes, which may be gone, are not asked.
 
         Raises:
-            Fault: The previous checkpoint could not be written, or the weights differ between the
+            Unsound: The previous checkpoint could not be written, or the weights differ between the
                 processes.
         """
         self.wait()
         content = state.state_dict()
-        self.world.check_equal(content)
+        if not alone:
+            self.world.check_equal(content)
         if self.world.rank == 0:
             self._writing = self._thread.submit(self._write, _copy(content), best)
 
     def wait(self) -> None:
-        """Returns when all that was saved is on the disk; raises Fault if writing failed."""
+        """Returns when all that was saved is on the disk; raises Unsound if writing failed."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
@@ -100,7 +102,7 @@ class Checkpoints:
             while not isinstance(cause, OSError) and cause.__context__ is not None:
                 cause = cause.__context__
             reason = " ".join(str(getattr(cause, "strerror", None) or error).split())[:100]
-            raise Fault(
+            raise Unsound(
                 f"{path}: cannot be written ({reason}); {kept}; make room and go on with --resume"
             ) from None
 
@@ -197,10 +199,12 @@ def reading(what: Path | str) -> Iterator[None]:
     """
     try:
         yield
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise BadInput(
-            f"{what}: holds more than tensors and plain values, and was not loaded because that "
-            "could run code; use a checkpoint written by train.py, or for --weights a state dict"
+            f"{what}: holds more than tensors and plain values{f' ({found[1]})' if found else ''}, "
+            "and was not loaded because that could run code; use a checkpoint written by train.py, "
+            "or for --weights a state dict, saved by itself"
         ) from None
     except (MemoryError, Damaged):
         raise
@@ -236,6 +240,9 @@ def restore(model_class: Any, path: str, parser: Any) -> tuple[Any, Namespace]:
     opt = parser.read_back(state["args"])
     if "info" not in state:
         raise BadInput(f"{path}: written by an earlier version of the template; train again")
+    changed = changed_code(state.get("environment", {}).get("code", {}))
+    if owners := [name for name in changed if name != "train.py" and name[:7] != "engine/"]:
+        terminal.warn(f"{path}: written before a change of {shorten(owners, 3)}")
     model = model_class(model_class.for_prediction(opt), state["info"])
     for name, network in model.networks().items():
         weights = judged(state, name) if name in state else {}

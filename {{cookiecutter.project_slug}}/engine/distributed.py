@@ -8,7 +8,6 @@ in one binary tree (see `Fold`), whose upper levels are the sums over processes.
 same bits on 1, 2, 4 or 8 processes.
 """
 
-import hashlib
 import os
 import pickle
 import re
@@ -26,8 +25,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from engine import errors
+from engine.data.source import code_digests
 from engine.devices import local_rank
-from engine.errors import LAUNCHED, PROJECT, BadInput, Fault
+from engine.errors import LAUNCHED, BadInput, Fault, Unsound
 
 T = TypeVar("T")
 # Where other launchers put the number of processes: accelerate, srun, Open MPI, MPICH.
@@ -58,7 +58,7 @@ class World:
         loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
         if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"] and loopback:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
-        with _partners():
+        with _partners(meeting=True):
             store, *_ = next(dist.rendezvous("env://", timeout=timeout))
             store = dist.PrefixStore(self._agree_on_prefix(store, opt.timeout), store)
             self.store = dist.PrefixStore("run", store)
@@ -198,12 +198,12 @@ class World:
         return int(highest)
 
     def check_equal(self, content: dict[str, Any]) -> None:
-        """Raises Fault if the tensors of a checkpoint differ between the processes."""
+        """Raises Unsound if the tensors of a checkpoint differ between the processes."""
         if self.size == 1:
             return
         first, *others = self.gather([int(total) for total in _checksums(content)])
         if any(other != first for other in others):
-            raise Fault(
+            raise Unsound(
                 "the weights differ between the processes, which must not happen; go on with "
                 "--resume from the last checkpoint, and report it if it happens again"
             )
@@ -295,15 +295,6 @@ def _check_launcher() -> None:
         )
 
 
-def code_digests() -> dict[str, str]:
-    """A digest of each Python file that computes a run, by its path in the project."""
-    return {
-        path.relative_to(PROJECT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        for pattern in ("*.py", "task/*.py", "engine/**/*.py")
-        for path in PROJECT.glob(pattern)
-    }
-
-
 class Fold:
     """The sum of the tensors of each micro-batch of a step, in a binary tree.
 
@@ -383,13 +374,29 @@ def buffers_of(networks: dict[str, nn.Module]) -> list[Tensor]:
 
 
 @contextmanager
-def _partners() -> Iterator[None]:
-    """Turns errors of communication into a Fault."""
+def _partners(meeting: bool = False) -> Iterator[None]:
+    """Turns errors of communication into a Fault; `meeting` is the first one."""
     try:
         yield
     except RuntimeError as error:
         text = re.sub(r"\[/\S*\]", "", " ".join(str(error).split())).strip()  # of a source file
+        if meeting and (hint := _loopback(text)):
+            raise Fault(f"the machines cannot reach each other: {hint} ({text[:80]})") from None
         raise Fault(
             "another process has ended or cannot be reached; if it does not say why, see its "
             f"machine; go on with --resume ({text[:80]})"
         ) from None
+
+
+def _loopback(text: str) -> str:
+    """What to do where a machine's own name stands for itself alone, as in Debian's /etc/hosts."""
+    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
+        return ""
+    own, address = socket.gethostname(), ""
+    with suppress(OSError):
+        address = socket.gethostbyname(own)
+    if "127." not in text and not address.startswith("127."):
+        return ""
+    whose = f"{own} is {address} for itself" if address[:4] == "127." else "one's name is 127.x"
+    interface = "the interface that leads to the others, eth0 say (ip route)"
+    return f"{whose}; set GLOO_SOCKET_IFNAME on each to {interface}"

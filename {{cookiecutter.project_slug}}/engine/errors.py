@@ -45,7 +45,11 @@ class Fault(Exception):
     """The machine failed, as with a full disk. The text is one line, like that of BadInput."""
 
 
-class Diverged(Fault):
+class Unsound(Fault):
+    """A fault after which nothing is saved: the weights are not to be trusted, or saving failed."""
+
+
+class Diverged(Unsound):
     """A loss or a gradient is not finite."""
 
 
@@ -110,7 +114,7 @@ def run_program(main: Callable[[], int]) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a file being written is finished
         status = _complain("interrupted", INTERRUPTED)
     except Exception as error:
-        if not (known := _explain(error)):
+        if not (known := explain(error)):
             if error_prefix() is not None and SILENT:
                 sys.stderr = sys.__stderr__  # the first error of several processes
             raise
@@ -155,7 +159,7 @@ def _without_traceback(text: str) -> str:
     return text.strip().splitlines()[-1].partition(": ")[2]
 
 
-def _explain(error: Exception) -> tuple[object, int] | None:
+def explain(error: Exception) -> tuple[object, int] | None:
     """The line for an error, and the exit status; None for a bug."""
     if isinstance(error, BadInput):
         return error, BAD_INPUT
@@ -180,6 +184,8 @@ def _reason(error: OSError) -> str:
     if own == text:
         own = f"{error.filename or 'a file'}: {error.strerror or text}"
         text = "".join(traceback.format_tb(error.__traceback__))
+    elif found := re.fullmatch(r"\[Errno -?\d+\] (.+): '(.+)'", own):  # as Python words it
+        own = f"{found[2]}: {found[1]}"
     for name, number in reversed(re.findall(r'File "(.+)", line (\d+)', text)):
         if (owners := _owners(name)) is not None:  # the innermost frame of the project
             where = Path(name).relative_to(PROJECT).as_posix()

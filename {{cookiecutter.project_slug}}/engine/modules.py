@@ -1,6 +1,6 @@
 """The model as a module: moved to its device, compiled, split over several GPUs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
@@ -17,18 +17,52 @@ Module = TypeVar("Module", bound=nn.Module)
 PARALLEL = ("auto", "none", "split", "super")  # what --parallel may name
 
 
-def place(model: Module, device: torch.device) -> Module:
+def place(model: Module, device: torch.device, freeze: bool = False) -> Module:
     """Moves a model to its device, in place, in training mode.
 
     What is in none of its networks is never trained, such as the network of a perceptual loss: its
-    parameters get no gradients.
+    parameters get no gradients. With `freeze` those of the heads alone get some.
     """
-    networks = model.networks().values()  # type: ignore[operator]  # not of Module
-    trained = {id(parameter) for network in networks for parameter in network.parameters()}
+    networks = with_weights(model.networks()).values()  # type: ignore[operator]  # not of Module
+    chosen = (layers_of(net)[-1] if freeze else net.parameters() for net in networks)
+    trained = {id(parameter) for parameters in chosen for parameter in parameters}
     for parameter in model.parameters():
         if id(parameter) not in trained:
             parameter.requires_grad_(False)
     return model.to(device).to(memory_format=memory_format(device)).train()
+
+
+def layers_of(network: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters of each layer, from the input to the head, which is the last one.
+
+    A `Sequential`, and every module with more than half of all parameters, is taken apart; what is
+    left counts as a layer. ResNet-18 has 11: a convolution, its norm, eight blocks, the head. It
+    relies on modules being registered in the order in which they are called.
+    """
+    half = sum(parameter.numel() for parameter in network.parameters()) / 2
+
+    def walk(module: nn.Module) -> Iterator[list[nn.Parameter]]:
+        size = sum(parameter.numel() for parameter in module.parameters())
+        parts = list(module.children())
+        if parts and (isinstance(module, nn.Sequential) or size > half):
+            yield list(module.parameters(recurse=False))
+            for part in parts:
+                yield from walk(part)
+        else:
+            yield list(module.parameters())
+
+    return [layer for layer in walk(network) if layer]
+
+
+def rest_of(network: nn.Module) -> list[nn.Module]:
+    """The modules of a network that have no part in the head, its last layer."""
+    head = {id(parameter) for parameter in layers_of(network)[-1]}
+    return [m for m in network.modules() if not any(id(p) in head for p in m.parameters())]
+
+
+def norms_of(network: nn.Module) -> list[nn.Module]:
+    """The modules of a network that keep running statistics, such as batch norm."""
+    return [m for m in network.modules() if getattr(m, "running_mean", None) is not None]
 
 
 def with_weights(networks: dict[str, nn.Module]) -> dict[str, nn.Module]:

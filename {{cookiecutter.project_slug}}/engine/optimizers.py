@@ -2,7 +2,6 @@
 
 import math
 from argparse import Namespace
-from collections.abc import Iterator
 from functools import reduce
 from itertools import chain
 from operator import add
@@ -17,7 +16,7 @@ from engine.averages import Averages
 from engine.distributed import ALONE, Fold, World, buffers_of
 from engine.errors import BadInput, Diverged
 from engine.evaluation import Losses
-from engine.modules import with_weights
+from engine.modules import layers_of, norms_of, rest_of, with_weights
 
 LEAST_SCALE = 2.0**-20  # of the losses in fp16, which begins at 2**16
 SCHEDULES = ("cosine", "linear", "late-linear", "constant")
@@ -59,6 +58,13 @@ class Optimizers:
         self.weights = {name: parameters_of(one) for name, one in self.optimizers.items()}
         heads = {id(p) for name in self.weights for p in layers_of(networks[name])[-1]}
         self.heads = {name: [p for p in ws if id(p) in heads] for name, ws in self.weights.items()}
+        # What is in evaluation mode: beside heads that are trained alone, and --hold-norms.
+        several = with_weights(networks).values()
+        self.head_alone, alone = False, opt.freeze or opt.head_epochs
+        self.rest = [module for net in several if alone for module in rest_of(net)]
+        self.held = [module for net in several if opt.hold_norms for module in norms_of(net)]
+        if opt.hold_norms and not self.held:
+            raise BadInput("--hold-norms: the networks have no batch norm; leave it out")
         # A module takes its time to say that it has no such attribute: not at each step.
         ending = [network for network in networks.values() if hasattr(network, "end_step")]
         self.end_steps: list[Any] = [network.end_step for network in ending]
@@ -78,9 +84,16 @@ class Optimizers:
     def zero_grad(self, n_iter: int, lr: float, head_alone: bool = False) -> None:
         """Begins step `n_iter`, with the learning rate `lr`.
 
-        With `head_alone` the step changes the last layer of each network and no other.
+        With `head_alone` the step changes the last layer of each network and no other; the other
+        ones are in evaluation mode.
         """
         self.n_iter = n_iter
+        if self.head_alone and not head_alone:
+            for network in self.networks.values():
+                network.train()
+        self.head_alone = head_alone
+        for module in (*(self.rest if head_alone else ()), *self.held):
+            module.training = False  # validations set it to true
         self.trained = self.heads if head_alone else self.weights
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
@@ -242,28 +255,6 @@ def make_optimizer(opt: Namespace, network: nn.Module) -> Optimizer:
     sgd = SGD(groups, opt.lr, momentum=opt.momentum, nesterov=nesterov, fused=FUSED)
     preset_momentum(sgd)
     return sgd
-
-
-def layers_of(network: nn.Module) -> list[list[nn.Parameter]]:
-    """The parameters of each layer, from the input to the head, which is the last one.
-
-    A `Sequential`, and every module with more than half of all parameters, is taken apart; what is
-    left counts as a layer. ResNet-18 has 11: a convolution, its norm, eight blocks, the head. It
-    relies on modules being registered in the order in which they are called.
-    """
-    half = sum(parameter.numel() for parameter in network.parameters()) / 2
-
-    def walk(module: nn.Module) -> Iterator[list[nn.Parameter]]:
-        size = sum(parameter.numel() for parameter in module.parameters())
-        parts = list(module.children())
-        if parts and (isinstance(module, nn.Sequential) or size > half):
-            yield list(module.parameters(recurse=False))
-            for part in parts:
-                yield from walk(part)
-        else:
-            yield list(module.parameters())
-
-    return [layer for layer in walk(network) if layer]
 
 
 def parameter_groups(opt: Namespace, network: nn.Module) -> list[dict[str, Any]]:

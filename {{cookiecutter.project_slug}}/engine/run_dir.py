@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from contextlib import suppress
-from itertools import chain
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +20,28 @@ from filelock import FileLock, Timeout
 from engine import terminal
 from engine.arguments import config_text
 from engine.checkpoint import Checkpoints, write_atomically
-from engine.data.cache import CachedImages, images_of
+from engine.data.contents import Files
+from engine.data.source import code_digests
 from engine.devices import gpu_names, processor
 from engine.distributed import ALONE, World
 from engine.errors import (
     DONE,
+    FAULT,
     LAUNCHED,
     OUTPUT_CLOSED,
     PROJECT,
     STOPPED,
     BadInput,
     Diverged,
+    Fault,
     StopSignal,
+    Unsound,
+    explain,
 )
 from engine.state import TrainState
 
 OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # as in a hook of git
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-FILES = "files.jsonl"  # in a run folder: the training images, as cache.CachedImages.records
 
 
 class RunDir:
@@ -59,9 +63,9 @@ class RunDir:
     def __init__(self, opt: Namespace, world: World = ALONE) -> None:
         self.opt, self.world = opt, world
         self.writes = world.rank == 0
-        self.images: list[CachedImages] = []
+        self.files: Files | None = None
         self.problem = ""  # a warning about the records that is not printed yet
-        self.lockable = True
+        self.lockable, self.commit = True, ""
         self._use(opt.run_dir or _unused_name())
         if not self.writes:
             return
@@ -91,9 +95,21 @@ class RunDir:
                 f"--run-dir {self.path}: another process is running in it; wait, or name another"
             ) from None
 
-    def note_files(self, train_set: Any) -> None:
-        """Records the files of the training images in files.jsonl, to find changes later."""
-        self.images = images_of(train_set)
+    def note_files(self, train_set: Any, val_set: Any) -> dict[str, Any]:
+        """Notes the images and the code of this start, for files.jsonl and to find changes later.
+
+        Returns:
+            What `environment` of a checkpoint holds of them.
+        """
+        if self.writes:
+            self.files = Files(self.path, train_set, val_set)
+        facts = self.world.once(lambda: self.files.facts() if self.files else {})
+        self.commit = git_commit()
+        return {**facts, "code": code_digests(), "git commit": self.commit}
+
+    def changed_files(self, before: dict[str, Any]) -> dict[str, str]:
+        """What of the images has changed since the environment `before`: see contents.compare."""
+        return self.world.once(lambda: self.files.changes(before) if self.files else {})
 
     def __enter__(self) -> "RunDir":
         if not self.writes:
@@ -113,12 +129,11 @@ class RunDir:
         _write(self.path / "config.txt", config_text(self.opt, self.path / "config.txt"))
         path = self.path / "environment.txt"  # a block for each start
         earlier = os.fsdecode(path.read_bytes()) + "\n" if path.exists() else ""
-        facts = {**environment(), "resumed after step": self.checkpoints.resumed_after}
+        facts = {**environment(self.commit), "resumed after step": self.checkpoints.resumed_after}
         _write(path, earlier + "".join(f"{name}: {value}\n" for name, value in facts.items()))
-        path, records = self.path / FILES, "".join(chain(*(each.records() for each in self.images)))
-        # It is large, and the same at most starts.
-        if self.images and not (path.exists() and path.read_bytes() == os.fsencode(records)):
-            _write(path, records)
+        if self.files is not None:
+            self.files.write(_write)
+            self.files = None  # it takes memory
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
@@ -128,6 +143,31 @@ class RunDir:
             self.lock.release()
         if isinstance(error, Diverged) and self.checkpoints.last.exists():
             error.args = (f"{error}; the last good checkpoint is {self.checkpoints.last}",)
+
+    @contextmanager
+    def saving(self, state: TrainState) -> Iterator[None]:
+        """A block of training. Before a fault of the machine ends it, its last step is saved.
+
+        That is for process 0 alone, as another one may be gone, and only for faults of loading
+        and of the connection, which leave the weights as they were after that step.
+        """
+        try:
+            yield
+        except (OSError, Fault, RuntimeError) as error:
+            known = explain(error)
+            if known is None or known[1] != FAULT or isinstance(error, Unsound):
+                raise
+            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+                raise  # perhaps in the middle of a step
+            saved = ""
+            if self.writes and state.n_iter:
+                with suppress(Exception):  # then the first error is the one to tell
+                    self.checkpoints.save(state, alone=True)
+                    self.checkpoints.wait()
+                    saved = f"; saved step {state.n_iter}"
+            told = str(known[0])
+            how = "" if "--resume" in told else f"; go on with: {self.resume_command()}"
+            raise Fault(f"{told}{saved}{how}") from error
 
     def _make_folder(self) -> None:
         while True:
@@ -259,7 +299,7 @@ def git_commit(folder: Path = PROJECT) -> str:
         return "unknown (git does not answer)"
 
 
-def environment() -> dict[str, str]:
+def environment(commit: str = "") -> dict[str, str]:
     """What the result of a run may depend on, as text for a file."""
     return {
         "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
@@ -270,5 +310,5 @@ def environment() -> dict[str, str]:
         "processor": processor(),
         "threads": str(torch.get_num_threads()),
         "gpus": gpu_names() or "none",
-        "git commit": git_commit(),
+        "git commit": commit or git_commit(),
     }

@@ -4,13 +4,15 @@ import math
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from engine import terminal
 from engine.arguments import plain
 from engine.checkpoint import load_weights
+from engine.data.contents import IMAGES, SIDES
+from engine.data.source import changed_code
 from engine.errors import BadInput, Diverged, shorten
 from engine.optimizers import Optimizers
 from engine.weights import load_fitting
@@ -26,6 +28,9 @@ RESERVED = (
     *("optim", "scaler", "epoch", "n_iter", "validated", "best", "waited", "model", "args"),
     *("environment", "ema", "info", "best_loss", "seconds"),
 )
+LIST, CODE, COMMIT = "list of training images", "code", "git commit"  # keys of `environment`
+VALIDATION = SIDES[1]
+FORGOTTEN = ": the best value so far was measured on others and is forgotten"
 RESUME_REMEDY = "use the options of its config.txt, or undo the change of the network"
 
 
@@ -43,6 +48,8 @@ class TrainState:
         optimizers: The optimizers of its networks.
         steps_per_epoch: Optimizer steps in an epoch.
         environment: What the exact result depends on besides the options.
+        changed_files: What of the images has changed since another environment, as
+            contents.compare tells it.
 
     Raises:
         BadInput: `--monitor` names no such metric.
@@ -56,10 +63,11 @@ class TrainState:
         optimizers: Optimizers,
         steps_per_epoch: int,
         environment: dict[str, Any],
+        changed_files: Callable[[dict[str, Any]], dict[str, str]] = lambda before: {},
     ) -> None:
         self.opt, self.optimizers, self.steps_per_epoch = opt, optimizers, steps_per_epoch
         self.networks, self.info, self.environment = optimizers.networks, model.info, environment
-        self.model_name = type(model).__name__
+        self.model_name, self.changed_files = type(model).__name__, changed_files
         self.monitor = opt.monitor or next(iter(model.monitors))
         if self.monitor not in model.monitors:
             choices = ", ".join(model.monitors)
@@ -94,8 +102,8 @@ class TrainState:
 
     @property
     def head_alone(self) -> bool:
-        """Whether this step is one of the first `--head-epochs`."""
-        return self.n_iter < self.opt.head_epochs * self.steps_per_epoch
+        """Whether this step trains the head alone: with `--freeze`, or in `--head-epochs`."""
+        return self.opt.freeze or self.n_iter < self.opt.head_epochs * self.steps_per_epoch
 
     def record(self, metrics: dict[str, float]) -> bool:
         """Records a validation by its monitored metric; returns whether it is the best one.
@@ -151,10 +159,44 @@ class TrainState:
             "info": self.info,
         }
 
+    def _warn(self, options: str, images: dict[str, str], state: dict[str, Any]) -> None:
+        """Names what is not as it was in the checkpoint, in a line."""
+        told = {side: text + FORGOTTEN * (side == VALIDATION) for side, text in images.items()}
+        before, epoch = state.get("environment", {}), state["epoch"]
+        different = [options, *environment_changes(before, self.environment, told)]
+        if state.get("info", {}) != self.info:
+            different.append("other counts or statistics of the data")
+        if epoch != self.epoch:
+            different.append(f"epoch {epoch} is now epoch {self.epoch}")
+        if text := "; ".join(filter(None, different)):
+            print(f"warning: not an exact continuation: {text}", file=sys.stderr)
+
+    def _check_steps(self, state: dict[str, Any], path: Path) -> None:
+        """Refuses steps of another size, or so few of them that epochs would be left out."""
+        run = path.parent if path.name == "checkpoints" else path
+        anew = f"or begin a new run with --weights {run}"
+        both = state["args"], vars(self.opt)
+        size, now = (options["batch_size"] * options["accumulate"] for options in both)
+        if size != now:
+            batch, was = self.opt.batch_size, state["args"]["batch_size"]
+            times = size // batch if size % batch == 0 else size // was
+            batch = batch if size % batch == 0 else was
+            raise BadInput(
+                f"--batch-size {self.opt.batch_size} x --accumulate {self.opt.accumulate}: the run "
+                f"has steps of {size} images, which its epochs and rates depend on; take "
+                f"--batch-size {batch} --accumulate {times}, {anew}"
+            )
+        if state["n_iter"] >= self.total and state["epoch"] < self.opt.epochs:
+            raise BadInput(
+                f"{path}: after {state['n_iter']} steps in epoch {state['epoch']} of "
+                f"{self.opt.epochs}, and with the images of now these have {self.total} steps; "
+                f"give it the images it had, raise --epochs, {anew}"
+            )
+
     def start_from(self, path: str) -> None:
         """Starts from the weights in a file, as far as they fit (weights.load_fitting)."""
         own = {k: value for k, value in plain(self.opt).items() if k not in WITHOUT_EFFECT}
-        load_fitting(self.networks, path, own)
+        load_fitting(self.networks, path, own, self.info)
         self.optimizers.averages.restart()
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
@@ -167,12 +209,14 @@ class TrainState:
         Raises:
             BadInput: It is one of other data, another network or another optimizer.
         """
-        before = state.get("info", {})
-        if different := first_difference(before, self.info):
+        if different := first_difference(state.get("info", {}), self.info):
             raise BadInput(f"{path}: written for {different}; give it the data it was trained on")
         for name, network in self.networks.items():
             load_weights(network, state.get(name, {}), path, RESUME_REMEDY)
-        options = changes(state["args"], plain(self.opt), WITHOUT_EFFECT, "--")
+        self._check_steps(state, path)
+        was = state.get("environment", {})
+        images = self.changed_files(was)
+        options = option_changes(state["args"], plain(self.opt), was, self.environment)
         try:
             same = state["args"].get("optimizer") == self.opt.optimizer
             self.optimizers.load_state_dict(state["optim"] if same else {})
@@ -184,16 +228,14 @@ class TrainState:
         self.optimizers.averages.load_state_dict(state.get("ema", {}))
         if state.get("scaler"):
             self.optimizers.scaler.load_state_dict(state["scaler"])
-        environment = changes(state.get("environment", {}), self.environment, (), "")
-        counts = "" if before == self.info else "other counts or statistics of the data"
-        if different := ", ".join(filter(None, (options, environment, counts))):
-            print(f"warning: not an exact continuation: {different}", file=sys.stderr)
         self.n_iter, self.validated = state["n_iter"], state["validated"]
+        self._warn(options, images, state)
         self.best, self.waited = state["best"], state["waited"]
         self.best_loss = state.get("best_loss", math.inf)
         self._spent = state.get("seconds", 0.0)
-        if state["args"].get("monitor") != self.opt.monitor:  # another metric: the best starts anew
+        if VALIDATION in images or state["args"].get("monitor") != self.opt.monitor:
             self.best, self.best_loss, self.waited = -self.sign * math.inf, math.inf, 0
+            self.validated = min(self.validated, max(0, self.n_iter - 1))  # a run has a best value
         terminal.say(f"resumed after step {self.n_iter} of {self.total}")
         if self.is_over() and self.n_iter >= self.total:
             terminal.say(f"all {self.total} steps are done; a larger --epochs goes on")
@@ -221,6 +263,23 @@ def first_difference(before: Any, now: Any, name: str = "info") -> str:
 def _names(before: Iterable, now: Iterable, name: str) -> str:
     one, other = (shorten(list(map(str, names))) or "none" for names in (before, now))
     return f"the {name} {one}, and now they are {other}"
+
+
+def option_changes(before: dict, now: dict, was: dict, environment: dict) -> str:
+    """The options that differ and change bits; `--data` not if it has the images it had."""
+    same = all(was.get(key) == environment.get(key) for key in (IMAGES, LIST))
+    ignored = ("data",) if same and IMAGES in was else ()
+    return changes(before, now, WITHOUT_EFFECT + ignored, "--")
+
+
+def environment_changes(before: dict, now: dict, images: dict[str, str]) -> list[str]:
+    """What differs between two environments, in groups; `images` is what contents.compare found."""
+    told = changes(before, now, (IMAGES, CODE, COMMIT) + (LIST,) * bool(images), "")
+    found = [told, *images.values()]
+    if files := changed_code(before.get(CODE, {})):
+        found.append(f"{shorten(files, 3)} {'have' if len(files) > 1 else 'has'} changed")
+        found.append(changes({COMMIT: before.get(COMMIT)}, {COMMIT: now.get(COMMIT)}, (), ""))
+    return [text for text in found if text]
 
 
 def changes(before: dict, now: dict, ignored: tuple[str, ...], prefix: str) -> str:

@@ -1,8 +1,15 @@
 """Where a network starts from: the weights of another run, or of another project."""
 
-from pathlib import Path
+import collections
+import datetime
+import json
+import types
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -10,90 +17,181 @@ from torch import Tensor, nn
 from engine import terminal
 from engine.checkpoint import find_checkpoint, judged, reading, verify
 from engine.errors import BadInput, shorten
+from engine.modules import layers_of
 
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")  # which wrappers put in front
+Weights = dict[str, Tensor]
+# What others put beside their weights, and what can run no code of theirs.
+HARMLESS: list[Any] = [
+    *(Namespace, types.SimpleNamespace, collections.defaultdict, np.ndarray, np.dtype),
+    *(datetime.datetime, datetime.date, datetime.timedelta, datetime.timezone),
+    *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdSU"),
+    *(dict, list, set, tuple),
+    # By the names that versions of Python and numpy have written.
+    *((PurePosixPath, f"pathlib.{part}Path") for part in ("Posix", "PurePosix", "_local.Posix")),
+    *((PureWindowsPath, f"pathlib.{part}Path") for part in ("Windows", "_local.Windows")),
+    *((part, f"numpy.{core}.multiarray.{name}") for name, part in {
+        "scalar": np.float64(0).__reduce__()[0],
+        "_reconstruct": np.zeros(1).__reduce__()[0],
+    }.items() for core in ("core", "_core")),
+]
+AVERAGED = ("ema", "averag", "swa", "shadow", "teacher")  # in the name of what others judge
 
 
-def load_fitting(networks: dict[str, nn.Module], name: str, options: dict[str, Any]) -> None:
+def load_fitting(
+    networks: dict[str, nn.Module], name: str, options: dict[str, Any], info: dict[str, Any]
+) -> None:
     """Puts the weights of a file into networks, as far as names and shapes fit; prints how far.
 
-    What does not fit, such as a head for other classes, stays as it is.
+    The head, the last layer, is left as it is unless the file was trained for the names in `info`.
 
     Args:
-        networks: The networks by name. Those of an own checkpoint get the weights of the same name,
-            the averaged ones if there are any; a state dict is one of the network `net`.
+        networks: The networks by name. A state dict of others is one of the network `net`.
         name: A run folder, a checkpoint of this project, or a state dict (.pt, .pth, .safetensors).
-        options: Those of this run that its weights depend on, for the message that nothing fits.
+        options: Those of this run that its weights depend on, for the message that too few fit.
+        info: What the model knows of the training data.
 
     Raises:
-        BadInput: The file cannot be read, or nothing in it fits.
+        BadInput: The file cannot be read, or too little in it fits.
     """
-    path = find_checkpoint(name)
-    found, trained_with = _read(Path(path))
-    fitted = sum(
-        _fit(networks[network_name], found[network_name], network_name, path)
-        for network_name in networks
-        if network_name in found
-    )
-    if not fitted:
-        theirs = [
+    path = Path(find_checkpoint(name))
+    state = _read(path)
+    trained_with: dict[str, Any] = {}
+    found: dict[str, tuple[Weights, str]] = {}
+    theirs = _description(path)
+    if isinstance(state, dict) and {"n_iter", "args"} <= state.keys():
+        verify(path)
+        trained_with, theirs = state["args"], state.get("info", {})
+        own = (key for key in networks if _is_state_dict(state.get(key)))
+        found = {key: (judged(state, key), "") for key in own}
+    elif "net" in networks:
+        theirs = theirs or (state if isinstance(state, dict) else {})
+        found = {"net": _best(networks["net"].state_dict(), state, path)}
+    head = _other_head(theirs, info)
+    fitted = [_fit(networks[key], *found[key], key, path, head) for key in found]
+    if not any(fitted):
+        differ = [
             f"--{key.replace('_', '-')} {trained_with[key]}"
             for key in options.keys() & trained_with.keys()
             if trained_with[key] != options[key]
         ]
-        why = f"; {name} was trained with {shorten(sorted(theirs))}" if theirs else ""
+        why = f"{name} was trained with {shorten(sorted(differ))}"
         raise BadInput(
-            f"--weights {path}: no tensor in it has the name and the shape of one here{why}"
+            f"--weights {path}: fewer than half of the convolutions or matrices here have one of "
+            f"their name and shape in it; {why if differ else 'is it of another network?'}"
         )
 
 
-def _fit(network: nn.Module, weights: dict[str, Tensor], name: str, path: Path | str) -> int:
-    """Puts what fits into a network; prints how much it is, and returns the number of tensors."""
+def _fit(
+    network: nn.Module, weights: Weights, kind: str, name: str, path: Path, head: str
+) -> bool:
+    """Puts what fits into a network, if that is most of it; prints how much."""
     own = network.state_dict()
-    fitting = {
-        key: weights[key]
-        for key in own.keys() & weights.keys()
-        if own[key].shape == weights[key].shape
-    }
+    last = {id(parameter) for layer in layers_of(network)[-1:] for parameter in layer}
+    heads = {key for key, p in network.named_parameters() if id(p) in last}
+    fitting = {key: weights[key] for key in _fitting(own, weights)}
+    large = [key for key in own if own[key].dim() > 1 and key not in heads] or list(own)
+    if 2 * len(fitting.keys() & large) < len(large) or not fitting:
+        return False
+    if head and heads < own.keys() and heads & fitting.keys():
+        fitting = {key: value for key, value in fitting.items() if key not in heads}
+    else:
+        head = ""
     network.load_state_dict(fitting, strict=False)
     rest = [
         f"{key} {tuple(own[key].shape)}"
         + (f" is {tuple(weights[key].shape)} there" if key in weights else "")
         for key in own
-        if key not in fitting
+        if key not in fitting and not (head and key in heads)
     ]
-    left = f"; at random: {shorten(rest)}" if rest else ""
-    terminal.say(f"weights: {len(fitting)} of {len(own)} tensors of {name} from {path}{left}")
-    return len(fitting)
+    left = f"; head at random: {head}" if head else ""
+    left += f"; at random: {shorten(rest)}" if rest else ""
+    told = f"{len(fitting)} of {len(own)} tensors of {name} from {path}{kind}{left}"
+    terminal.say(f"weights: {told}")
+    return True
 
 
-def _read(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The weights in a file by the names of networks, and the options of their run if known."""
+def _fitting(own: Weights, weights: Weights) -> list[str]:
+    return [key for key in own if key in weights and own[key].shape == weights[key].shape]
+
+
+def _other_head(theirs: dict[str, Any], info: dict[str, Any]) -> str:
+    """Why a head is not the one for these data; empty if it is, or data have no names."""
+    for key, now in info.items():
+        if not isinstance(now, dict | list | tuple):
+            continue
+        if not isinstance(before := theirs.get(key), dict | list | tuple):
+            return f"the file does not say which {key} it was trained for"
+        if list(before) != list(now):
+            return f"it was trained for {shorten([*map(str, before)])}"
+    return ""
+
+
+def _read(path: Path) -> Any:
+    """What a file holds, on the CPU."""
     if not path.is_file():
         raise BadInput(f"--weights {path}: no such file")
-    with reading(f"--weights {path}"):
+    with reading(f"--weights {path}"), torch.serialization.safe_globals(HARMLESS):
         if path.suffix == ".safetensors":
-            return {"net": _bare(load_file(path))}, {}
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(state, dict) and {"n_iter", "args"} <= state.keys():
-        verify(path)
-        weights = {name: judged(state, name) for name in state if _is_state_dict(state[name])}
-        return weights, state["args"]
-    for key in ("state_dict", "model", "model_state_dict"):  # where others keep it
-        if isinstance(state, dict) and _is_state_dict(state.get(key)):
-            state = state[key]
-    if not _is_state_dict(state):
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """The JSON that export.py writes beside a file of safetensors; empty if there is none."""
+    try:
+        text = path.with_suffix(".json").read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".safetensors" else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _best(own: Weights, state: Any, path: Path) -> tuple[Weights, str]:
+    """Of the state dicts in a file of others the one that fits best, and which one it is.
+
+    Of those that fit as well averaged weights are preferred. What they lack, as buffers, comes from
+    the best of the others.
+    """
+    found = []
+    for place, weights in _state_dicts(state):
+        for prefix, named in _without_prefixes(own, weights).items():
+            fits = len(_fitting(own, named))
+            large = sum(own[key].dim() > 1 for key in _fitting(own, named))
+            averaged = any(word in f"{place}.{prefix}".lower() for word in AVERAGED)
+            found.append((large, averaged, fits, -len(place + prefix), place + prefix, named))
+    if not found:
         raise BadInput(f"--weights {path}: holds no state dict")
-    return {"net": _bare(state)}, {}
+    found.sort(key=lambda one: one[:4], reverse=True)
+    _, averaged, _, _, place, best = found[0]
+    for *_, other in found[1:]:
+        if averaged:
+            best = {**{key: other[key] for key in _fitting(own, other)}, **best}
+    return best, f" (the averaged ones, {place.rstrip('.')})" if averaged else ""
+
+
+def _state_dicts(value: Any, place: str = "") -> Iterator[tuple[str, Weights]]:
+    """The dicts in a file that hold tensors, and their places."""
+    if not isinstance(value, dict) or place.count(".") > 3:
+        return
+    tensors = {key: item for key, item in value.items() if isinstance(item, Tensor)}
+    if tensors and all(isinstance(key, str) for key in tensors):
+        yield place, tensors
+    for key, item in value.items():
+        if isinstance(key, str):
+            yield from _state_dicts(item, f"{place}{key}.")
+
+
+def _without_prefixes(own: Weights, weights: Weights) -> dict[str, Weights]:
+    """The weights by what is in front of names of a network, as wrappers put it: `module.`, say."""
+    found: dict[str, Weights] = {}
+    for key, value in weights.items():
+        parts = key.split(".")
+        for i in range(len(parts)):
+            if (name := ".".join(parts[i:])) in own:
+                prefix = ".".join(parts[:i])
+                found.setdefault(prefix, {})[name] = value
+    return found or {"": weights}
 
 
 def _is_state_dict(value: object) -> bool:
     return isinstance(value, dict) and any(isinstance(item, Tensor) for item in value.values())
-
-
-def _bare(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without the prefixes that all of its names share."""
-    for prefix in 2 * PREFIXES:  # one may be inside another
-        if all(key.startswith(prefix) for key in weights):
-            weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-    return {key: value for key, value in weights.items() if isinstance(value, Tensor)}

@@ -31,7 +31,7 @@ class Parts:
         val_sampler = EvalBatchSampler(len(self.val_set), opt.batch_size)
         self.val_loader = Loader(self.val_set, val_sampler, *how)
         seed_all(self.device, opt.seed, "weights")
-        self.model = modules.place(Model(opt, self.train_set.info), self.device)
+        self.model = modules.place(Model(opt, self.train_set.info), self.device, opt.freeze)
         self.networks = self.model.networks()
         self.parallel = modules.parallelize(self.model, self.networks, opt.parallel, self.amp)
         self.optimizers = Optimizers(opt, self.networks, self.amp.scaler)
@@ -50,7 +50,7 @@ class Parts:
 
     def step(self, micro_batches: Iterable[Batch], n_iter: int = 0) -> list[Losses]:
         """An optimizer step on these micro-batches, not augmented; returns their losses."""
-        self.optimizers.zero_grad(n_iter, self.opt.lr)
+        self.optimizers.zero_grad(n_iter, self.opt.lr, self.opt.freeze)
         losses = []
         for micro_batch, batch in enumerate(micro_batches):
             seed_all(self.device, self.opt.seed, "forward", n_iter, micro_batch)

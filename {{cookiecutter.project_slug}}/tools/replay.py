@@ -6,7 +6,7 @@
     python -m tools.replay runs/a -- --threads=2           with another option of train.py
 
 The exit status is 0 for equal bits, 1 for different ones, 2 for bad input. What is not as it was
-in the run is listed: options, versions, processor, threads, precision, images.
+in the run is listed: options, versions, processor, threads, precision, images, code.
 """
 
 # ruff: noqa: E402
@@ -14,7 +14,6 @@ from engine.errors import BAD_INPUT, DONE, FAULT, LAUNCHED, BadInput, begin, run
 
 begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -29,9 +28,9 @@ from torch import Tensor, is_tensor
 
 from engine.arguments import Parser, config_text, number
 from engine.checkpoint import Checkpoints, load, naming
+from engine.data import contents
 from engine.report.records import read_records
-from engine.run_dir import FILES
-from engine.state import WITHOUT_EFFECT, changes
+from engine.state import environment_changes, option_changes
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 # What a checkpoint holds besides networks, optimizers and averages.
@@ -39,8 +38,6 @@ BOOKKEEPING = {
     *("epoch", "n_iter", "validated", "best", "waited", "model", "args", "environment", "info"),
     *("best_loss", "seconds"),
 }
-# Of an image: size in bytes, time of change in ns, digest of the bytes if it is known.
-Record = tuple[int, int, str | None]
 
 
 def main() -> int:
@@ -237,42 +234,13 @@ def differences(
     expected: dict[str, Any], found: dict[str, Any], run: Path, again: Path
 ) -> Iterator[str]:
     """What the bits may depend on, and is not as it was in the run."""
-    options = changes(expected["args"], found["args"], WITHOUT_EFFECT, "--")
-    environment = changes(expected.get("environment", {}), found["environment"], (), "")
-    yield from filter(None, [options, environment])
-    yield from changed_files(read_files(run), read_files(again))
+    was, now = expected.get("environment", {}), found["environment"]
+    before, records = contents.find_records(run, was), contents.read_records(again / contents.FILES)
+    images = contents.compare(before, records) if before and records else {}
+    options = option_changes(expected["args"], found["args"], was, now)
+    yield from filter(None, [options, *environment_changes(was, now, images)])
     if found["environment"]["device"] == "cuda" and not found["args"]["deterministic"]:
         yield "--deterministic was not given: on CUDA two runs may differ"
-
-
-def read_files(run: Path) -> dict[str, Record]:
-    """The training images of a run by name; empty if it keeps no record of them."""
-    if not (run / FILES).exists():
-        return {}
-    lines = (run / FILES).read_text(encoding="utf-8").splitlines()
-    return {name: (size, changed, digest) for name, size, changed, digest in map(json.loads, lines)}
-
-
-def changed_files(before: dict[str, Record], now: dict[str, Record]) -> Iterator[str]:
-    """The first image that is new, gone, or has another content; nothing without both records.
-
-    The digests of the bytes decide if both have one; else size and time of change do.
-    """
-    if not before or not now:
-        return
-    changed = []
-    for name in {**before, **now}:
-        one, other = before.get(name), now.get(name)
-        if one is None or other is None:
-            changed.append(f"{name} is {'gone' if other is None else 'new'}")
-        elif isinstance(one[2], str) and isinstance(other[2], str):
-            if one[2] != other[2]:
-                changed.append(f"{name} has other bytes")
-        elif one[:2] != other[:2]:
-            changed.append(f"{name} has another size or time of change")
-    if changed:
-        more = f", the first of {len(changed)} files" if len(changed) > 1 else ""
-        yield f"{changed[0]}{more}"
 
 
 if __name__ == "__main__":

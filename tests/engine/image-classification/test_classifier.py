@@ -98,7 +98,8 @@ def test_the_loss_carries_its_name(name: str, key: str) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
 def test_frozen_features_stay_while_the_head_learns(build: Build, name: str) -> None:
     needs("networks.torchvision_network")
-    parts = build(f"--network={name}", "--img-size=32", "--freeze", "--lr=0.1")
+    words = ["--freeze", "--weights=unread.pt"]
+    parts = build(f"--network={name}", "--img-size=32", "--lr=0.1", *words)
     net = parts.model.net
     trained = {n for n, p in net.named_parameters() if p.requires_grad}
     head = {"resnet18": "fc", "squeezenet1_1": "classifier.1"}[name]

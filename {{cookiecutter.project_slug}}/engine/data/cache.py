@@ -7,7 +7,6 @@ all processes share. One that no run has used for a week is deleted by the next 
 
 import glob
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -135,20 +134,6 @@ class CachedImages:
             stamps = [stamp(f"{self.root}/{name}") for name in self.files]
             self._stamps = np.array(stamps, dtype=np.int64)
         return self._stamps
-
-    def records(self) -> Iterator[str]:
-        """What tells whether a file has changed: a line of JSON for each.
-
-        It holds the file, its size in bytes, its time of change in ns, and a digest of its bytes,
-        or null. No file is read for it: the cache has the digests from when it was made.
-        """
-        digests: Iterable[str | None] = [None] * len(self)
-        if self.mapped is not None:
-            digests = (row.tobytes().hex() for row in self.mapped.digests)
-        stamps = self.stamps().tolist()
-        for name, (size, changed, *_), digest in zip(self.files, stamps, digests, strict=True):
-            record = [f"{self.root.name}/{name}", size, changed, digest]
-            yield json.dumps(record) + "\n"
 
 
 def images_of(data_set: Any) -> list[CachedImages]:

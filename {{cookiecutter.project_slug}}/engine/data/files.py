@@ -312,6 +312,12 @@ class SerializedList(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
+    def __iter__(self) -> Iterator[str]:  # without it each would take three times as long
+        start = 0
+        for end in self._ends[1:].tolist():
+            yield self._bytes[start:end].decode("utf-8", "surrogatepass")
+            start = end
+
     def __getitem__(self, index: Any) -> Any:  # a string for an integer, a list for a slice
         chosen = range(len(self))[index]
         if isinstance(chosen, range):

@@ -6,7 +6,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,14 +17,49 @@ GROUPS = (tuple, list, dict, set, frozenset)
 
 
 def syntax(code: str) -> str:
-    """The syntax tree of code as text, without docstrings."""
+    """The syntax tree of code as text, without docstrings; the same for every version of Python."""
     tree = ast.parse(textwrap.dedent(code))
     for node in ast.walk(tree):
         body: Any = getattr(node, "body", None)  # of a lambda an expression
         first = body[0] if isinstance(body, list) and body else None
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
             body.remove(first)
-    return ast.dump(tree)
+    return _dump(tree)
+
+
+def _dump(value: Any) -> str:
+    """As ast.dump, without the fields that are empty, some of which newer versions have added."""
+    if isinstance(value, ast.AST):
+        fields = ((name, getattr(value, name, None)) for name in value._fields)
+        told = [f"{name}={_dump(field)}" for name, field in fields if field not in (None, [])]
+        return f"{type(value).__name__}({','.join(told)})"
+    return f"[{','.join(map(_dump, value))}]" if isinstance(value, list) else repr(value)
+
+
+@cache
+def code_digests() -> dict[str, str]:
+    """A digest of each file of the project whose code is loaded, by its path in the project.
+
+    Tests, and what defines or reads options, which are compared by their values, are left out.
+    """
+    ours = [module for module in list(sys.modules.values()) if _ours(module)]
+    paths = {Path(module.__file__).resolve() for module in ours if module.__file__}
+    names = {path.relative_to(PROJECT).as_posix() for path in paths if path.suffix == ".py"}
+    left_out = ("tests/", "options.py", "engine/arguments.py")
+    return {name: _digest_file(name) for name in sorted(names) if not name.startswith(left_out)}
+
+
+def changed_code(before: dict[str, str]) -> list[str]:
+    """The files that have changed, or are gone, since `before`: digests of code_digests."""
+    return [name for name, digest in before.items() if _digest_file(name) != digest]
+
+
+def _digest_file(name: str) -> str:
+    try:
+        text = syntax((PROJECT / name).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return "none"
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def digest_of(function: Callable) -> str:
@@ -103,4 +138,6 @@ def _module_of(node: ast.AST, module: ModuleType) -> ModuleType | None:
 
 def _ours(module: ModuleType) -> bool:
     file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
-    return bool(file) and Path(file).resolve().is_relative_to(PROJECT)
+    if not file or "site-packages" in str(file):
+        return False
+    return Path(file).resolve().is_relative_to(PROJECT)

@@ -33,6 +33,7 @@ import losses
 import networks
 import options
 from engine.checkpoint import restore
+from engine.errors import BadInput
 from engine.evaluation import means
 from engine.report import grids
 from layers import Normalize
@@ -62,8 +63,11 @@ class Classifier(nn.Module):
         super().__init__()
         self.info = info  # kept in checkpoints, to build the model again
         self.classes = list(info["classes"])
+        if opt.pretrained and opt.network in networks.NETWORKS:
+            known = "has no ImageNet weights; use --network resnet18, say"
+            raise BadInput(f"--pretrained: {opt.network} {known}")
         spec = networks.make_network(opt, len(self.classes))
-        self.net, self.frozen = spec.network, spec.frozen
+        self.net = spec.network
         check_eval_size(opt, self.net)
         self.normalize = Normalize(spec.mean, spec.std)
         self.criterion = losses.make_loss(opt, list(info["classes"].values()))
@@ -135,12 +139,6 @@ class Classifier(nn.Module):
         predicted = None if self.training else self.scores(images).argmax(dim=1)
         captions = label_captions(labels, self.classes, predicted)
         return grids.captioned_grid(images, captions, columns)
-
-    def train(self, mode: bool = True) -> "Classifier":
-        super().train(mode)
-        for part in self.frozen:  # else the batch norm of frozen features would change
-            part.eval()
-        return self
 
 
 Model = Classifier

@@ -2,7 +2,7 @@
 
 import difflib
 from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torchvision
@@ -17,12 +17,11 @@ NETWORKS = ("simple", "resnet9")  # of this file; those of torchvision need no e
 
 @dataclass
 class NetworkSpec:
-    """A network, with the normalisation of its input and its frozen parts."""
+    """A network, with the normalisation of its input."""
 
     network: nn.Module
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    frozen: list[nn.Module] = field(default_factory=list)  # parts that stay in evaluation mode
 
 
 def make_network(opt: Namespace, num_classes: int) -> NetworkSpec:
@@ -31,11 +30,6 @@ def make_network(opt: Namespace, num_classes: int) -> NetworkSpec:
     Raises:
         BadInput: There is no `if` for it, or it cannot take images of `--img-size`.
     """
-    if opt.network in NETWORKS and (opt.pretrained or opt.freeze):
-        flag = "--pretrained" if opt.pretrained else "--freeze"
-        raise BadInput(
-            f"{flag}: {opt.network} has no ImageNet weights; use --network resnet18, say"
-        )
     if opt.network == "resnet9":
         if opt.img_size < 8:
             raise BadInput(f"--img-size {opt.img_size}: at least 8 for resnet9")
@@ -51,7 +45,7 @@ def make_network(opt: Namespace, num_classes: int) -> NetworkSpec:
         return NetworkSpec(network, *CENTRED)
     if opt.network in NETWORKS:
         raise BadInput(f"--network {opt.network}: make_network in networks.py has no `if` for it")
-    spec = torchvision_network(opt.network, num_classes, opt.pretrained, opt.freeze)
+    spec = torchvision_network(opt.network, num_classes, opt.pretrained)
     if refusal := modules.refuses(spec.network, opt.img_size):
         raise BadInput(
             f"--img-size {opt.img_size}: not for {opt.network} ({refusal}); leave the option out "
@@ -143,14 +137,13 @@ class ResNet9(nn.Module):
         return self.head(self.features(x)) / 8  # the scores of an untrained network are large
 
 
-def torchvision_network(name: str, num_classes: int, pretrained: bool, frozen: bool) -> NetworkSpec:
+def torchvision_network(name: str, num_classes: int, pretrained: bool) -> NetworkSpec:
     """A classification network of torchvision, with a new last layer of `num_classes` scores.
 
     Args:
         name: As torchvision.models lists it: resnet18, efficientnet_b0, vit_b_16, ...
         num_classes: K.
         pretrained: Start from the ImageNet weights, which are downloaded on first use.
-        frozen: Train the last layer alone.
 
     Raises:
         BadInput: Its weights cannot be downloaded.
@@ -168,17 +161,11 @@ def torchvision_network(name: str, num_classes: int, pretrained: bool, frozen: b
         network.aux_logits = False
     if hasattr(network, "transform_input"):  # else it would depend on who loads the weights
         network.transform_input = True
-    head = _replace_head(network, num_classes)
-    frozen_parts: list[nn.Module] = []
-    if frozen:
-        network.requires_grad_(False)
-        head.requires_grad_(True)
-        # Without parameters of the head inside, a part may stay in evaluation mode as a whole.
-        frozen_parts = [part for part in network.modules() if head not in part.modules()]
-    return NetworkSpec(network, *IMAGENET, frozen_parts)
+    _replace_head(network, num_classes)
+    return NetworkSpec(network, *IMAGENET)
 
 
-def _replace_head(network: nn.Module, num_classes: int) -> nn.Module:
+def _replace_head(network: nn.Module, num_classes: int) -> None:
     """Puts a new layer in the place of the last one that returns the 1,000 scores of ImageNet."""
     name, old = [
         (name, part)
@@ -191,4 +178,3 @@ def _replace_head(network: nn.Module, num_classes: int) -> nn.Module:
         new = nn.Linear(old.in_features, num_classes)
     parent, _, attribute = name.rpartition(".")
     setattr(network.get_submodule(parent), attribute, new)
-    return new

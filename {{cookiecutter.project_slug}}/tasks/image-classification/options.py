@@ -48,8 +48,6 @@ def make_parser() -> Parser:
     add("--dropout", type=number(float, 0, 0.99), default=0.0, help="dropout in simple")
     add("--pretrained", action=BooleanOptionalAction, default=False,
         help="start torchvision's network from its ImageNet weights (downloaded once)")
-    add("--freeze", action=BooleanOptionalAction, default=False,
-        help="train only the last layer of torchvision's network")
     add("--loss", choices=LOSSES, default="cross-entropy", help="the criterion")
     add("--label-smoothing", type=number(float, 0, 0.99), default=0.0,
         help="share of the target that goes to all classes alike")

@@ -1,0 +1,88 @@
+"""Options as people write them: files of options by hand or by an editor, empty values, names."""
+
+from pathlib import Path
+
+import pytest
+from programs import refusal, train_refuses
+
+import options
+import train
+from engine.errors import BadInput
+
+LINES = "# mine\n--epochs=3\n--seed=7\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LINES.encode(),
+        b"\xef\xbb\xbf" + LINES.encode(),
+        LINES.replace("\n", "\r\n").encode(),
+        LINES.encode("utf-16"),
+        b"--epochs 3\n--seed   7  \n",
+        b"  --epochs=3\n\t--seed 7\n",
+        b"--epochs\n3\n\n  # seven\n--seed '7'\n",
+        b"--epochs=3\n--seed=7",
+    ],
+    ids=["plain", "BOM", "CRLF", "UTF-16", "blanks between", "before", "below", "no last line end"],
+)
+def test_a_file_of_options_is_read_as_it_is_meant(content: bytes) -> None:
+    Path("mine.txt").write_bytes(content)
+    opt = options.parse(["@mine.txt", "--flip"])
+    assert (opt.epochs, opt.seed) == (3, 7)
+
+
+def test_blanks_belong_to_a_value_also_when_it_is_read_back() -> None:
+    Path("mine.txt").write_text("--data=my  images \n--monitor 'a  b'\n")
+    opt = options.parse(["@mine.txt", "--flip"])
+    assert (opt.data, opt.monitor) == ("my  images ", "a  b")
+    odd = "a\u2028b\x1cc  #d"
+    opt = options.parse([f"--data={odd}", "--flip"])
+    assert options.make_parser().read_back(vars(opt)).data == odd
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("--epochs=3 # three\n", "--epochs: '3 # three' is not a whole number"),
+        ("--epochs 3 --seed 7\n", "--epochs: '3 --seed 7' is not a whole number"),
+        ("epochs=3\n", "unrecognized arguments: epochs=3; options, which begin with --, were read"),
+        ("--epoch 3\n", "did you mean --epochs?"),
+        ("--epochs\n\n", "--epochs: is empty"),
+        ("--data=\n", "--data: is empty"),
+        ("--data \n", "--data: is empty"),
+        ("@mine.txt\n", "names itself"),
+    ],
+)
+def test_what_is_not_meant_so_is_told(
+    capsys: pytest.CaptureFixture[str], text: str, told: str
+) -> None:
+    Path("mine.txt").write_text(text)
+    line = train_refuses(capsys, "@mine.txt")
+    assert told in line.replace("argument ", "")
+
+
+@pytest.mark.parametrize("name", ["run-dir", "weights", "data", "cache", "monitor", "network"])
+@pytest.mark.parametrize("form", [["--{}", ""], ["--{}="], ["--{}", "  "]], ids=str)
+def test_an_empty_value_is_refused(
+    capsys: pytest.CaptureFixture[str], name: str, form: list[str]
+) -> None:
+    """Most often a variable of a job script that is not set: it must not count as not given."""
+    if f"--{name}" not in options.make_parser()._option_string_actions:
+        pytest.skip("no such option")
+    line = refusal(capsys, train.main, "train.py", *(word.format(name) for word in form))
+    assert f"--{name}: is empty" in line
+
+
+def test_a_default_may_be_empty() -> None:
+    parser = options.make_parser()
+    parser.add_argument("--note", default="")
+    assert parser.parse_args(["--note", ""]).note == ""
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--note", "--data", ""])
+
+
+def test_messages_keep_names_as_they_are() -> None:
+    for name in ("a  b.jpg", "a\tb.jpg", " a.jpg", "a\u00a0 b.jpg"):
+        assert str(BadInput(f"{name}: damaged")).endswith(f"{name}: damaged".strip())
+    assert str(BadInput("two\n   lines")) == "two lines"

@@ -1,0 +1,157 @@
+"""Weights to start from: which tensors of a file fit, and whose head it is."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from engine.errors import BadInput
+from engine.weights import load_fitting
+
+CAT_DOG = {"classes": {"cat": 3, "dog": 4}}
+
+
+class Net(nn.Module):
+    """Two convolutions, a norm and a head."""
+
+    def __init__(self, width: int = 2) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, width, 3)
+        self.norm = nn.BatchNorm2d(width)
+        self.second = nn.Conv2d(width, width, 3)
+        self.model = nn.Sequential(nn.Conv2d(width, width, 1))  # a name that wrappers have, too
+        self.head = nn.Linear(width, 2)
+
+
+def weights(value: float = 5.0) -> dict[str, Tensor]:
+    """Those of a Net, all of one value."""
+    return {name: torch.full_like(tensor, value) for name, tensor in Net().state_dict().items()}
+
+
+def start(state: Any, info: dict[str, Any] | None = None) -> Net:
+    """A Net that starts from what is saved as w.pt."""
+    torch.save(state, "w.pt")
+    network = Net()
+    load_fitting({"net": network}, "w.pt", {}, info or {})
+    return network
+
+
+def values(network: Net) -> set[float]:
+    return {float(tensor.float().mean()) for tensor in network.state_dict().values()}
+
+
+def put(prefix: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda state: {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "module.", "model.", "net.", "backbone.", "_orig_mod.", "module._orig_mod.model.", "any."],
+)
+def test_what_wrappers_put_in_front_is_left_out(prefix: str) -> None:
+    state = put(prefix)(weights()) | {"criterion.weight": torch.ones(2)}
+    assert values(start({"state_dict": state, "epoch": 3})) == {5.0}
+
+
+@pytest.mark.parametrize(
+    ("plain", "averaged"),
+    [
+        ("state_dict", "state_dict_ema"),
+        ("model", "model_ema"),
+        ("model", "ema"),
+        ("params", "params_ema"),
+        ("student", "teacher"),
+    ],
+)
+def test_averaged_weights_are_preferred(
+    capsys: pytest.CaptureFixture[str], plain: str, averaged: str
+) -> None:
+    for place in (put(""), put("module.")):
+        assert values(start({averaged: place(weights()), plain: weights(7.0)})) == {5.0}
+        assert f"(the averaged ones, {averaged}" in capsys.readouterr().out
+    both = put("student.")(weights(7.0)) | put("ema_net.")(weights())
+    assert values(start(both)) == {5.0}
+
+
+def test_averages_without_statistics_get_those_of_the_network() -> None:
+    few = {name: value for name, value in weights().items() if "running" not in name}
+    network = start({"model": weights(7.0), "ema": few})
+    assert network.norm.running_mean is not None
+    assert network.norm.running_mean.mean() == 7.0 and network.first.weight.mean() == 5.0
+
+
+def test_averages_of_another_network_are_not_preferred() -> None:
+    other = {name: torch.zeros(9) for name in weights()}
+    assert values(start({"model": weights(), "ema": other})) == {5.0}
+
+
+@pytest.mark.parametrize(
+    ("info", "told"),
+    [
+        (CAT_DOG, ""),
+        ({"classes": {"cat": 9, "dog": 9}}, ""),
+        ({"classes": {"dog": 3, "cat": 4}}, "head at random: it was trained for dog, cat"),
+        ({"classes": {"a": 1, "b": 1}}, "head at random: it was trained for a, b"),
+        ({}, "head at random: the file does not say which classes it was trained for"),
+        ({"more": [1]}, "head at random: the file does not say which classes"),
+    ],
+)
+def test_a_head_is_taken_for_the_same_classes_in_the_same_order(
+    capsys: pytest.CaptureFixture[str], info: dict[str, Any], told: str
+) -> None:
+    own = {"net": weights(), "n_iter": 1, "args": {}, "info": info}
+    network = start(own, CAT_DOG)
+    said = capsys.readouterr().out
+    assert (network.head.weight.mean() == 5.0) == (not told)
+    assert network.first.weight.mean() == 5.0
+    assert told in said and ("random" in said) == bool(told)
+    network = start(own)  # data without names fit any head
+    assert network.head.weight.mean() == 5.0
+
+
+def test_what_others_say_of_their_classes_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    named = {"state_dict": weights(), "classes": ["cat", "dog"]}
+    assert start(named, CAT_DOG).head.weight.mean() == 5.0
+    assert start({"state_dict": weights()}, CAT_DOG).head.weight.mean() != 5.0
+    assert "head at random" in capsys.readouterr().out
+    save_file(weights(), "w.safetensors")
+    for text, same in (('{"classes": ["cat", "dog"]}', True), ("[]", False), ("no JSON", False)):
+        Path("w.json").write_text(text)
+        network = Net()
+        load_fitting({"net": network}, "w.safetensors", {}, CAT_DOG)
+        assert (network.head.weight.mean() == 5.0) == same
+
+
+def test_few_tensors_that_fit_by_chance_are_refused() -> None:
+    """The norms of a wider network have the names and shapes, its convolutions have not."""
+    other = {n: value if value.dim() < 2 else torch.zeros(9, 9) for n, value in weights().items()}
+    with pytest.raises(BadInput, match=r"^--weights w\.pt: fewer than half of the convolutions"):
+        start(other)
+    most = {**weights(), "second.weight": torch.zeros(9)}
+    assert start(most).first.weight.mean() == 5.0
+    with pytest.raises(BadInput, match="holds no state dict"):
+        start({"epoch": 3})
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [Namespace(lr=1), np.float64(1), np.zeros(3), np.dtype("float32"), Path("x"), {1, 2}],
+    ids=lambda beside: type(beside).__name__,
+)
+def test_what_can_run_no_code_may_stand_beside_the_weights(beside: Any) -> None:
+    assert values(start({"model": weights(), "args": beside})) == {5.0}
+
+
+class Unknown:
+    """A class of somebody's training program."""
+
+
+def test_what_could_run_code_is_named() -> None:
+    with pytest.raises(BadInput, match=r"holds more than tensors .*Unknown.* could run code"):
+        start({"model": weights(), "args": Unknown()})

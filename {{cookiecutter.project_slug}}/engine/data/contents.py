@@ -1,0 +1,209 @@
+"""What a run records of its images in files.jsonl, and what of their content has changed since.
+
+A line of JSON for each file: its name below the data folder, bytes, time of change in ns, a digest
+of its bytes or null, the two other numbers of mapped.stamp, and whether it is to train on or to
+validate on. Where files.jsonl gives way to one of another content it is kept as files-1.jsonl,
+files-2.jsonl and so on.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, groupby
+from json.encoder import encode_basestring_ascii as quote
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine import terminal
+from engine.data.cache import CachedImages, images_of
+from engine.data.files import SerializedList
+from engine.data.mapped import digest_file
+
+FILES = "files.jsonl"
+IMAGES = "images"  # the checksum of all files in `environment`
+SIDES = ("training", "validation")
+# So many files, and bytes of them, are read at a first start if no cache has their digests.
+FEW, SMALL = 4096, 2**27
+Records = dict[str, list[Any]]  # by name, the rest of a line
+# Of the files of one folder: its name, their names, stamps (N, 4), digests (N, 16) which are zero
+# if they are not known, and which of them are to validate on (N,).
+Group = tuple[str, Iterable[str], np.ndarray, np.ndarray, np.ndarray]
+
+
+class Files:
+    """The files of the images of a run, as they are now.
+
+    Args:
+        folder: The run folder.
+        train_set: The training data; what is no CachedImages is not recorded.
+        val_set: The validation data, which may share them: `names()` tells which are its own.
+    """
+
+    def __init__(self, folder: Path, train_set: Any, val_set: Any) -> None:
+        self.folder = folder
+        training, validation = images_of(train_set), images_of(val_set)
+        every = [*training, *(one for one in validation if one not in training)]
+        before = {}  # which is large, and not needed where caches have all digests
+        if any(images.mapped is None for images in every):
+            before = read_records(folder / FILES)
+        groups: list[Group] = []
+        for images in sorted(every, key=lambda images: images.root.name):
+            judged = np.full(len(images), images in validation)
+            if images in training and images in validation:
+                own = _own(val_set, images.files)
+                judged = np.fromiter((name in own for name in images.files), bool, len(images))
+            digests = _digests(images, before) if images.mapped is None else images.mapped.digests
+            groups.append((images.root.name, images.files, images.stamps(), digests, judged))
+        self.groups = [_join(*several) for _, several in groupby(groups, lambda group: group[0])]
+
+    def facts(self) -> dict[str, str]:
+        """A checksum of all, for `environment`; empty without files."""
+        return {IMAGES: _checksum(self.groups)} if self.groups else {}
+
+    def changes(self, before: dict[str, Any]) -> dict[str, str]:
+        """What has changed since the environment `before` of a checkpoint: see `compare`."""
+        if IMAGES not in before or before[IMAGES] == self.facts().get(IMAGES):
+            return {}
+        if records := find_records(self.folder, before):
+            return compare(records, _records("".join(_lines(self.groups))))
+        return dict.fromkeys(SIDES, "the images are others, and there is no record of those before")
+
+    def write(self, write: Callable[[Path, str], object]) -> None:
+        """Brings files.jsonl up to date by `write`."""
+        path, text = self.folder / FILES, "".join(_lines(self.groups))
+        # It is large, and the same at most starts.
+        if not self.groups or (path.is_file() and path.read_bytes() == text.encode()):
+            return
+        before = read_records(path)
+        if before and compare(before, _records(text)):
+            number = 1 + len(list(self.folder.glob("files-*.jsonl")))
+            path.replace(path.with_name(f"files-{number}.jsonl"))
+        write(path, text)
+
+
+def _join(first: Group, *others: Group) -> Group:
+    """The groups of one folder as one."""
+    if not others:
+        return first
+    folders, names, *arrays = zip(first, *others, strict=True)
+    return folders[0], [*chain(*names)], *map(np.concatenate, arrays)  # type: ignore[return-value]
+
+
+def _digests(images: CachedImages, before: Records) -> np.ndarray:
+    """The digests of files without a cache: those on record, or those that are quickly made."""
+    stamps, digests = images.stamps(), np.zeros((len(images), 16), np.uint8)
+    new = []
+    for i, (name, stamp) in enumerate(zip(images.files, stamps.tolist(), strict=True)):
+        if not before:
+            break
+        size, changed, digest, *more, _ = before.get(f"{images.root.name}/{name}", [0] * 6)
+        if digest and [size, changed, *more] == stamp:
+            digests[i] = np.frombuffer(bytes.fromhex(digest), np.uint8)
+        elif digest:
+            new.append(i)
+    if len(images) <= FEW and stamps[:, 0].sum() <= SMALL:
+        new = np.flatnonzero(digests.any(axis=1) == 0).tolist()
+    elif new:
+        terminal.say(f"comparing {len(new):,} of {len(images):,} files of {images.root}")
+    for i in new:
+        digests[i] = digest_file(images.path(i)).numpy()
+    return digests
+
+
+def _own(data_set: Any, files: Iterable[str]) -> set[str]:
+    """The files that samples are named after; of pairs without the folder of the side."""
+    if not hasattr(data_set, "names"):
+        return set(files)
+    names = set(data_set.names())
+    return names.intersection(files) or {f for f in files if f.partition("/")[2] in names}
+
+
+def _checksum(groups: Iterable[Group]) -> str:
+    found = hashlib.sha256()
+    for folder, names, stamps, digests, judged in groups:
+        content = digests.copy()
+        unknown = ~digests.any(axis=1)
+        content[unknown] = np.ascontiguousarray(stamps[unknown, :2]).view(np.uint8)
+        files = names if isinstance(names, SerializedList) else SerializedList(names)
+        for part in (folder.encode("utf-8", "surrogatepass"), files.digest()):
+            found.update(part)
+        found.update(content.tobytes() + judged.tobytes())
+    return found.hexdigest()[:16]
+
+
+def _lines(groups: Iterable[Group]) -> Iterator[str]:
+    for folder, names, stamps, digests, judged in groups:
+        rows = zip(names, stamps.tolist(), judged.tolist(), strict=True)
+        hexadecimal, known = digests.tobytes().hex(), (digests != 0).any(axis=1)
+        for i, (name, stamp, side) in enumerate(rows):
+            size, changed, status_changed, number = stamp
+            digest = f'"{hexadecimal[32 * i : 32 * i + 32]}"' if known[i] else "null"
+            record = f"{size}, {changed}, {digest}, {status_changed}, {number}"
+            yield f'[{quote(f"{folder}/{name}")}, {record}, "{SIDES[side]}"]\n'
+
+
+def read_records(path: Path) -> Records:
+    """The records in a file; empty if there is none, or one that is not of this form."""
+    try:
+        records = _records(path.read_text(encoding="utf-8"))
+        whole = all(len(rest) == 6 and rest[-1] in SIDES for rest in records.values())
+    except (OSError, ValueError, TypeError):
+        return {}
+    return records if whole else {}
+
+
+def _records(text: str) -> Records:
+    return {name: rest for name, *rest in json.loads(f"[{','.join(text.splitlines())}]")}
+
+
+def find_records(folder: Path, facts: dict[str, Any]) -> Records:
+    """Those of a run folder that have the checksum in `facts`; empty if there are none."""
+    for path in (folder / FILES, *folder.glob("files-*.jsonl")):
+        records = read_records(path)
+        if records and _checksum(_groups(records)) == facts.get(IMAGES):
+            return records
+    return {}
+
+
+def _groups(records: Records) -> Iterator[Group]:
+    for folder, named in groupby(records.items(), lambda item: item[0].partition("/")[0]):
+        names, rows = zip(*named, strict=True)
+        digests = b"".join(bytes.fromhex(row[2] or "00" * 16) for row in rows)
+        yield (
+            folder,
+            [name.partition("/")[2] for name in names],
+            np.array([[row[0], row[1], row[3], row[4]] for row in rows], dtype=np.int64),
+            np.frombuffer(digests, np.uint8).reshape(-1, 16),
+            np.array([row[-1] == SIDES[1] for row in rows]),
+        )
+
+
+def compare(before: Records, now: Records) -> dict[str, str]:
+    """What is not as it was: the first file and how many, by SIDES; of neither, what is not known.
+
+    The digests of the bytes decide if both have one, else size and time of change do; where the
+    time alone is another one, the file may be the same.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in {**before, **now}:
+        one, other = before.get(name), now.get(name)
+        side, what = (other or one or SIDES)[-1], ""
+        if one is None or other is None:
+            what = "gone" if other is None else "new"
+        elif one[2] != other[2] if one[2] and other[2] else one[0] != other[0]:
+            what = "changed"
+        elif one[1] != other[1] and not (one[2] and other[2]):
+            side, what = "", "another time of change, and no digest"
+        elif one[-1] != side:
+            what = "from the other side of the division"
+        if what:
+            found.setdefault((side, what), []).append(name)
+    told: dict[str, list[str]] = {side: [] for side in (*SIDES, "")}
+    for (side, what), (first, *more) in found.items():
+        verb = "has" if what == "changed" or not side else "is"
+        verb = {"has": "have", "is": "are"}[verb] if more else verb
+        images = f"{1 + len(more):,} {side} image".replace("  ", " ") + "s" * bool(more)
+        told[side].append(f"{images} {verb} {what}, {'first ' * bool(more)}{first}")
+    return {side: "; ".join(texts) for side, texts in told.items() if texts}
