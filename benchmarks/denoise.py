@@ -139,7 +139,7 @@ def load(checkpoint: str) -> Method:
     device = pick_device("cpu")
     amp = Amp("auto", device)
     model: Any = Model.from_checkpoint(find_checkpoint(checkpoint))[0]
-    modules.place(model, device).eval()
+    modules.to_device(model, device).eval()
 
     def denoise(image: np.ndarray, sigma: float) -> np.ndarray:
         inputs = torch.from_numpy(to_uint8(image)).permute(2, 0, 1)[None]

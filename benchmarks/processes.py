@@ -94,7 +94,7 @@ def take_turns(opt: argparse.Namespace) -> None:
 
     def contender(own: Any, wrap: bool, accumulate: int) -> Any:
         torch.manual_seed(0)
-        model = modules.place(Model(settings, classes), device)
+        model = modules.to_device(Model(settings, classes), device)
         opt = argparse.Namespace(**{**vars(settings), "accumulate": accumulate})
         optimizers = Optimizers(opt, model.networks(), amp.scaler, own)
         called = DistributedDataParallel(model) if wrap else model
@@ -124,9 +124,9 @@ def take_turns(opt: argparse.Namespace) -> None:
                 step(n_iter)
             own = time.perf_counter() - begun
             if number:
-                seconds[name].append(sum(world.gather(own)) / world.size)
+                seconds[name].append(sum(world.all_gather_object(own)) / world.size)
             else:
-                world.gather(own)
+                world.all_gather_object(own)
     if world.rank == 0:
         times = {name: median(found) / opt.steps for name, found in seconds.items()}
         ours = times["train.py"]

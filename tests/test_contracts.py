@@ -34,7 +34,7 @@ def draw(kind: str, folder: Path) -> None:
     random = np.random.default_rng(0)
     y, x = np.mgrid[:16, :16]
     for split, count in (("train", 48), ("test", 8)):
-        lines = []
+        lines = [["file", "labels"]]
         for i in range(count):
             pixels, mask = random.integers(90, 150, (16, 16, 3)), np.zeros((16, 16), np.uint8)
             labels = random.integers(0, 2, 3) if kind == "multilabel" else np.array([1, 1, 0])
@@ -49,7 +49,8 @@ def draw(kind: str, folder: Path) -> None:
             place = folder / split / ("images" if kind == "segmentation" else "")
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(place / name)
-            lines.append([name, *labels])
+            shown = zip(("disc", "bar", "frame"), labels, strict=True)
+            lines.append([name, ";".join(label for label, here in shown if here)])
             if kind == "segmentation":
                 (folder / split / "masks").mkdir(exist_ok=True)
                 palette = Image.fromarray(mask, mode="P")
@@ -74,8 +75,10 @@ def kind(
             shutil.copy(path, copy)
     else:
         printed = re.findall(r"```python\n(.*?)```", (copy / "docs/task.md").read_text(), re.DOTALL)
-        for name, code in zip(("dataset.py", "model.py"), printed, strict=False):
-            (copy / name).write_text(code)
+        for name, code in zip(
+            ("dataset", "options", "model", "predict", "test"), printed, strict=True
+        ):
+            (copy / f"{name}.py").write_text(code)
     draw(request.param, copy / "shapes")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(copy)
@@ -121,14 +124,36 @@ def test_the_export_predicts_as_the_checkpoint_does(
     exported = project.run("python", "export.py", *words)
     assert exported.returncode == 0, exported.stderr
     assert "largest difference" in exported.stdout
-    if kind == "multilabel":  # the probabilities of the best labels, as predict.py of a classifier
+    if kind == "multilabel":
         for model in ("runs/one", "model.onnx"):
-            words = [f"--checkpoint={model}", "--top=3", f"--out={Path(model).name}.csv"]
+            words = [f"--checkpoint={model}", f"--out={Path(model).name}.csv"]
             predicted = project.run("python", "predict.py", *words, "shapes/test")
             assert predicted.returncode == 0, predicted.stderr
-        one, other = (Path(name).read_text().splitlines() for name in ("one.csv", "model.onnx.csv"))
+        one, other = (
+            list(csv.reader(Path(name).read_text().splitlines()))
+            for name in ("one.csv", "model.onnx.csv")
+        )
+        assert one[0] == other[0] == ["file", "labels", "bar", "disc", "frame"]
         assert len(one) == len(other) == 9
-        assert [line.split(",")[:2] for line in one] == [line.split(",")[:2] for line in other]
+        for row, same in zip(one[1:], other[1:], strict=True):
+            assert row[:2] == same[:2]
+            shares = [float(cell) for cell in row[2:]]
+            assert [float(cell) for cell in same[2:]] == pytest.approx(shares, abs=1e-5)
+            assert row[1] == ";".join(n for n, p in zip(one[0][2:], shares, strict=True) if p > 0.5)
+
+
+def test_the_printed_report_is_written(kind: str) -> None:
+    if kind == "segmentation":
+        pytest.skip("has no test.py of its own")
+    project = Project(Path.cwd())
+    tested = project.run("python", "test.py", "--checkpoint=runs/one", "--device=cpu")
+    assert tested.returncode == 0, tested.stderr
+    metrics = json.loads(Path("runs/one/report/metrics.json").read_text())
+    assert metrics["images"] == 8 and 0.3 < metrics["map"] <= 1
+    page = Path("runs/one/report/index.html").read_text()
+    assert "mean average precision" in page and "The images of the highest loss" in page
+    refused = project.run("python", "test.py", "--checkpoint=runs/one", "--against=runs/one")
+    assert refused.returncode == 2 and "--against" in refused.stderr
 
 
 def test_the_metrics_are_those_of_others(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:

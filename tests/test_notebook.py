@@ -15,8 +15,8 @@ from nbclient import NotebookClient
 
 NOTEBOOK = "docs/explore.ipynb"
 SHORT = {  # as the notebook's file has it; in full the training is left as it is
-    "image-classification": {r'\"--epochs\", \"3\"': r'\"--epochs\", \"1\"', "= 40)": "= 25)"},
-    "image-to-image": {r'\"--crops\", \"60\"': r'\"--crops\", \"2\"', "= 80)": "= 25)"},
+    "image-classification": {r"\"--epochs\", \"3\"": r"\"--epochs\", \"1\"", "= 40)": "= 25)"},
+    "image-to-image": {r"\"--crops\", \"60\"": r"\"--crops\", \"2\"", "= 80)": "= 25)"},
 }
 # The cells that end in a picture.
 PICTURES = {
@@ -55,9 +55,7 @@ def outputs(notebook: Any) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_notebook_runs(
-    bake: Callable[..., Project], task: str, tell: Tell, full: bool
-) -> None:
+def test_the_notebook_runs(bake: Callable[..., Project], task: str, tell: Tell, full: bool) -> None:
     """There is no run to look at, so it trains one; both losses learn."""
     if not full and task != TASKS[0]:
         pytest.skip("takes a minute; `make stress` has it")

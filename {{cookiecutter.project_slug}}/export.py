@@ -16,7 +16,7 @@ from model import Model
 
 
 def main() -> int:
-    return export(Model, options.make_parser(), dataset.load_to_judge, dataset.data_dir)
+    return export(Model, options.make_parser(), dataset.load_eval, dataset.data_dir)
 
 
 if __name__ == "__main__":

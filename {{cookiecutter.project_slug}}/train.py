@@ -44,7 +44,7 @@ def main() -> int:
 
     # 2. Data: samples, which of them make up which step, their decoded images. test/ is left to
     # test.py. What the model has to know of the data, also statistics, is in train_set.info.
-    train_set, val_set = world.once(lambda: dataset.train_and_val(opt))
+    train_set, val_set = world.broadcast(lambda: dataset.train_and_val(opt))
     terminal.say(dataset.describe(train_set, val_set, opt))
     share = world.share(opt.accumulate)  # the micro-batches of each step that are this process's
     sampler = TrainBatchSampler(
@@ -56,8 +56,8 @@ def main() -> int:
 
     # 3. The model: networks and losses; an optimizer for each network; several GPUs if any.
     seed_all(device, opt.seed, "weights")
-    with world.first_here():  # what has to be downloaded is downloaded once
-        model = modules.place(Model(opt, train_set.info), device, opt.freeze)
+    with world.local_rank_first():  # what has to be downloaded is downloaded once
+        model = modules.to_device(Model(opt, train_set.info), device, opt.freeze)
     networks = model.networks()
     sample = train_set[0]
     terminal.say(summarize(model, networks, sample))
@@ -82,7 +82,7 @@ def main() -> int:
     val_sampler = EvalBatchSampler(len(val_set), opt.batch_size, world.rank, world.size)
     val_loader = Loader(val_set, val_sampler, device, opt.workers, opt.prefetch)
     meter = Meter(device, images=opt.batch_size * opt.accumulate)
-    stop = StopSignal(world.highest)  # from here on Ctrl-C and the like end the run after a step
+    stop = StopSignal(world.all_reduce_max)  # from here on Ctrl-C and the like stop after a step
 
     # 6. The loop, to the end of all steps or of the patience, or until a signal comes. What is
     # entered here ends in reverse order: the batches first, the run folder and the processes last.
@@ -114,7 +114,7 @@ def main() -> int:
             # One step: the gradients of its micro-batches, of which each process has its share, are
             # averaged; then the weights change (in fp16 not if a gradient overflowed).
             lr = learning_rate(opt, state.n_iter, state.total)
-            optimizers.zero_grad(state.n_iter, lr, state.head_alone)
+            optimizers.zero_grad(state.n_iter, lr, state.head_only)
             losses = []
             for micro_batch in share:
                 with meter.waiting:

@@ -363,7 +363,7 @@ def on_meta(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, O
     # PyTorch has no stand-in of the fused SGD.
     monkeypatch.setattr(optimizers, "FUSED", parts.opt.optimizer != "sgd")
     amp = CpuAsMeta(parts.opt.precision)
-    model = modules.place(Model(parts.opt, parts.train_set.info), META)
+    model = modules.to_device(Model(parts.opt, parts.train_set.info), META)
     return model, Optimizers(parts.opt, model.networks(), amp.scaler), amp
 
 
@@ -642,9 +642,9 @@ def test_no_step_waits_for_the_device(
     watched = range(5, 45)
 
     class Watched(Optimizers):
-        def zero_grad(self, n_iter: int, lr: float, head_alone: bool = False) -> None:
+        def zero_grad(self, n_iter: int, lr: float, head_only: bool = False) -> None:
             torch.cuda.set_sync_debug_mode("error" if n_iter in watched else "default")
-            super().zero_grad(n_iter, lr, head_alone)
+            super().zero_grad(n_iter, lr, head_only)
 
     monkeypatch.setattr(program, "Optimizers", Watched)
     example.make_data(tmp_path / "more", train=80)  # at least 47 steps of 4 samples

@@ -144,11 +144,11 @@ def test_frozen_layers_stay_in_evaluation_mode_until_all_learn(build: Build) -> 
     assert rest
     for alone in (True, True, False):
         network.train()  # as after a validation
-        optimizers.zero_grad(0, 0.1, head_alone=alone)
+        optimizers.zero_grad(0, 0.1, head_only=alone)
         assert {module.training for module in rest} == {not alone}
         assert network.training
     network.train = lambda mode=True: rest[0].eval()  # type: ignore[method-assign, assignment]
-    optimizers.zero_grad(0, 0.1, head_alone=True)
+    optimizers.zero_grad(0, 0.1, head_only=True)
     optimizers.zero_grad(0, 0.1)  # asks the network, which may keep a part in evaluation mode
     assert not rest[0].training
 

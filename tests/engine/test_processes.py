@@ -26,7 +26,7 @@ from programs import (
 )
 
 from engine import distributed
-from engine.distributed import Fold
+from engine.distributed import TreeSum
 from engine.errors import Fault
 
 # More of everything random than in a SMALL run, on one thread whatever the number of processes.
@@ -82,10 +82,10 @@ def test_the_sum_of_a_step_does_not_depend_on_who_adds(micro_batches: int) -> No
     values = [torch.tensor([draw.gauss(0, 10.0**k)]) for k in range(micro_batches)]
 
     def total(values: list[torch.Tensor], of: int) -> torch.Tensor:
-        fold = Fold(of)
+        tree = TreeSum(of)
         for value in values:
-            fold.add([value.clone()])
-        return fold.total()[0]
+            tree.add([value.clone()])
+        return tree.total()[0]
 
     whole = total(values, micro_batches)
     assert whole.item() == pytest.approx(sum(value.item() for value in values), rel=1e-5)
@@ -100,11 +100,11 @@ def test_the_sum_of_a_step_does_not_depend_on_who_adds(micro_batches: int) -> No
 
 
 def test_a_fold_can_be_used_again() -> None:
-    fold = Fold(3)
+    tree = TreeSum(3)
     for _ in range(2):
         for value in (1.0, 2.0, 4.0):
-            fold.add([torch.tensor([value])])
-        assert fold.total()[0].item() == 7
+            tree.add([torch.tensor([value])])
+        assert tree.total()[0].item() == 7
 
 
 @pytest.mark.slow
@@ -263,8 +263,8 @@ def test_a_loopback_among_several_machines_is_told(
     monkeypatch.setattr(socket, "gethostbyname", lambda name: address)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    with pytest.raises(Fault, match=told), distributed._partners(meeting=True):
+    with pytest.raises(Fault, match=told), distributed._communication(meeting=True):
         raise RuntimeError(text)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # one machine, where a loopback is right
-    with pytest.raises(Fault, match="another process"), distributed._partners(meeting=True):
+    with pytest.raises(Fault, match="another process"), distributed._communication(meeting=True):
         raise RuntimeError(text)

@@ -112,7 +112,7 @@ class Checkpoints:
         Raises:
             BadInput: No checkpoint is valid, or it does not fit the state.
         """
-        found = self.world.once(self.newest)
+        found = self.world.broadcast(self.newest)
         if found is None:
             terminal.say(f"nothing to resume in {self.folder}: starting from the beginning")
         else:

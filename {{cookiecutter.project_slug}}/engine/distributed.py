@@ -4,8 +4,8 @@
 
 A step has `--accumulate` micro-batches, and its result is a function of (seed, n_iter) and of their
 number alone: process r of W computes the r-th of W equal shares, and all micro-batches are summed
-in one binary tree (see `Fold`), whose upper levels are the sums over processes. So a run gives the
-same bits on 1, 2, 4 or 8 processes.
+in one binary tree (see `TreeSum`), whose upper levels are the sums over processes. So a run gives
+the same bits on 1, 2, 4 or 8 processes.
 """
 
 import os
@@ -50,7 +50,7 @@ class World:
     def __init__(self, rank: int = 0, size: int = 1, exact: bool = True) -> None:
         self.rank, self.size, self.exact = rank, size, exact
 
-    def meet(self, opt: Namespace, device: torch.device) -> None:
+    def init(self, opt: Namespace, device: torch.device) -> None:
         """Initializes the process group; from here on only the first error is printed."""
         timeout = timedelta(seconds=opt.timeout)
         cuda = device.type == "cuda"
@@ -58,7 +58,7 @@ class World:
         loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
         if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"] and loopback:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
-        with _partners(meeting=True):
+        with _communication(meeting=True):
             store, *_ = next(dist.rendezvous("env://", timeout=timeout))
             store = dist.PrefixStore(self._agree_on_prefix(store, opt.timeout), store)
             self.store = dist.PrefixStore("run", store)
@@ -73,7 +73,7 @@ class World:
             self.patient = cast(Any, dist.new_group(backend="gloo", timeout=LONG))
         errors.error_prefix = self._error_prefix
         self._check_code()
-        vars(opt).update(self.once(lambda: vars(opt)), device=opt.device)
+        vars(opt).update(self.broadcast(lambda: vars(opt)), device=opt.device)
 
     def _agree_on_prefix(self, store: dist.Store, timeout: float) -> str:
         """Returns a prefix for keys that all processes of this start have in common.
@@ -98,9 +98,10 @@ class World:
 
     def _check_code(self) -> None:
         """Refuses processes whose code differs, as on machines with copies of the project."""
-        hosts, digests = zip(*self.gather((socket.gethostname(), code_digests())), strict=True)
-        for rank, found in enumerate(digests):
-            if different := found.items() ^ digests[0].items():
+        found = self.all_gather_object((socket.gethostname(), code_digests()))
+        hosts, digests = zip(*found, strict=True)
+        for rank, own in enumerate(digests):
+            if different := own.items() ^ digests[0].items():
                 raise BadInput(
                     f"{min(different)[0]}: that of process 0 on {hosts[0]} is not that of process "
                     f"{rank} on {hosts[rank]}; give all machines the same code"
@@ -127,8 +128,8 @@ class World:
 
     def __exit__(self, kind: object, *error: object) -> None:
         if self.size > 1 and kind is None:  # after an error the others do not come here
-            self.highest(0)  # so process 0 has written: torchrun ends all once one has left
-            with _partners():
+            self.all_reduce_max(0)  # so process 0 has written: torchrun ends all once one has left
+            with _communication():
                 dist.destroy_process_group()
 
     def share(self, micro_batches: int) -> range:
@@ -136,7 +137,7 @@ class World:
         each = micro_batches // self.size
         return range(self.rank * each, (self.rank + 1) * each)
 
-    def once(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """Calls `make` in process 0 and broadcasts the result.
 
         If that cannot be pickled, as lambdas in transforms, every process calls `make`.
@@ -148,52 +149,52 @@ class World:
             made = make()
             with suppress(pickle.PicklingError, AttributeError, TypeError):
                 sent = [pickle.dumps(made)]
-        self.wait()
-        with _partners():
+        self.barrier()
+        with _communication():
             dist.broadcast_object_list(sent)
         if self.rank == 0:
             return made
         return pickle.loads(sent[0]) if sent[0] else make()
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """A barrier with the limit LONG; unlike keys in the store it fails if a process ends."""
         if self.size > 1:
-            with _partners():
+            with _communication():
                 dist.barrier(self.patient)
 
     @contextmanager
-    def first_here(self) -> Iterator[None]:
+    def local_rank_first(self) -> Iterator[None]:
         """A block that one process of each machine runs first, such as a download."""
         if local_rank() > 0:
-            self.wait()
+            self.barrier()
         yield
         if local_rank() == 0:
-            self.wait()
+            self.barrier()
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """The values of all processes, in the order of their ranks."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with _partners():
+        with _communication():
             dist.all_gather_object(values, value)
         return values
 
-    def join(self, tensor: Tensor) -> Tensor:
+    def all_gather(self, tensor: Tensor) -> Tensor:
         """The tensors of all processes, of one shape, concatenated along the first dimension."""
         if self.size == 1:
             return tensor
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        with _partners():
+        with _communication():
             dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
-    def highest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The highest of the numbers of all processes."""
         if self.size == 1:
             return number
         highest = torch.tensor(number)
-        with _partners():
+        with _communication():
             dist.all_reduce(highest, dist.ReduceOp.MAX)
         return int(highest)
 
@@ -201,14 +202,14 @@ class World:
         """Raises Unsound if the tensors of a checkpoint differ between the processes."""
         if self.size == 1:
             return
-        first, *others = self.gather([int(total) for total in _checksums(content)])
+        first, *others = self.all_gather_object([int(total) for total in _checksums(content)])
         if any(other != first for other in others):
             raise Unsound(
                 "the weights differ between the processes, which must not happen; go on with "
                 "--resume from the last checkpoint, and report it if it happens again"
             )
 
-    def sum(self, tensors: list[Tensor]) -> list[Tensor]:
+    def all_reduce(self, tensors: list[Tensor]) -> list[Tensor]:
         """The sums over all processes of dense tensors of one type; strides are kept."""
         if self.size == 1 or not tensors:
             return tensors
@@ -220,7 +221,7 @@ class World:
             for part, tensor in zip(parts, tensors, strict=True)
         ]
         torch._foreach_copy_(views, tensors)
-        with _partners():
+        with _communication():
             if self.exact:
                 self._sum_as_a_tree(flat)
             else:
@@ -268,7 +269,7 @@ def start(opt: Namespace, device: torch.device) -> World:
     exact = size & (size - 1) == 0 and (device.type == "cpu" or opt.deterministic)
     world = World(rank, size, exact)
     if size > 1:
-        world.meet(opt, device)
+        world.init(opt, device)
     if opt.accumulate % size:
         *fitting, most = (str(n) for n in range(1, opt.accumulate + 1) if opt.accumulate % n == 0)
         raise BadInput(
@@ -295,7 +296,7 @@ def _check_launcher() -> None:
         )
 
 
-class Fold:
+class TreeSum:
     """The sum of the tensors of each micro-batch of a step, in a binary tree.
 
     Of P = 2^a q micro-batches, q odd, runs of q are added one after the other; their sums are added
@@ -374,7 +375,7 @@ def buffers_of(networks: dict[str, nn.Module]) -> list[Tensor]:
 
 
 @contextmanager
-def _partners(meeting: bool = False) -> Iterator[None]:
+def _communication(meeting: bool = False) -> Iterator[None]:
     """Turns errors of communication into a Fault; `meeting` is the first one."""
     try:
         yield

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.data.loader import Batch, Loader, arrange
+from engine.data.loader import Batch, Loader, to_memory_format
 from engine.devices import Amp
 from engine.distributed import ALONE, World
 from engine.terminal import attempt
@@ -37,7 +37,7 @@ class Metrics(dict[str, float]):
 
 def forward(model: nn.Module, batch: Batch, amp: Amp) -> Losses:
     """The losses of a batch, computed under autocast. Their backward passes run outside of it."""
-    batch = arrange(batch, amp.device)  # an augmentation may have left another order in memory
+    batch = to_memory_format(batch, amp.device)  # an augmentation may have left another order
     with amp.autocast():
         return model(*batch)
 
@@ -117,7 +117,7 @@ def _totals(
         for name, value in (parts or [{}])[0].items()
         if isinstance(value, Tensor)
     }
-    found = world.gather((images, {k: v.cpu() for k, v in counts.items()}, floats, rows))
+    found = world.all_gather_object((images, {k: v.cpu() for k, v in counts.items()}, floats, rows))
     _, counts, floats, first_rows = found[0]  # whose first batch is the first one of all
     totals: dict[str, Tensor] = {
         name: torch.stack([each[1][name] for each in found if name in each[1]]).sum(0)
@@ -150,6 +150,6 @@ def mean_losses(micro_batches: list[Losses], world: World = ALONE) -> dict[str, 
                 raise ValueError(f"two losses are called {name}: give each a name of its own")
             names[name] = network
     own = [[one[names[name]][name].item() for name in names] for one in micro_batches]
-    values = world.gather(own)
+    values = world.all_gather_object(own)
     columns = list(zip(*chain.from_iterable(values), strict=True))
     return {name: math.fsum(columns[i]) / len(columns[i]) for i, name in enumerate(names)}

@@ -17,7 +17,7 @@ Module = TypeVar("Module", bound=nn.Module)
 PARALLEL = ("auto", "none", "split", "super")  # what --parallel may name
 
 
-def place(model: Module, device: torch.device, freeze: bool = False) -> Module:
+def to_device(model: Module, device: torch.device, freeze: bool = False) -> Module:
     """Moves a model to its device, in place, in training mode.
 
     What is in none of its networks is never trained, such as the network of a perceptual loss: its

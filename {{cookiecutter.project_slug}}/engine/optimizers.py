@@ -13,7 +13,7 @@ from torch.amp import GradScaler
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from engine.averages import Averages
-from engine.distributed import ALONE, Fold, World, buffers_of
+from engine.distributed import ALONE, TreeSum, World, buffers_of
 from engine.errors import BadInput, Diverged
 from engine.evaluation import Losses
 from engine.modules import layers_of, norms_of, rest_of, with_weights
@@ -60,7 +60,7 @@ class Optimizers:
         self.heads = {name: [p for p in ws if id(p) in heads] for name, ws in self.weights.items()}
         # What is in evaluation mode: beside heads that are trained alone, and --hold-norms.
         several = with_weights(networks).values()
-        self.head_alone, alone = False, opt.freeze or opt.head_epochs
+        self.head_only, alone = False, opt.freeze or opt.head_epochs
         self.rest = [module for net in several if alone for module in rest_of(net)]
         self.held = [module for net in several if opt.hold_norms for module in norms_of(net)]
         if opt.hold_norms and not self.held:
@@ -75,26 +75,26 @@ class Optimizers:
         self.before: list[Tensor] = []  # the buffers at the beginning of the step
         self.counted: list[Tensor] = []  # the counts after a micro-batch
         self.divided = opt.accumulate > 1 or world.size > 1
-        self.gradients, self.means = Fold(opt.accumulate), Fold(opt.accumulate)
+        self.gradients, self.means = TreeSum(opt.accumulate), TreeSum(opt.accumulate)
         self.n_iter = 0
         self.trained = self.weights  # or the heads alone
         self.gradient_norms: dict[str, Tensor] = {}  # of the last step, before clipping
         self._unchecked: list[tuple[int, Tensor]] = []  # a step, and scalars on the device
 
-    def zero_grad(self, n_iter: int, lr: float, head_alone: bool = False) -> None:
+    def zero_grad(self, n_iter: int, lr: float, head_only: bool = False) -> None:
         """Begins step `n_iter`, with the learning rate `lr`.
 
-        With `head_alone` the step changes the last layer of each network and no other; the other
+        With `head_only` the step changes the last layer of each network and no other; the other
         ones are in evaluation mode.
         """
         self.n_iter = n_iter
-        if self.head_alone and not head_alone:
+        if self.head_only and not head_only:
             for network in self.networks.values():
                 network.train()
-        self.head_alone = head_alone
-        for module in (*(self.rest if head_alone else ()), *self.held):
+        self.head_only = head_only
+        for module in (*(self.rest if head_only else ()), *self.held):
             module.training = False  # validations set it to true
-        self.trained = self.heads if head_alone else self.weights
+        self.trained = self.heads if head_only else self.weights
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
@@ -133,7 +133,7 @@ class Optimizers:
         if self.divided:
             self._add_up()
         for end_step in self.end_steps:
-            end_step(self.world.join)
+            end_step(self.world.all_gather)
         for name, optimizer in self.optimizers.items():
             norm = clip_gradient(optimizer, self.scaler, self.clip_grad)
             self.gradient_norms[name] = norm
@@ -157,8 +157,8 @@ class Optimizers:
 
     def _add_up(self) -> None:
         """Sums gradients and averages statistics, over the micro-batches of all processes."""
-        gradients = self.world.sum(self.gradients.total())
-        sums = self.world.sum(self.means.total())
+        gradients = self.world.all_reduce(self.gradients.total())
+        sums = self.world.all_reduce(self.means.total())
         trained = chain.from_iterable(self.trained.values())
         for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.grad = gradient

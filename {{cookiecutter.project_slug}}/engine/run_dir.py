@@ -103,13 +103,13 @@ class RunDir:
         """
         if self.writes:
             self.files = Files(self.path, train_set, val_set)
-        facts = self.world.once(lambda: self.files.facts() if self.files else {})
+        facts = self.world.broadcast(lambda: self.files.facts() if self.files else {})
         self.commit = git_commit()
         return {**facts, "code": code_digests(), "git commit": self.commit}
 
     def changed_files(self, before: dict[str, Any]) -> dict[str, str]:
         """What of the images has changed since the environment `before`: see contents.compare."""
-        return self.world.once(lambda: self.files.changes(before) if self.files else {})
+        return self.world.broadcast(lambda: self.files.changes(before) if self.files else {})
 
     def __enter__(self) -> "RunDir":
         if not self.writes:

@@ -101,7 +101,7 @@ class TrainState:
         return rest == 0 and at_validation and self.validated < self.n_iter
 
     @property
-    def head_alone(self) -> bool:
+    def head_only(self) -> bool:
         """Whether this step trains the head alone: with `--freeze`, or in `--head-epochs`."""
         return self.opt.freeze or self.n_iter < self.opt.head_epochs * self.steps_per_epoch
 

@@ -31,7 +31,7 @@ class Parts:
         val_sampler = EvalBatchSampler(len(self.val_set), opt.batch_size)
         self.val_loader = Loader(self.val_set, val_sampler, *how)
         seed_all(self.device, opt.seed, "weights")
-        self.model = modules.place(Model(opt, self.train_set.info), self.device, opt.freeze)
+        self.model = modules.to_device(Model(opt, self.train_set.info), self.device, opt.freeze)
         self.networks = self.model.networks()
         self.parallel = modules.parallelize(self.model, self.networks, opt.parallel, self.amp)
         self.optimizers = Optimizers(opt, self.networks, self.amp.scaler)

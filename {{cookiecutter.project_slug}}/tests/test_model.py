@@ -15,7 +15,7 @@ import dataset
 import train as program
 from engine.data.loader import Batch
 from engine.evaluation import Losses, forward, mean_losses
-from engine.modules import place, with_weights
+from engine.modules import to_device, with_weights
 from engine.optimizers import Optimizers, parameters_of
 
 
@@ -40,7 +40,7 @@ def test_every_parameter_that_wants_a_gradient_gets_one(build: Build) -> None:
 def test_what_is_in_no_network_is_not_trained(build: Build) -> None:
     model = build().model
     model.judge = nn.Linear(2, 2)  # as a network that a loss compares features of
-    place(model, torch.device("cpu"))
+    to_device(model, torch.device("cpu"))
     names = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert {"judge.weight", "judge.bias"} <= names
     assert any(p.requires_grad for p in model.parameters())

@@ -25,7 +25,7 @@ def load_mask(path: str) -> Tensor:
     return pil_to_tensor(Image.open(path))
 
 
-def load_to_judge(path: str, opt: Namespace) -> Tensor:
+def load_eval(path: str, opt: Namespace) -> Tensor:
     return load(path)
 
 

@@ -308,16 +308,16 @@ def test_images_are_stored_in_their_aspect_ratio_and_never_enlarged(tmp_path: Pa
         Image.new("RGB", size).save(path)
         _, height, width = dataset.load(path, settings).shape
         assert (width, height) == stored
-        assert dataset.load_to_judge(path, settings).shape == (3, 28, 28)
+        assert dataset.load_eval(path, settings).shape == (3, 28, 28)
         larger = opt(*CROP, "--val-img-size=56")
         assert min(dataset.load(path, larger).shape[1:]) == min(64, *size)
-        assert dataset.load_to_judge(path, larger).shape == (3, 56, 56)
+        assert dataset.load_eval(path, larger).shape == (3, 56, 56)
 
 
 def test_without_crops_nothing_has_changed(images: Path, tmp_path: Path) -> None:
     path = next((images / "test").rglob("*.png"))
     expected = v2.functional.resize(Image.open(path), [20, 20])
-    for found in (dataset.load, dataset.load_to_judge):
+    for found in (dataset.load, dataset.load_eval):
         image = found(path, opt("--img-size=20"))
         assert image.equal(v2.functional.pil_to_tensor(expected))
 

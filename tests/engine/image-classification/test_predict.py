@@ -50,7 +50,7 @@ def test_files_and_folders_in_the_order_given(checkpoint: str, images: Path) -> 
 def test_class_and_probability_are_those_of_the_model(checkpoint: str, images: Path) -> None:
     rows = predicted(checkpoint, str(images / "test"), "--batch-size=5", "--precision=fp32")
     model, opt = Model.from_checkpoint(checkpoint)
-    files = ImageFiles([str(images / "test")], partial(dataset.load_to_judge, opt=opt))
+    files = ImageFiles([str(images / "test")], partial(dataset.load_eval, opt=opt))
     assert len(rows) == len(files) == 12
     assert opt.img_size == 16
     with torch.no_grad():

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 import dataset
 import predict
 from engine import modules
-from engine.data.loader import Loader, arrange
+from engine.data.loader import Loader, to_memory_format
 from model import Model
 
 
@@ -76,8 +76,8 @@ def test_images_are_enlarged_first_if_wanted(
     large = needs("task.degradations.enlarge")(small, float(scale))
     assert scale != "1" or large.equal(small)
     device = torch.device("cpu")  # rounding depends on the order in memory: that of predict.py
-    (inputs,) = arrange((large[None],), device)
-    wanted = modules.place(model, device).eval().translate(inputs)[0]
+    (inputs,) = to_memory_format((large[None],), device)
+    wanted = modules.to_device(model, device).eval().translate(inputs)[0]
     assert found.tolist() == wanted.permute(1, 2, 0).tolist()
 
 

@@ -171,7 +171,7 @@ def use_cache(
     for data_set in data_sets if where != "off" else ():
         if found := images_of(data_set):
             groups.setdefault(tuple(map(id, found)), []).append(data_set)
-    with world.first_here():
+    with world.local_rank_first():
         for sharing in groups.values():
             found = images_of(sharing[0])
             for images in found:

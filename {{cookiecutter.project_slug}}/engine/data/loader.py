@@ -162,7 +162,7 @@ class Loader:
         """The batches on the device. To CUDA the next one is copied while one is computed with."""
         if self._stream is None or self.on_device:
             for batch in batches:
-                yield arrange(tuple(part.to(self.device) for part in batch), self.device)
+                yield to_memory_format(tuple(part.to(self.device) for part in batch), self.device)
             return
         computing = torch.cuda.current_stream(self.device)
         ready: Batch | None = None
@@ -172,7 +172,7 @@ class Loader:
                 with torch.cuda.stream(self._stream):
                     coming = tuple(part.to(self.device, non_blocking=True) for part in on_host)
             if ready is not None:
-                yield arrange(ready, self.device)
+                yield to_memory_format(ready, self.device)
             if coming is not None:
                 computing.wait_stream(self._stream)
                 for part in coming:  # else its memory might be reused while it is computed with
@@ -205,7 +205,7 @@ class Loader:
         self._iterator, self._processes = None, []
 
 
-def arrange(batch: Batch, device: torch.device) -> Batch:
+def to_memory_format(batch: Batch, device: torch.device) -> Batch:
     """A batch with its images in the order of `memory_format`, which rounding may depend on."""
     order = memory_format(device)
     return tuple(

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from engine.checkpoint import naming, write_atomically
-from engine.data.images import is_image
+from engine.data.files import is_image
 from engine.errors import BadInput, shorten
 from engine.report.records import read_judged, read_metrics, run_folder
 from engine.terminal import warn

@@ -51,7 +51,7 @@ def load(path: str | Path, opt: Namespace) -> Tensor:
     return v2.functional.pil_to_tensor(image)
 
 
-def load_to_judge(path: str | Path, opt: Namespace) -> Tensor:
+def load_eval(path: str | Path, opt: Namespace) -> Tensor:
     """Reads an image as validation and test see it: uint8 (3, V, V), V = `--val-img-size` or S."""
     image = load(path, opt)
     for transform in eval_crop(opt):

@@ -40,7 +40,7 @@ def main() -> int:
     model = load_model(opt, Model, options.make_parser())
     table = Predictions(opt.out, model.output["classes"], opt.top)
     terminal.be_quiet(opt.quiet, aside=table.out.is_stdout)
-    load = partial(dataset.load_to_judge, opt=model.options)
+    load = partial(dataset.load_eval, opt=model.options)
     images = ImageFiles(opt.paths, load, model.output["image_size"])
     sampler = EvalBatchSampler(len(images), opt.batch_size)
     loader = Loader(images, sampler, model.amp.device, opt.workers, opt.prefetch)

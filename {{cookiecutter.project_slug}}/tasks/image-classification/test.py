@@ -53,7 +53,7 @@ def main() -> int:
     # 2. The scores of all images.
     files = test_set.names()
     with loader:
-        scores, labels = score(modules.place(model, device).eval(), loader, amp)
+        scores, labels = score(modules.to_device(model, device).eval(), loader, amp)
 
     # 3. The metrics, and the report: figures, tables, and a page that shows them all.
     results = Results(scores, labels, files, model.classes)

@@ -62,7 +62,7 @@ def load(path: str | Path) -> Tensor:
     return v2.functional.pil_to_tensor(read_image(path))
 
 
-def load_to_judge(path: str | Path, opt: Namespace) -> Tensor:
+def load_eval(path: str | Path, opt: Namespace) -> Tensor:
     """Reads an image as test.py and predict.py see it, which depends on no option: as `load`."""
     return load(path)
 

@@ -50,7 +50,7 @@ def main() -> int:
     device = devices.pick_device(opt.device)
     amp = devices.Amp(opt.precision, device)
     model, trained_with = Model.from_checkpoint(opt.checkpoint)
-    modules.place(model, device).eval()
+    modules.to_device(model, device).eval()
     predict = InTiles(model.predict, opt)
     judged_with = Namespace(**{**vars(trained_with), "data": opt.data or trained_with.data})
     test_set = dataset.eval_set(judged_with, model.info, opt.split)
