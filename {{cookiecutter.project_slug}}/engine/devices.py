@@ -6,12 +6,12 @@ import platform
 import re
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any
 
 import PIL
 import torch
 import torchvision
 
+from engine.data.sampler import Samples
 from engine.errors import LAUNCHED, BadInput
 
 MEMORY_FORMAT = torch.channels_last  # the fastest order in memory for convolutions
@@ -220,7 +220,7 @@ def cpu_has_bf16() -> bool:
 
 
 def environment(
-    amp: Amp, train_set: Any, parallel: str, processes: int | None = None
+    amp: Amp, train_set: Samples, parallel: str, processes: int | None = None
 ) -> dict[str, str | int]:
     """Everything besides the options that the exact result of a run depends on.
 
@@ -230,7 +230,7 @@ def environment(
         parallel: As `--parallel`; how batches are divided depends on the number of GPUs.
         processes: Their number, if the result depends on it.
     """
-    facts = {
+    facts: dict[str, str | int] = {
         "list of training images": train_set.fingerprint(),
         "device": amp.device.type,
         "precision": amp.name,

@@ -21,6 +21,7 @@ from engine import terminal
 from engine.arguments import config_text
 from engine.checkpoint import Checkpoints, write_atomically
 from engine.data.contents import Files
+from engine.data.sampler import Samples
 from engine.data.source import code_digests
 from engine.devices import gpu_names, processor
 from engine.distributed import ALONE, World
@@ -95,7 +96,7 @@ class RunDir:
                 f"--run-dir {self.path}: another process is running in it; wait, or name another"
             ) from None
 
-    def note_files(self, train_set: Any, val_set: Any) -> dict[str, Any]:
+    def note_files(self, train_set: Samples, val_set: Samples) -> dict[str, Any]:
         """Notes the images and the code of this start, for files.jsonl and to find changes later.
 
         Returns:

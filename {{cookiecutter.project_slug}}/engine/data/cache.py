@@ -27,7 +27,7 @@ from engine.data import mapped
 from engine.data.files import SerializedList
 from engine.data.loader import Loader
 from engine.data.mapped import MappedImages, digest_file, stamp
-from engine.data.sampler import EvalBatchSampler, whole_batch
+from engine.data.sampler import EvalBatchSampler, Samples, whole_batch
 from engine.data.source import digest_of
 from engine.devices import cores, memory
 from engine.distributed import ALONE, World
@@ -136,7 +136,7 @@ class CachedImages:
         return self._stamps
 
 
-def images_of(data_set: Any) -> list[CachedImages]:
+def images_of(data_set: Samples) -> list[CachedImages]:
     """The CachedImages of a data set: its attribute `images` is one, or several in a list."""
     found = getattr(data_set, "images", None)
     several = found if isinstance(found, list | tuple) else [found]

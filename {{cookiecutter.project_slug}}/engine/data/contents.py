@@ -20,6 +20,7 @@ from engine import terminal
 from engine.data.cache import CachedImages, images_of
 from engine.data.files import SerializedList
 from engine.data.mapped import digest_file
+from engine.data.sampler import Samples
 
 FILES = "files.jsonl"
 IMAGES = "images"  # the checksum of all files in `environment`
@@ -41,7 +42,7 @@ class Files:
         val_set: The validation data, which may share them: `names()` tells which are its own.
     """
 
-    def __init__(self, folder: Path, train_set: Any, val_set: Any) -> None:
+    def __init__(self, folder: Path, train_set: Samples, val_set: Samples) -> None:
         self.folder = folder
         training, validation = images_of(train_set), images_of(val_set)
         every = [*training, *(one for one in validation if one not in training)]
@@ -112,7 +113,7 @@ def _digests(images: CachedImages, before: Records) -> np.ndarray:
     return digests
 
 
-def _own(data_set: Any, files: Iterable[str]) -> set[str]:
+def _own(data_set: Samples, files: Iterable[str]) -> set[str]:
     """The files that samples are named after; of pairs without the folder of the side."""
     if not hasattr(data_set, "names"):
         return set(files)

@@ -10,7 +10,7 @@ import random
 import zlib
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -145,6 +145,17 @@ class EvalBatchSampler:
         indices, seeds = torch.arange(self.size, device=device), torch.arange(self.size)
         batches = zip(indices.split(self.batch_size), seeds.split(self.batch_size), strict=True)
         yield from islice(batches, self.rank, None, self.processes)
+
+
+class Samples(Protocol):
+    """What a data set has to have; docs/task.md says what for, and what else it may have."""
+
+    @property
+    def info(self) -> dict[str, Any]: ...
+    def fingerprint(self) -> str: ...
+    def names(self) -> list[str]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class SeededDataset(Dataset):

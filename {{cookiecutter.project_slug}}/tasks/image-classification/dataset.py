@@ -23,6 +23,7 @@ from torchvision.transforms import v2
 from engine.data.cache import CachedImages
 from engine.data.files import list_images, split_by_hash, unused_in, warn_shared, warn_unused
 from engine.data.images import flip, image_size, read_image
+from engine.data.sampler import Samples
 from engine.errors import BadInput
 from task.augmentation import chosen_transforms, eval_crop, mix, stored_side, train_crop
 from task.classes import check_classes, check_divisible, list_classes
@@ -240,7 +241,7 @@ def check_transforms(train_set: ClassFolders, opt: Namespace) -> None:
         )
 
 
-def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
+def describe(train_set: Samples, val_set: Samples, opt: Namespace) -> str:
     """What train.py prints about the data: counts, and the size of the images on the disk."""
     counts = f"{len(train_set):,} images to train on, {len(val_set):,} to validate on"
     text = f"data: {opt.data}, {len(train_set.info['classes'])} classes, {counts}"

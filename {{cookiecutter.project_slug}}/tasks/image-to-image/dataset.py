@@ -32,6 +32,7 @@ from engine.data.files import (
     warn_unused,
 )
 from engine.data.images import flip, read_image
+from engine.data.sampler import Samples
 from engine.errors import BadInput
 from task.degradations import DEGRADATIONS, to_uint8
 from task.pairs import (
@@ -174,7 +175,7 @@ def _whole_train_and_val(opt: Namespace, least: int | None = None) -> tuple["Pai
     return train_set.split(opt.val_share) if val_set is train_set else (train_set, val_set)
 
 
-def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
+def describe(train_set: Samples, val_set: Samples, opt: Namespace) -> str:
     """What train.py prints about the data: counts, and the size of the images on the disk."""
     if not isinstance(train_set, Pairs) or not isinstance(val_set, Pairs):
         return f"data: {opt.data}, {len(train_set):,} to train on, {len(val_set):,} to validate on"
