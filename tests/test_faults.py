@@ -24,7 +24,7 @@ import pytest
 import torch
 from conftest import PATIENCE, Project, Tell
 from forked import alive, ended, finish, hold, left_over, members, start, wait_for, workers_of
-from PIL import Image, ImageOps
+from PIL import Image
 
 resource = pytest.importorskip("resource")  # Windows has none
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc, as on Linux")
@@ -203,15 +203,15 @@ def test_a_kill_while_images_are_decoded_leaves_no_usable_half(
     digits: Path, undisturbed: tuple[str, float]
 ) -> None:
     def stop_halfway() -> None:
-        upright, seen = ImageOps.exif_transpose, iter(range(2000))
+        open_image, seen = Image.open, iter(range(9000))
 
-        def exif_transpose(image: Image.Image) -> Image.Image:  # read_image calls it
+        def open_slowly(path: str) -> Image.Image:  # read_image calls it
             if next(seen) == 700:
                 Path("halfway").touch()
                 time.sleep(3600)
-            return upright(image)
+            return open_image(path)
 
-        ImageOps.exif_transpose = exif_transpose  # type: ignore[assignment]
+        Image.open = open_slowly  # type: ignore[assignment]
 
     run = Path("runs/decoding")
     flags = [f"--run-dir={run}", f"--data={digits}", *SMALL, *EVERY_STEP]

@@ -24,21 +24,21 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at proces
 # worker that reads an image writes its process number into the file `stalled` and waits.
 SITE = """
 import multiprocessing, os, time
-from PIL import ImageOps
+from PIL import Image
 
 multiprocessing.set_start_method(os.environ["START_METHOD"])
-upright = ImageOps.exif_transpose
+open_image = Image.open
 
-def exif_transpose(image, **more):
+def open_slowly(*words, **more):
     if os.path.exists("stall") and multiprocessing.parent_process() is not None:
         with open("stalled.tmp", "w") as file:
             file.write(str(os.getpid()))
         os.replace("stalled.tmp", "stalled")
         while os.path.exists("stall"):
             time.sleep(0.05)
-    return upright(image, **more)
+    return open_image(*words, **more)
 
-ImageOps.exif_transpose = exif_transpose
+Image.open = open_slowly
 """
 DIED = "error: a DataLoader worker died"
 

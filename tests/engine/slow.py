@@ -12,22 +12,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-upright = ImageOps.exif_transpose
+open_image = Image.open
 
 
-def exif_transpose(image: Image.Image, **more: Any) -> Image.Image:
+def open_slowly(*words: Any, **more: Any) -> Image.Image:
     if Path("stall").exists() and multiprocessing.parent_process() is not None:
         seconds = float(Path("stall").read_text())
         Path("stalled").write_text(str(os.getpid()))
         time.sleep(seconds)
         raise OSError("the disk does not answer")
-    return upright(image, **more)
+    return open_image(*words, **more)
 
 
-ImageOps.exif_transpose = exif_transpose  # type: ignore[assignment]  # read_image calls it
+Image.open = open_slowly  # type: ignore[assignment]  # read_image calls it
 
 if __name__ == "__main__":
     import train

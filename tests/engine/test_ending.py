@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import Train
 from faults import not_a_number
-from PIL import Image, ImageOps
+from PIL import Image
 from prefetch_generator import BackgroundGenerator
 from programs import (
     PATIENCE,
@@ -111,15 +111,15 @@ def slow_run(*words: str) -> Iterator["subprocess.Popen[str]"]:
 
 def stall_workers(patch: pytest.MonkeyPatch, images: int, seconds: float = NEVER) -> None:
     """Lets each worker of this process read so many images; the next takes time, and fails."""
-    seen, upright = count(), ImageOps.exif_transpose
+    seen, open_image = count(), Image.open
 
-    def exif_transpose(image: Image.Image) -> Image.Image:  # read_image calls it
+    def open_slowly(path: Path) -> Image.Image:  # read_image calls it
         if multiprocessing.parent_process() is not None and next(seen) >= images:
             time.sleep(seconds)
             raise OSError("the disk does not answer")
-        return upright(image)
+        return open_image(path)
 
-    patch.setattr(ImageOps, "exif_transpose", exif_transpose)
+    patch.setattr(Image, "open", open_slowly)
 
 
 def fail(losses: Losses) -> None:
@@ -174,16 +174,17 @@ def test_a_signal_while_the_run_waits_for_data(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is noticed after the step, for which the data come late."""
+    open_image = Image.open
     stall_workers(monkeypatch, images=14, seconds=1.0)
-    upright = ImageOps.exif_transpose
+    slow = Image.open
 
-    def late(image: Image.Image) -> Image.Image:
+    def late(path: Path) -> Image.Image:
         try:
-            return upright(image)
+            return slow(path)
         except OSError:
-            return image
+            return open_image(path)
 
-    monkeypatch.setattr(ImageOps, "exif_transpose", late)
+    monkeypatch.setattr(Image, "open", late)
     at_step(monkeypatch, 6, send_later)
     assert train("run", *LONG, "--workers=1") == 75
     assert saved_steps(Path("run"))[-1] in (7, 8)

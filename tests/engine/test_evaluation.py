@@ -51,7 +51,7 @@ class Model(torch.nn.Module):
 
 def run(batch_size: int, rank: int = 0, world: Any = None, until: object = False) -> Any:
     """Evaluates the share of a process; returns the model and the metrics."""
-    world = world or SimpleNamespace(rank=0, size=1, gather=lambda value: [value])
+    world = world or SimpleNamespace(rank=0, size=1, all_gather_object=lambda value: [value])
     sampler = EvalBatchSampler(len(VALUES), batch_size, rank, world.size)
     model = Model()
     with Loader(Numbers(), sampler, CPU, workers=0, prefetch=0) as loader:
@@ -67,8 +67,9 @@ def of_many(batch_size: int, size: int) -> Any:
         return [told[0]]
 
     for rank in range(size):
-        run(batch_size, rank, SimpleNamespace(rank=rank, size=size, gather=tell))
-    return run(batch_size, 0, SimpleNamespace(rank=0, size=size, gather=lambda value: told))
+        run(batch_size, rank, SimpleNamespace(rank=rank, size=size, all_gather_object=tell))
+    first = SimpleNamespace(rank=0, size=size, all_gather_object=lambda value: told)
+    return run(batch_size, 0, first)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 11])

@@ -458,6 +458,12 @@ def test_a_folder_is_called_one() -> None:
         read_image("x.jpg")
 
 
+@pytest.fixture(autouse=True)
+def filters() -> None:
+    """Each test has filters of warnings of its own, by pytest."""
+    images._lift_limits.cache_clear()
+
+
 def test_limits_for_servers_do_not_hold(recwarn: pytest.WarningsRecorder) -> None:
     """Much metadata, a large profile, and 100 million pixels, of which Pillow would warn."""
     more = PngImagePlugin.PngInfo()

@@ -195,7 +195,11 @@ def test_a_saved_state_comes_back(build: Build, capsys: pytest.CaptureFixture[st
     assert "--seed 0 is now 77" in warning and "threads 1 is now 8" in warning
     assert "workers" not in warning  # changes no bit
 
-    second.opt.monitor = list(parts.model.monitors)[-1]  # whose best value is not known
+    second.opt.monitor = second.monitor  # the default, by its name
+    second.load_state_dict(saved, Path("last.pt"))
+    assert second.best == first.best
+    capsys.readouterr()
+    second.opt.monitor = second.monitor = list(parts.model.monitors)[-1]  # not known of that
     second.load_state_dict(saved, Path("last.pt"))
     assert second.best == make(monitor="accuracy").best and second.waited == 0
     assert "--monitor None is now" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import re
 import sys
 from argparse import BooleanOptionalAction
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -147,13 +148,13 @@ class Parser(argparse.ArgumentParser):
     def _check_trained_weights(self, opt: argparse.Namespace) -> None:
         """Refuses what keeps the weights or statistics of a network that has not learned any."""
         imagenet = hasattr(opt, "pretrained")
-        if opt.weights or (imagenet and opt.pretrained):
+        if opt.resume or opt.weights or (imagenet and opt.pretrained):
             return
         remedy = f"add --weights FILE{' or --pretrained' * imagenet}"
         for name in ("freeze", "hold_norms"):
             if getattr(opt, name):
                 raise BadInput(f"{_flag(name)}: the network is not trained yet; {remedy}")
-        if opt.head_epochs and not opt.resume:
+        if opt.head_epochs:
             terminal.warn(f"--head-epochs: the layers before the head are random; {remedy}")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -176,7 +177,8 @@ class Parser(argparse.ArgumentParser):
                 raise BadInput(f"{path}: no such file{_others_beside(path)}")
             content = path.read_bytes()
             if content[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as PowerShell writes it
-                content = content.decode("utf-16", "replace").encode()
+                with suppress(UnicodeDecodeError):
+                    content = content.decode("utf-16").encode()
             if b"\0" in content:
                 self.error(f"{path}: a file given by @ is not a config.txt")
             lines = _split(os.fsdecode(content).removeprefix("\ufeff"))

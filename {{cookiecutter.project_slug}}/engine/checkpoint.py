@@ -141,6 +141,8 @@ class Checkpoints:
                 continue
             for bad in damaged:
                 bad.replace(bad.with_name(f"{bad.name}.damaged"))
+            if damaged and path not in (self.last, self.best):
+                _link(path, self.last)  # which was perhaps another name of a damaged one
             return state
         if damaged:
             names = ", ".join(path.name for path in damaged)

@@ -349,7 +349,7 @@ def _add(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
 def _checksums(value: Any) -> Iterator[Tensor]:
     """A sum of the bits of each tensor in a checkpoint: integers, so the order has no effect."""
     if isinstance(value, Tensor):
-        bits = {2: torch.int16, 4: torch.int32}.get(value.element_size())
+        bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(value.element_size())
         whole = value.view(bits) if value.is_floating_point() and bits else value
         yield whole.sum(dtype=torch.int64).cpu()
     elif isinstance(value, dict):

@@ -63,7 +63,8 @@ class Logger:
         if self.first:
             self._open_records(n_iter)
             self.run.checkpoints.when_written = self._checkpoint_written
-        self.profiler = make_profiler(self.state.opt.profile, self.metrics.with_name("profile"))
+        steps = self.state.opt.profile if self.first else 0
+        self.profiler = make_profiler(steps, self.metrics.with_name("profile"))
         terminal.say(self.run.describe(self.state))
         total = self.state.total
         layout = BAR.replace("{digits}", str(len(str(total))))

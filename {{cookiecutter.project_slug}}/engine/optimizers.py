@@ -130,10 +130,10 @@ class Optimizers:
 
     def step(self) -> None:
         """Changes the weights: add up, unscale, clip, guard, step, in this order."""
+        for end_step in self.end_steps:  # before weights or statistics change: it may fail
+            end_step(self.world.all_gather)
         if self.divided:
             self._add_up()
-        for end_step in self.end_steps:
-            end_step(self.world.all_gather)
         for name, optimizer in self.optimizers.items():
             norm = clip_gradient(optimizer, self.scaler, self.clip_grad)
             self.gradient_norms[name] = norm
@@ -150,7 +150,7 @@ class Optimizers:
             gradients.append(torch.zeros_like(parameter) if unused else parameter.grad)
             parameter.grad = None
         self.gradients.add(cast(list[Tensor], gradients))
-        self.means.add([buffer.to(_wide(buffer)) for buffer in self.statistics])
+        self.means.add([buffer.to(_wide(buffer), copy=True) for buffer in self.statistics])
         self.counted = [buffer.clone() for buffer in self.counts]
         for buffer, before in zip(self.buffers, self.before, strict=True):
             buffer.copy_(before)

@@ -68,7 +68,8 @@ class TrainState:
         self.opt, self.optimizers, self.steps_per_epoch = opt, optimizers, steps_per_epoch
         self.networks, self.info, self.environment = optimizers.networks, model.info, environment
         self.model_name, self.changed_files = type(model).__name__, changed_files
-        self.monitor = opt.monitor or next(iter(model.monitors))
+        self._default_monitor = next(iter(model.monitors))
+        self.monitor = self._monitored(vars(opt))
         if self.monitor not in model.monitors:
             choices = ", ".join(model.monitors)
             raise BadInput(f"--monitor {self.monitor}: no metric of the model; it has {choices}")
@@ -104,6 +105,9 @@ class TrainState:
     def head_only(self) -> bool:
         """Whether this step trains the head alone: with `--freeze`, or in `--head-epochs`."""
         return self.opt.freeze or self.n_iter < self.opt.head_epochs * self.steps_per_epoch
+
+    def _monitored(self, options: dict[str, Any]) -> str:
+        return options.get("monitor") or self._default_monitor
 
     def record(self, metrics: dict[str, float]) -> bool:
         """Records a validation by its monitored metric; returns whether it is the best one.
@@ -233,7 +237,7 @@ class TrainState:
         self.best, self.waited = state["best"], state["waited"]
         self.best_loss = state.get("best_loss", math.inf)
         self._spent = state.get("seconds", 0.0)
-        if VALIDATION in images or state["args"].get("monitor") != self.opt.monitor:
+        if VALIDATION in images or self._monitored(state["args"]) != self.monitor:
             self.best, self.best_loss, self.waited = -self.sign * math.inf, math.inf, 0
             self.validated = min(self.validated, max(0, self.n_iter - 1))  # a run has a best value
         terminal.say(f"resumed after step {self.n_iter} of {self.total}")

@@ -69,15 +69,12 @@ def load_fitting(
     head = _other_head(theirs, info)
     fitted = [_fit(networks[key], *found[key], key, path, head) for key in found]
     if not any(fitted):
-        differ = [
-            f"--{key.replace('_', '-')} {trained_with[key]}"
-            for key in options.keys() & trained_with.keys()
-            if trained_with[key] != options[key]
-        ]
-        why = f"{name} was trained with {shorten(sorted(differ))}"
+        differ = [key for key in options if trained_with.get(key, options[key]) != options[key]]
+        flags = [f"--{key.replace('_', '-')} {trained_with[key]}" for key in sorted(differ)]
+        why = f"{name} was trained with {shorten(flags)}" if flags else "is it of another network?"
         raise BadInput(
             f"--weights {path}: fewer than half of the convolutions or matrices here have one of "
-            f"their name and shape in it; {why if differ else 'is it of another network?'}"
+            f"their name and shape in it; {why}"
         )
 
 

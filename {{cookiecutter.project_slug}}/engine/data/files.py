@@ -85,7 +85,9 @@ def list_images(root: str | Path) -> Listing:
         entered[key] = path.rstrip("/")
         files[place], real, more, others = _look_into(path, place)
         inside[place] = sorted(real + more)
-        folders, links, unused = folders + real, sorted(links + more), unused + others
+        folders += real
+        links = sorted(links + more) if more else links
+        unused += others
     images, folders = list[str](), [""]
     while folders:  # the files of a folder, then those of its subfolders
         place = folders.pop()
@@ -314,9 +316,10 @@ class SerializedList(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:  # without it each would take three times as long
         start = 0
-        for end in self._ends[1:].tolist():
-            yield self._bytes[start:end].decode("utf-8", "surrogatepass")
-            start = end
+        for ends in np.split(self._ends[1:], range(4096, len(self), 4096)):
+            for end in ends.tolist():
+                yield self._bytes[start:end].decode("utf-8", "surrogatepass")
+                start = end
 
     def __getitem__(self, index: Any) -> Any:  # a string for an integer, a list for a slice
         chosen = range(len(self))[index]

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +126,7 @@ def image_head(path: str | Path) -> tuple[tuple[int, int], list[str]]:
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[Any, list[str]]]:
     """An image file of which nothing is lost but what the remarks say; errors name it."""
-    # Pillow guards servers: against much metadata, large images, and what is odd but not fatal.
-    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MOST_TEXT
-    Image.MAX_IMAGE_PIXELS = None
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.getLogger("PIL.TiffImagePlugin").disabled = True
+    _lift_limits()
     try:
         with Image.open(path) as file:
             if file.width * file.height > MOST_PIXELS:
@@ -150,6 +147,15 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, list[str]]]:
         raise BadInput(
             f"{path}: not readable as an image ({error}); replace or remove it"
         ) from None
+
+
+@cache
+def _lift_limits() -> None:
+    """Pillow guards servers: against much metadata, large images, and what is odd but not fatal."""
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MOST_TEXT
+    Image.MAX_IMAGE_PIXELS = None
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL.TiffImagePlugin").disabled = True
 
 
 def _orientation(file: Image.Image) -> int:

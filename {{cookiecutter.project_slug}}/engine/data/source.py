@@ -109,6 +109,8 @@ def _look_up(module: ModuleType, name: str, found: dict[str, str]) -> None:
         _follow(value, found)
     elif name in vars(module) and isinstance(value, PLAIN + GROUPS) and not name.startswith("__"):
         found[f"{module.__name__}.{name}"] = _text(value, found)
+    elif callable(value):  # an object of a class, such as a transform
+        _follow(value, found)
 
 
 def _text(value: Any, found: dict[str, str]) -> str:

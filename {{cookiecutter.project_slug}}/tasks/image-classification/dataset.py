@@ -222,6 +222,7 @@ class ClassFolders(Dataset):
         """The samples of a batch at once; None if they have to be made one by one."""
         if self.transforms:
             return None
+        indices = indices.to(self.rows.device)
         stacked = self.images.stack(self.rows.index_select(0, indices))
         return None if stacked is None else (stacked, self.labels.index_select(0, indices))
 

@@ -206,7 +206,7 @@ def test_data_sets_can_be_sent_to_workers(images: Path) -> None:
 def test_pairs_are_mirrored_together() -> None:
     inputs = torch.randint(256, (64, 3, 4, 4), dtype=torch.uint8)
     random = torch.Generator().manual_seed(0)
-    settings = opt("")
+    settings = opt("none")
     flipped, targets = dataset.augment(settings, {}, random, inputs, 255 - inputs)
     assert targets.equal(255 - flipped)
     mirrored = [a.equal(b.flip(2)) for a, b in zip(flipped, inputs, strict=True)]
@@ -227,7 +227,7 @@ def square(count: int, side: int = 4) -> Tensor:
 def test_pairs_are_turned_together(flip: bool, positions: int) -> None:
     needs("--turn")
     inputs = square(256)
-    settings = opt("", "--turn", "--flip" if flip else "--no-flip")
+    settings = opt("none", "--turn", "--flip" if flip else "--no-flip")
     random = torch.Generator().manual_seed(0)
     turned, targets = dataset.augment(settings, {}, random, inputs, -inputs)
     assert targets.equal(-turned)
@@ -241,7 +241,7 @@ def test_pairs_are_turned_together(flip: bool, positions: int) -> None:
 def test_turns_are_off_by_default_and_depend_on_the_generator_alone() -> None:
     turn = needs("dataset.turn")
     inputs = square(64)
-    settings = opt("", "--no-flip")
+    settings = opt("none", "--no-flip")
     random = torch.Generator().manual_seed(0)
     assert dataset.augment(settings, {}, random, inputs, inputs)[0].equal(inputs)
     first = turn(inputs, torch.Generator().manual_seed(3))
@@ -429,7 +429,7 @@ def test_the_photographs_that_come_with_the_project() -> None:
 
 @pytest.mark.parametrize("name", dataset.DEGRADATIONS)
 def test_degradations_keep_shape_and_type(name: str) -> None:
-    settings = opt("", "--noise=80")
+    settings = opt("none", "--noise=80")
     for height, width in ((16, 16), (21, 33)):
         image = torch.randint(256, (3, height, width), dtype=torch.uint8)
         changed = degrade(image, name, settings)
@@ -448,11 +448,11 @@ def test_the_option_chooses_the_degradation(name: str, images: Path) -> None:
 def test_noise_has_its_standard_deviation_and_is_cut_off() -> None:
     needs("task.degradations.noise")
     image = torch.full((3, 100, 100), 128, dtype=torch.uint8)
-    noisy = degrade(image, "noise", opt("", "--noise=10")).float()
+    noisy = degrade(image, "noise", opt("none", "--noise=10")).float()
     assert noisy.std().item() == pytest.approx(10, rel=0.05)
     assert noisy.mean().item() == pytest.approx(128, abs=0.5)
-    assert degrade(image, "noise", opt("", "--noise=0")).equal(image)
-    white = degrade(image + 127, "noise", opt("", "--noise=10"))
+    assert degrade(image, "noise", opt("none", "--noise=0")).equal(image)
+    white = degrade(image + 127, "noise", opt("none", "--noise=10"))
     assert white.max() == 255 and white.float().mean() > 240, "255 + 1 is not 0"
 
 
@@ -460,7 +460,7 @@ def test_grey_has_three_equal_channels() -> None:
     needs("task.degradations.grey")
     colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [200, 200, 200]])
     image = colours.T[:, None].to(torch.uint8)
-    grey = degrade(image, "grey", opt(""))
+    grey = degrade(image, "grey", opt("none"))
     assert grey[:, 0].T.tolist() == [[76] * 3, [150] * 3, [29] * 3, [200] * 3]
 
 
@@ -468,7 +468,7 @@ def test_low_resolution_keeps_smooth_images_and_loses_details() -> None:
     needs("task.degradations.low_resolution")
     smooth = torch.arange(64).mul(3).expand(3, 64, 64).to(torch.uint8)
     fine = torch.tensor([0, 255]).repeat(32).expand(3, 64, 64).to(torch.uint8)
-    settings = opt("", "--scale=4")
+    settings = opt("none", "--scale=4")
     kept = degrade(smooth, "low-resolution", settings).float()
     assert (kept - smooth.float()).abs()[:, :, 4:-4].max() <= 2
     lost = degrade(fine, "low-resolution", settings).float()
@@ -482,7 +482,7 @@ def test_an_image_is_enlarged_as_low_resolution_does() -> None:
     assert (large.dtype, large.shape) == (torch.uint8, (3, 64, 44))
     assert enlarge(small, 1.5).shape == (3, 24, 16)
     needs("task.degradations.low_resolution")
-    again = degrade(large, "low-resolution", opt("", "--scale=4")).float()
+    again = degrade(large, "low-resolution", opt("none", "--scale=4")).float()
     difference = (again - large.float()).abs()
     assert difference.mean() < large.float().std() / 4, "it has no details to lose"
     smooth = torch.arange(16).mul(16).expand(3, 16, 16).to(torch.uint8)
@@ -494,7 +494,7 @@ def test_edges_are_dark_where_the_brightness_changes() -> None:
     needs("task.degradations.edges")
     image = torch.zeros(3, 16, 16, dtype=torch.uint8)
     image[:, :, 8:] = 200
-    found = degrade(image, "edges", opt(""))
+    found = degrade(image, "edges", opt("none"))
     assert (found[:, :, :7] == 255).all() and (found[:, :, 9:] == 255).all()
     assert (found[:, :, 7:9] == 55).all()
 
