@@ -35,8 +35,10 @@ def listed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> list[str]:
     return ImageFiles(["-"], load).files[:]
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+)
 def test_lists_of_any_system(monkeypatch: pytest.MonkeyPatch, encoding: str, end: str) -> None:
     assert listed(monkeypatch, (end.join(PLACES) + end * 2).encode(encoding)) == PLACES
 
@@ -69,3 +71,10 @@ def test_what_cannot_be_read_is_told_with_the_reason(monkeypatch: pytest.MonkeyP
     os.mkfifo("pipe.png")
     with pytest.raises(BadInput, match=r"^pipe\.png: neither a file nor a folder"):
         ImageFiles(["pipe.png"], load)
+
+
+def test_marks_of_lists_that_were_joined_and_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = "\ufeffa.png\r\n\ufeff\"ä ö.png\"\r\n  in/1.png\r\n\x1a".encode()
+    assert listed(monkeypatch, content) == ["a.png", "ä ö.png", "in/1.png"]
+    Path("数.png").write_bytes(Path("a.png").read_bytes())
+    assert listed(monkeypatch, "数.png\n".encode("utf-16-le")) == ["数.png"]

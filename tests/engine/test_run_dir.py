@@ -16,7 +16,7 @@ LONG = ["--epochs=500", "--batch-size=2"]
 
 
 def make(resume: bool = True) -> RunDir:
-    return RunDir(Namespace(run_dir="run", resume=resume, keep=3))
+    return RunDir(Namespace(data="images", run_dir="run", resume=resume, keep=3))
 
 
 def content(run: Path) -> dict[Path, int]:
@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_locked_for_another_reason_is_not_left(
 
 
 def test_a_folder_without_a_name_is_another_one_for_each_run() -> None:
-    opt = Namespace(run_dir=None, resume=False, keep=3)
+    opt = Namespace(data="images", run_dir=None, resume=False, keep=3)
     runs = [RunDir(opt) for _ in range(3)]  # in the same second, before one of them begins
     for run in runs:
         with run:
@@ -123,3 +123,11 @@ def test_a_folder_without_a_name_is_another_one_for_each_run() -> None:
 def test_a_refused_run_makes_no_folder(train: Train) -> None:
     assert train("run", "--device=tpu") == 2
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("name", ["images/train/run", "images/val", "images/test/a/run"])
+def test_a_run_does_not_lie_among_images(name: str) -> None:
+    """Its pictures would be trained on by the next one, or be a class."""
+    with pytest.raises(BadInput, match="lies among the images of --data"):
+        RunDir(Namespace(data="images", run_dir=name, resume=False, keep=3))
+    assert not Path("images").exists()

@@ -42,6 +42,13 @@ def test_epochs_are_counted_from_1() -> None:
     assert epochs == [0, 1, 1, 1, 2, 2, 2, 3]
 
 
+def test_a_run_whose_best_value_is_forgotten_is_validated_before_it_ends() -> None:
+    """Its steps may end within an epoch, as these of other images are counted."""
+    state = make(steps_per_epoch=3, epochs=5)
+    state.n_iter, state.validated = 16, 15
+    assert run(state, [0.5]) == [16] and state.best == 0.5
+
+
 @pytest.mark.parametrize(
     ("epochs", "val_every", "expected"),
     [

@@ -155,3 +155,30 @@ class Unknown:
 def test_what_could_run_code_is_named() -> None:
     with pytest.raises(BadInput, match=r"holds more than tensors .*Unknown.* could run code"):
         start({"model": weights(), "args": Unknown()})
+
+
+def test_the_words_for_averages_are_whole_ones() -> None:
+    """`semantic_branch` and `swav` are no averages."""
+    both = put("semantic_branch.")(weights(7.0)) | put("net.")(weights())
+    assert values(start(both)) == {5.0}
+
+
+def test_what_of_a_file_is_not_used_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    start(weights() | {"third.weight": torch.ones(2, 2, 3, 3)})
+    assert "; not used: third.weight" in capsys.readouterr().out
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    state = weights()
+    state["first.weight"][0] = float("nan")
+    with pytest.raises(BadInput, match=r"first\.weight not finite"):
+        start(state)
+
+
+def test_classes_that_are_numbered_are_in_the_order_of_the_numbers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    start({"state_dict": weights(), "classes": {"dog": 1, "cat": 0}}, CAT_DOG)
+    assert "head at random" not in capsys.readouterr().out
+    start({"state_dict": weights(), "classes": {"cat": 1, "dog": 0}}, CAT_DOG)
+    assert "head at random: it was trained for dog, cat" in capsys.readouterr().out

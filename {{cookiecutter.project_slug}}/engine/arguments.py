@@ -173,8 +173,8 @@ class Parser(argparse.ArgumentParser):
                 yield word
                 continue
             path = Path(word[1:])
-            if not path.exists():
-                raise BadInput(f"{path}: no such file{_others_beside(path)}")
+            if not path.is_file():
+                raise BadInput(f"{word[1:] or '@'}: no such file{_others_beside(path)}")
             content = path.read_bytes()
             if content[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as PowerShell writes it
                 with suppress(UnicodeDecodeError):

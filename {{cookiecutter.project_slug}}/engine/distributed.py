@@ -31,7 +31,10 @@ from engine.errors import LAUNCHED, BadInput, Fault, Unsound
 
 T = TypeVar("T")
 # Where other launchers put the number of processes: accelerate, srun, Open MPI, MPICH.
-LAUNCHERS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+LAUNCHERS = (
+    *("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"),
+    *("PALS_SIZE", "FLUX_JOB_SIZE", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE"),
+)
 LONG = timedelta(days=7)  # the limit where one process may be busy, as with decoding a data set
 
 

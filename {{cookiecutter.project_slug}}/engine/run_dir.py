@@ -21,6 +21,7 @@ from engine import terminal
 from engine.arguments import config_text
 from engine.checkpoint import Checkpoints, write_atomically
 from engine.data.contents import Files
+from engine.data.files import SPLITS
 from engine.data.sampler import Samples
 from engine.data.source import code_digests
 from engine.devices import gpu_names, processor
@@ -68,6 +69,12 @@ class RunDir:
         self.problem = ""  # a warning about the records that is not printed yet
         self.lockable, self.commit = True, ""
         self._use(opt.run_dir or _unused_name())
+        inside = [Path(opt.data, split).resolve() for split in SPLITS]
+        if any(self.path.resolve().is_relative_to(split) for split in inside):
+            raise BadInput(
+                f"--run-dir {self.path}: lies among the images of --data, which its pictures are "
+                "not; name another folder"
+            )
         if not self.writes:
             return
         if any(self.checkpoints.folder.glob("*.pt")) and not opt.resume:
@@ -147,16 +154,16 @@ class RunDir:
 
     @contextmanager
     def saving(self, state: TrainState) -> Iterator[None]:
-        """A block of training. Before a fault of the machine ends it, its last step is saved.
+        """A block of training. Before a fault of the machine or a file ends it, a step is saved.
 
         That is for process 0 alone, as another one may be gone, and only for faults of loading
         and of the connection, which leave the weights as they were after that step.
         """
         try:
             yield
-        except (OSError, Fault, RuntimeError) as error:
+        except (BadInput, OSError, Fault, RuntimeError) as error:
             known = explain(error)
-            if known is None or known[1] != FAULT or isinstance(error, Unsound):
+            if known is None or isinstance(error, Unsound):
                 raise
             if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
                 raise  # perhaps in the middle of a step
@@ -168,7 +175,8 @@ class RunDir:
                     saved = f"; saved step {state.n_iter}"
             told = str(known[0])
             how = "" if "--resume" in told else f"; go on with: {self.resume_command()}"
-            raise Fault(f"{told}{saved}{how}") from error
+            kind = Fault if known[1] == FAULT else BadInput
+            raise kind(f"{told}{saved}{how}") from error
 
     def _make_folder(self) -> None:
         while True:

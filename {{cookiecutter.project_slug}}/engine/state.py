@@ -99,7 +99,9 @@ class TrainState:
         """Whether to validate now: at the end of every x-th epoch and of the run, once each."""
         epoch, rest = divmod(self.n_iter, self.steps_per_epoch)
         at_validation = epoch % self.opt.val_every == 0 or epoch == self.opt.epochs
-        return rest == 0 and at_validation and self.validated < self.n_iter
+        # Steps of another division into epochs may end within one.
+        now = self.n_iter >= self.total or (rest == 0 and at_validation)
+        return now and self.validated < self.n_iter
 
     @property
     def head_only(self) -> bool:

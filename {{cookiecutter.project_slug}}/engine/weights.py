@@ -3,6 +3,7 @@
 import collections
 import datetime
 import json
+import re
 import types
 from argparse import Namespace
 from collections.abc import Iterator
@@ -34,7 +35,8 @@ HARMLESS: list[Any] = [
         "_reconstruct": np.zeros(1).__reduce__()[0],
     }.items() for core in ("core", "_core")),
 ]
-AVERAGED = ("ema", "averag", "swa", "shadow", "teacher")  # in the name of what others judge
+# Words in the name of what others judge by.
+AVERAGED = {"ema", "averaged", "average", "avg", "swa", "shadow", "teacher"}
 
 
 def load_fitting(
@@ -86,6 +88,8 @@ def _fit(
     last = {id(parameter) for layer in layers_of(network)[-1:] for parameter in layer}
     heads = {key for key, p in network.named_parameters() if id(p) in last}
     fitting = {key: weights[key] for key in _fitting(own, weights)}
+    if bad := [key for key, value in fitting.items() if not value.isfinite().all()]:
+        raise BadInput(f"--weights {path}: {shorten(bad, 3)} not finite; take another file")
     large = [key for key in own if own[key].dim() > 1 and key not in heads] or list(own)
     if 2 * len(fitting.keys() & large) < len(large) or not fitting:
         return False
@@ -102,6 +106,8 @@ def _fit(
     ]
     left = f"; head at random: {head}" if head else ""
     left += f"; at random: {shorten(rest)}" if rest else ""
+    if unused := [key for key in weights if key not in own]:
+        left += f"; not used: {shorten(unused, 3)}"
     told = f"{len(fitting)} of {len(own)} tensors of {name} from {path}{kind}{left}"
     terminal.say(f"weights: {told}")
     return True
@@ -118,6 +124,10 @@ def _other_head(theirs: dict[str, Any], info: dict[str, Any]) -> str:
             continue
         if not isinstance(before := theirs.get(key), dict | list | tuple):
             return f"the file does not say which {key} it was trained for"
+        if isinstance(before, dict) and sorted(map(str, before.values())) == [
+            *map(str, range(len(before)))
+        ]:
+            before = sorted(before, key=before.__getitem__)  # the index of each name
         if list(before) != list(now):
             return f"it was trained for {shorten([*map(str, before)])}"
     return ""
@@ -154,7 +164,7 @@ def _best(own: Weights, state: Any, path: Path) -> tuple[Weights, str]:
         for prefix, named in _without_prefixes(own, weights).items():
             fits = len(_fitting(own, named))
             large = sum(own[key].dim() > 1 for key in _fitting(own, named))
-            averaged = any(word in f"{place}.{prefix}".lower() for word in AVERAGED)
+            averaged = not AVERAGED.isdisjoint(re.split("[._]", f"{place}.{prefix}".lower()))
             found.append((large, averaged, fits, -len(place + prefix), place + prefix, named))
     if not found:
         raise BadInput(f"--weights {path}: holds no state dict")
@@ -180,14 +190,16 @@ def _state_dicts(value: Any, place: str = "") -> Iterator[tuple[str, Weights]]:
 
 def _without_prefixes(own: Weights, weights: Weights) -> dict[str, Weights]:
     """The weights by what is in front of names of a network, as wrappers put it: `module.`, say."""
-    found: dict[str, Weights] = {}
-    for key, value in weights.items():
+    prefixes: dict[str, None] = {}
+    for key in weights:
         parts = key.split(".")
         for i in range(len(parts)):
-            if (name := ".".join(parts[i:])) in own:
-                prefix = ".".join(parts[:i])
-                found.setdefault(prefix, {})[name] = value
-    return found or {"": weights}
+            if ".".join(parts[i:]) in own:
+                prefixes["".join(f"{part}." for part in parts[:i])] = None
+    return {
+        prefix: {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        for prefix in prefixes or {"": None}
+    }
 
 
 def _is_state_dict(value: object) -> bool:

@@ -107,6 +107,11 @@ def test_a_result_of_other_weights_is_marked(
     assert train("b", "--epochs=2", "--seed=3") == 0
     shutil.copy("b/checkpoints/best.pt", "a/checkpoints/best.pt")
     assert f" of step {step}" in "  ".join(compared(capsys, "a")[0][1])
+    words = ["--checkpoint=b", DEVICE, "--against=a"]
+    error = refusal(capsys, test.main, "test.py", *words)
+    assert f"its report is of step {step} and not of its best.pt" in error
+    words = ["--checkpoint=b", DEVICE, "--report=a/report"]
+    assert "is that of another run" in refusal(capsys, test.main, "test.py", *words)
     os.remove("a/checkpoints/best.pt")
     assert f" of step {step}" in "  ".join(compared(capsys, "a")[0][1])
     Path("a/report/metrics.json").write_text('{"images": 12, "accuracy": 0.5}')
@@ -312,8 +317,9 @@ def test_predictions_replace_no_other_file(
     os.link(first, "hard.csv")
     Path("soft.csv").symlink_to("run/checkpoints/best.pt")
     Path("run/table.csv").write_text("file,class,predicted,probability\n")  # of test.py
-    names = [str(first), "hard.csv", "soft.csv", "run/checkpoints/best.pt", "photos"]
-    for name in [*names, "run/table.csv", "run/config.txt"]:
+    Path("run/notes.csv").write_text("file,class,probability,checked by me\n")
+    names = ["run/notes.csv", str(first), "hard.csv", "soft.csv", "run/checkpoints/best.pt"]
+    for name in [*names, "photos", "run/table.csv", "run/config.txt"]:
         words = [f"--checkpoint={run}", DEVICE, "photos", f"--out={name}"]
         assert f"--out {name}: " in refusal(capsys, predict.main, "predict.py", *words)
 

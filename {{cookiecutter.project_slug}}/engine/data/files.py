@@ -26,7 +26,8 @@ SERVICE = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
     *("__macosx", "icon\r", "network trash folder", "temporary items", "lost+found"),
     *("@eadir", "@synoeastream", "@synoresource", "@tmp", "@recycle", "@recently-snapshot"),
-    *("#recycle", "#snapshot", "__pycache__"),
+    *("#recycle", "#snapshot", "__pycache__", "~snapshot", "_gsdata_", "recycler", "lost.dir"),
+    *("found.000", "@sharebin", "_vti_cnf", "cvs"),
 }
 SPLITS = ("train", "val", "test")
 NEARLY = {  # what else people call them, without capitals, digits, signs and a final "set"

@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +78,8 @@ def _named_images(name: str) -> list[str]:
     """The images that a word on the command line of predict.py names; see ImageFiles."""
     if name != "-":
         return _images_of(name)
-    lines = _text(sys.stdin.buffer.read()).replace("\r\n", "\n").replace("\0", "\n").split("\n")
+    lines = re.split(r"\r\n|[\r\n\0]", _text(sys.stdin.buffer.read()))
+    lines = [line.strip("\ufeff\x1a") for line in lines]  # marks of lists that were joined
     found = [image for line in lines if line.strip() for image in _images_of(line, listed=True)]
     if not found:
         raise BadInput("-: standard input names no file; give it one a line")
@@ -98,7 +100,8 @@ def _images_of(name: str, listed: bool = False) -> list[str]:
     if not os.path.exists(name):
         if not listed:
             raise BadInput(f"{name}: no such file or folder")
-        return [stripped if os.path.exists(stripped := name.rstrip()) else name]
+        others = (name.rstrip(), name.strip(), name.strip().strip("\"'"))
+        return [next(filter(os.path.exists, others), name)]
     if os.path.isfile(name):
         return [name]
     if not os.path.isdir(name):
@@ -112,10 +115,14 @@ def _images_of(name: str, listed: bool = False) -> list[str]:
 
 def _text(content: bytes) -> str:
     """A list of names as text: in the encoding of file names, or as PowerShell writes it."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", "replace")
-    if b"\0" in content[:2]:  # the same without a mark
-        return content.decode("utf-16-le" if content[0] else "utf-16-be", "replace")
+    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
+    marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    for mark, encoding in marks.items():
+        if content.startswith(mark):
+            return content.decode(encoding, "replace")
+    even, odd = content[::2].count(0), content[1::2].count(0)
+    if max(even, odd) > len(content) // 5:  # UTF-16 without a mark; names that NUL ends have fewer
+        return content.decode("utf-16-le" if odd > even else "utf-16-be", "replace")
     return os.fsdecode(content.removeprefix(codecs.BOM_UTF8))
 
 

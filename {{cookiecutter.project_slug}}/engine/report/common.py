@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engine import terminal
 from engine.arguments import NOT_IN_CONFIG
-from engine.checkpoint import write_atomically
+from engine.checkpoint import digest_of, write_atomically
 from engine.data.cache import images_of
 from engine.data.mapped import digest_file
 from engine.errors import BadInput
@@ -196,6 +196,11 @@ def find_report(named: str, digest: str) -> Path:
     found = [folder for folder in folders if "images" in read_metrics(folder)]
     for folder in found:
         if read_judged(folder).get("digest") == digest:
+            if (step := outdated(folder)) is not None:
+                raise BadInput(
+                    f"--against {named}: its report is of step {step} and not of its best.pt; run "
+                    f"test.py --checkpoint {named} again"
+                )
             return folder
     what = "no report in it"
     if found:
@@ -203,6 +208,15 @@ def find_report(named: str, digest: str) -> Path:
         what = f"its report is of other images ({judged.get('folder')}, {judged.get('split')})"
     remedy = f"run test.py --checkpoint {named} first, on the same images"
     raise BadInput(f"--against {named}: {what}; {remedy}")
+
+
+def outdated(report: Path) -> Any:
+    """The step that a report in a run folder is of, if it is not that of best.pt; else None."""
+    judged = read_metrics(report).get("checkpoint")
+    best = report.parent / "checkpoints" / "best.pt"
+    if not isinstance(judged, dict) or not best.is_file():
+        return None
+    return None if judged.get("digest") == digest_of(best) else judged.get("step")
 
 
 def digest_images(data_set: Any) -> str:

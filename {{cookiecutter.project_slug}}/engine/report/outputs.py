@@ -96,6 +96,10 @@ def report_folder(opt: Namespace, trained_on: str, digest: str) -> Path:
     folder = Path(opt.report or _unused(opt, trained_on, digest))
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"--report {folder}: is no folder; name another")
+    if opt.report and (folder.parent / "checkpoints").is_dir():
+        own = run_folder(opt.checkpoint).resolve()
+        if folder.parent.resolve() != own:
+            raise BadInput(f"--report {folder}: is that of another run; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     made = set(folder.glob(MADE_BY_TRAINING))
     others = [path.name for path in sorted(folder.iterdir()) if path not in made]

@@ -1,5 +1,6 @@
 """Folders of classes: their names and images, and whether they fit; labels as text."""
 
+import re
 import unicodedata
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from engine.data.files import ENDINGS, Listing, check_split, list_images
 from engine.errors import BadInput, shorten
 
 # Folders that belong to other tasks, in lower case.
-IMAGES = {"images", "image", "imgs", "img", "jpegimages"}
-MASKS = {"masks", "mask", "labels", "annotations", "segmentations", "segmentationclass", "gt"}
+# Names of folders, in small letters alone, without png.
+IMAGES = {"images", "image", "imgs", "img", "im", "jpegimages", "leftimgbit"}
+MASKS = {"masks", "mask", "labels", "label", "annotations", "ann", "anns", "segmentations", "seg"}
+MASKS |= {"segmentation", "segmentationclass", "segmentationobject", "gt", "gtfine", "groundtruth"}
 PAIRS = [{"input", "target"}, {"inputs", "targets"}, {"source", "target"}, {"traina", "trainb"}]
+PAIRS += [{"input", "output"}, {"inputs", "outputs"}, {"lr", "hr"}, {"hazy", "gt"}]
 
 
 def list_classes(
@@ -59,7 +63,7 @@ def list_classes(
 
 
 def _check_task(root: Path, names: list[str]) -> None:
-    lower = {name.lower() for name in names}
+    lower = {re.sub("[^a-z]", "", name.lower()).removesuffix("png") for name in names}
     if len(lower) <= 3 and lower & IMAGES and lower & MASKS:
         task = "segmentation, images and their masks"
     elif any(lower == pair for pair in PAIRS):
@@ -91,7 +95,8 @@ def difference(one: str, other: str) -> str:
     if one == other or simple(one) != simple(other):
         return ""
     kinds = ("Unicode form", "blanks", "case")
-    return " and ".join(kind for kind in kinds if simple(one, kind) != simple(other, kind))
+    found = [kind for kind in kinds if simple(one, kind) != simple(other, kind)]
+    return " and ".join(found) or "characters that look alike"
 
 
 def simple(name: str, but: str = "") -> str:

@@ -27,7 +27,9 @@ def csv_content(rows: Iterable[Sequence[str]]) -> bytes:
 def is_table(path: Path) -> bool:
     """Whether a file was written by predict.py."""
     with open(path, "rb") as file:
-        return file.readline(1 << 20).startswith(csv_content([HEAD])[:-1])
+        head = file.readline(1 << 20).decode(errors="replace").strip().split(",")
+    more = [f"{name}_{k}" for k in range(2, len(head) // 2 + 1) for name in HEAD[1:]]
+    return head == [*HEAD, *more]
 
 
 class Predictions:
