@@ -73,6 +73,16 @@ def test_what_cannot_be_read_is_told_with_the_reason(monkeypatch: pytest.MonkeyP
         ImageFiles(["pipe.png"], load)
 
 
+def test_what_describes_a_folder_is_no_image_that_was_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    os.remove("in/notes.txt")
+    for name in ("dataset.json", "README.md", "LICENSE"):
+        Path("in", name).write_text("")
+    assert len(ImageFiles(["in"], load)) == 2
+    assert capsys.readouterr().err == ""
+
+
 def test_marks_of_lists_that_were_joined_and_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
     content = "\ufeffa.png\r\n\ufeff\"ä ö.png\"\r\n  in/1.png\r\n\x1a".encode()
     assert listed(monkeypatch, content) == ["a.png", "ä ö.png", "in/1.png"]

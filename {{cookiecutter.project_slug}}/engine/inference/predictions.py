@@ -107,7 +107,7 @@ def _images_of(name: str, listed: bool = False) -> list[str]:
     if not os.path.isdir(name):
         raise BadInput(f"{name}: neither a file nor a folder")
     listing = list_images(name)
-    warn_unused(Path(name), listing.unused)
+    warn_unused(Path(name), [one for one in listing.unused if one != "dataset.json"])
     if not listing.images:
         raise BadInput(f"{name}: no image in this folder; they end in {', '.join(ENDINGS)}")
     return [os.path.join(name, path) for path in listing.images]

@@ -125,25 +125,17 @@ def apply_in_tiles(
 ) -> tuple[Tensor, float]:
     """Applies `predict` to an image tile by tile; the memory needed is that of one tile.
 
-    A tile is wrong near its own borders, where `predict` did not see the pixels beyond. So only
-    the middle of an overlap is blended, and the rest is taken from the tile whose border is
-    farther. If the output at a pixel depends on pixels at most `(overlap - 8) / 2` away, the
-    result is that of the whole image. For a generator without norm and downsampling these are
-    `6 + 2 * blocks`; with `--unshuffle 2`, `5 + 4 * blocks`.
+    A tile is wrong near its borders, so the middle of an overlap is blended. If an output depends
+    on pixels at most `(overlap - 8) / 2` away, the result is that of the whole image.
 
     Args:
-        predict: uint8 (1, 3, H, W) -> floats (1, K, H, W).
+        predict: uint8 (1, 3, H, W) -> floats (1, K, H, W), not integers such as class ids.
         image: uint8 (3, H, W).
-        tile: Height and width of a tile; at least three times `overlap`, and both multiples of
-            ALIGN.
+        tile: Height and width of a tile, at least three times `overlap`; multiples of ALIGN.
         overlap: Pixels that neighbours share.
 
     Returns:
-        float32 (K, H, W), on the device of the image; and the largest difference between two tiles
-        where they are blended, a sign of a network that sees farther than they overlap.
-
-    Raises:
-        TypeError: `predict` returns integers; a blend of two classes would be a third one.
+        float32 (K, H, W), and the largest difference between two tiles where they are blended.
     """
     _, height, width = image.shape
     border, difference = (overlap - BLEND) // 2, 0.0
@@ -167,8 +159,7 @@ def apply_in_tiles(
             across = ramp(left, part.shape[2], width, overlap).to(image.device)
             weighted = part * down[:, None] * across
             total[:, top : top + tile, left : left + tile] += weighted
-    assert total is not None
-    return total, difference
+    return total, difference  # type: ignore[return-value]  # there is a tile
 
 
 def starts(size: int, tile: int, overlap: int) -> range:
