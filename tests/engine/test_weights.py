@@ -182,3 +182,21 @@ def test_classes_that_are_numbered_are_in_the_order_of_the_numbers(
     assert "head at random" not in capsys.readouterr().out
     start({"state_dict": weights(), "classes": {"cat": 1, "dog": 0}}, CAT_DOG)
     assert "head at random: it was trained for dog, cat" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html></html>", "a page of HTML"),
+        (b'{"weight_map": {}}', "a text"),
+    ],
+)
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_what_is_no_file_of_weights_is_called_what_it_is(
+    name: str, content: bytes, told: str
+) -> None:
+    Path(name).write_bytes(content)
+    with pytest.raises(BadInput, match=rf"^--weights {name}: .*{told}"):
+        load_fitting({"net": Net()}, name, {}, {})

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from engine import terminal
 from engine.checkpoint import find_checkpoint, judged, reading, verify
+from engine.data.images import known_kind
 from engine.errors import BadInput, shorten
 from engine.modules import layers_of
 
@@ -137,10 +138,16 @@ def _read(path: Path) -> Any:
     """What a file holds, on the CPU."""
     if not path.is_file():
         raise BadInput(f"--weights {path}: no such file")
-    with reading(f"--weights {path}"), torch.serialization.safe_globals(HARMLESS):
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        with reading(f"--weights {path}"), torch.serialization.safe_globals(HARMLESS):
+            if path.suffix == ".safetensors":
+                return load_file(path)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except BadInput:
+        what = known_kind(path)
+        if what and not what.startswith("an archive"):  # as PyTorch's files are, too
+            raise BadInput(f"--weights {path}: {what}") from None
+        raise
 
 
 def _description(path: Path) -> dict[str, Any]:

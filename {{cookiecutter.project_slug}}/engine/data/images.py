@@ -254,13 +254,18 @@ def _eight_bits(path: str | Path, values: np.ndarray, clear: int | None) -> Imag
     return Image.fromarray(grey).convert("RGB")
 
 
-def _unknown(path: str | Path) -> str:
-    """What a file is that Pillow cannot identify, by its first bytes, and what to do."""
+def known_kind(path: str | Path) -> str:
+    """What a file is that should be another one, by its first bytes, and what to do; or nothing."""
     with open(path, "rb") as file:
         head = file.read(2**16)
-    for pattern, what in KINDS.items():
-        if re.match(pattern, head, re.DOTALL):
-            return what
+    found = (what for pattern, what in KINDS.items() if re.match(pattern, head, re.DOTALL))
+    return next(found, "")
+
+
+def _unknown(path: str | Path) -> str:
+    """What a file is that Pillow cannot identify, and what to do."""
+    if what := known_kind(path):
+        return what
     try:
         return _tiff_problem(_tiff(path)[0]) or "a TIFF of a rare kind; convert it to PNG"
     except Exception:  # it is none
