@@ -211,6 +211,28 @@ def test_layouts_that_can_only_be_a_mistake(
     assert culprit in train_refuses(capsys, f"--data={spoiled}", "--device=cpu")
 
 
+@pytest.mark.parametrize(
+    "names", [("leftImg8bit", "gtFine"), ("im", "GroundTruth"), ("images", "masks_png")]
+)
+def test_images_and_masks_by_their_usual_names_are_no_classes(
+    spoiled: Path, capsys: pytest.CaptureFixture[str], names: tuple[str, str]
+) -> None:
+    call_two(spoiled, *names)
+    told = train_refuses(capsys, f"--data={spoiled}", "--device=cpu")
+    assert "look like segmentation" in told
+
+
+def test_classes_within_classes_are_noted(
+    spoiled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (spoiled / "train/both").mkdir()
+    for name in ("disc", "columns"):
+        (spoiled / "train" / name).rename(spoiled / "train/both" / name)
+    status(main, "check_data.py", str(spoiled))
+    told = capsys.readouterr().out
+    assert "belong to the class they lie in: both/columns, both/disc; move them up" in told
+
+
 def test_names_that_differ_by_their_form_are_told_apart(folder: Path) -> None:
     classes = needs("task.classes")
     check_classes, difference = classes.check_classes, classes.difference

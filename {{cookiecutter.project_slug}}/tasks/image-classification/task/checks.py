@@ -58,6 +58,12 @@ def check_split(
         list_classes(root, None if is_train else list(counts))
     if beside := [path for path in found.images if "/" not in path]:
         notes.append(f"{root}: not used, as not in a class folder: {shorten(beside)}")
+    parts = [path.split("/") for path in found.images]
+    if deeper := sorted({"/".join(part[:2]) for part in parts if len(part) > 2}):
+        notes.append(
+            f"{root}: subfolders belong to the class they lie in: {shorten(deeper, 3)}; move them "
+            "up if they are the classes"
+        )
     alike: dict[str, str] = {}
     for name in counts:
         if (other := alike.setdefault(simple(name), name)) != name:
@@ -75,8 +81,11 @@ def check_together(splits: dict[Path, Listing], faults: list[str], notes: list[s
     (root, train), *others = splits.items()
     counts = count(train)
     for other, found in others if counts else ():
+        known = len(faults)
         with collecting(faults):
             check_classes(other, found.folders, list(counts), all_needed=False)
+        if len(faults) > known:
+            continue
         if missing := sorted(counts.keys() - found.folders):
             notes.append(
                 f"{other}: no folder for {', '.join(missing)}, which stay without a result"
