@@ -58,6 +58,14 @@ def check_split(
         list_classes(root, None if is_train else list(counts))
     if beside := [path for path in found.images if "/" not in path]:
         notes.append(f"{root}: not used, as not in a class folder: {shorten(beside)}")
+    note_names(root, found, list(counts), notes)
+    width, total = max(map(len, counts), default=0), max(sum(counts.values()), 1)
+    lines = [f"  {name:{width}}  {n:7}  {n / total:6.1%}" for name, n in counts.items()]
+    return "\n".join([f" in {len(counts)} classes", *lines])
+
+
+def note_names(root: Path, found: Listing, classes: list[str], notes: list[str]) -> None:
+    """Adds folders within classes, and classes whose names look alike."""
     parts = [path.split("/") for path in found.images]
     if deeper := sorted({"/".join(part[:2]) for part in parts if len(part) > 2}):
         notes.append(
@@ -65,15 +73,12 @@ def check_split(
             "up if they are the classes"
         )
     alike: dict[str, str] = {}
-    for name in counts:
+    for name in classes:
         if (other := alike.setdefault(simple(name), name)) != name:
             notes.append(
                 f"{root}: the classes {other!r} and {name!r} differ by {difference(other, name)} "
                 "alone; merge them if they are one"
             )
-    width, total = max(map(len, counts), default=0), max(sum(counts.values()), 1)
-    lines = [f"  {name:{width}}  {n:7}  {n / total:6.1%}" for name, n in counts.items()]
-    return "\n".join([f" in {len(counts)} classes", *lines])
 
 
 def check_together(splits: dict[Path, Listing], faults: list[str], notes: list[str]) -> None:

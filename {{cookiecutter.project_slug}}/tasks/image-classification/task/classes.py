@@ -41,12 +41,12 @@ def list_classes(
     else:
         check_classes(root, names, known, all_needed=False)
     by_class: dict[str, list[str]] = {name: [] for name in known or names}
-    for path in listing.images:
-        name, slash, _ = path.partition("/")
-        (by_class[name] if slash else listing.unused).append(path)  # or beside the class folders
+    for path in listing.images:  # some lie beside the class folders
+        (by_class[path.partition("/")[0]] if "/" in path else listing.unused).append(path)
     empty = [name for name, images in by_class.items() if not images]
     unused = f"; not used: {shorten(listing.unused, 3)}" if listing.unused else ""
     if not names:
+        unused += "; predict.py takes images without classes" * (root.name != "train")
         raise BadInput(f"{root}: no class folders; each class is a folder with its images{unused}")
     if empty and (known is None or len(empty) == len(known)):
         raise BadInput(
@@ -86,7 +86,8 @@ def check_classes(
         lists = (shorten([repr(name) for name in names]) or "none" for names in (missing, unknown))
         raise BadInput(
             f"{root}: its class folders must be those of training; missing: {next(lists)}; "
-            f"unknown: {next(lists)}{''.join(hints[:3])}"
+            f"unknown: {next(lists)}"
+            + ("".join(hints[:3]) or "; predict.py takes images of other classes" * bool(unknown))
         )
 
 
