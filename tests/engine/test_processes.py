@@ -151,7 +151,7 @@ def test_processes_with_different_code_are_refused(
         shutil.copy(path, copy)
     if differ:
         for name in ("networks.py", "train.py"):
-            (copy / name).write_text((copy / name).read_text() + "# changed\n")
+            (copy / name).write_text((copy / name).read_text() + "CHANGED = 1\n")
     Path("start.py").write_text(EACH_ITS_OWN)
     words = ["--nproc-per-node=2", "start.py", str(ROOT), str(copy)]
     ended = subprocess.run(

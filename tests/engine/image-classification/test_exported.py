@@ -28,7 +28,7 @@ def make_network(name: str) -> nn.Module:
     """A small relative of the networks of torchvision that are trained most."""
     if name == "vit":
         return VisionTransformer(64, 16, 2, 2, 32, 64, num_classes=3)
-    return needs("networks.torchvision_network")(name, 3, pretrained=False, frozen=False).network
+    return needs("networks.torchvision_network")(name, 3, pretrained=False).network
 
 
 @pytest.mark.slow
