@@ -11,7 +11,7 @@ from conftest import Train
 from programs import last, resume, same_weights
 
 import train as program
-from engine.errors import Diverged, Fault, Unsound
+from engine.errors import BadInput, Diverged, Fault, Unsound
 from engine.run_dir import RunDir
 
 
@@ -53,6 +53,20 @@ def test_a_fault_while_loading_saves_the_last_step(
     assert "saved step 3; go on with: python " in error and "--resume" in error
     assert ("train/a.png" in error) == isinstance(ERRORS[kind], OSError)
     assert last(Path("run"))["n_iter"] == 3
+
+
+@pytest.mark.parametrize("call", [0, 3])
+def test_a_file_that_cannot_be_read_is_named_with_what_is_saved(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], call: int
+) -> None:
+    """Before the first step there is nothing to go on with."""
+    with monkeypatch.context() as patch:
+        fail_at(patch, "generator", call, BadInput("train/a.png: damaged"))
+        assert train("run", "--save-every=500") == 2
+    error = capsys.readouterr().err
+    saved = f"; saved step {call}; go on with: " if call else "\n"
+    assert error.partition("train/a.png: damaged")[2].startswith(saved)
+    assert error.count("\n") == 1
 
 
 def test_what_is_saved_goes_on_as_if_nothing_had_been(

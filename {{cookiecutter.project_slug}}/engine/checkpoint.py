@@ -11,7 +11,6 @@ import os
 import pickle
 import re
 import shutil
-import sys
 import zipfile
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
@@ -137,7 +136,7 @@ class Checkpoints:
                 state = load(path)
             except Damaged as error:
                 damaged.append(path)
-                print(f"warning: {error}; trying the one before", file=sys.stderr)
+                terminal.warn(f"{error}; trying the one before")
                 continue
             for bad in damaged:
                 bad.replace(bad.with_name(f"{bad.name}.damaged"))
@@ -184,11 +183,10 @@ def load(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: weights alone, for train.py --weights; name the run instead")
     with reading(path):
         verify(path)
-        digest = digest_of(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or not {"n_iter", "args"} <= state.keys():
         raise BadInput(f"{path}: not a checkpoint written by train.py")
-    return {**state, "digest": digest}
+    return state
 
 
 @contextmanager
@@ -249,7 +247,8 @@ def restore(model_class: Any, path: str, parser: Any) -> tuple[Any, Namespace]:
     for name, network in model.networks().items():
         weights = judged(state, name) if name in state else {}
         load_weights(network, weights, path, "networks.py was changed since then")
-    model.checkpoint = {"file": path, "digest": state["digest"], "step": state["n_iter"]}
+    digest = digest_of(Path(path))
+    model.checkpoint = {"file": path, "digest": digest, "step": state["n_iter"]}
     return model.eval(), opt
 
 

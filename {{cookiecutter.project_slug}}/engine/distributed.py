@@ -30,7 +30,8 @@ from engine.devices import local_rank
 from engine.errors import LAUNCHED, BadInput, Fault, Unsound
 
 T = TypeVar("T")
-# Where other launchers put the number of processes: accelerate, srun, Open MPI, MPICH.
+# Where other launchers put the number of processes: accelerate, srun, Open MPI, MPICH, PALS, Flux,
+# MVAPICH, jsrun.
 LAUNCHERS = (
     *("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"),
     *("PALS_SIZE", "FLUX_JOB_SIZE", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE"),

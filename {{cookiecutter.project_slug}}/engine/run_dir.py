@@ -5,7 +5,6 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -94,7 +93,7 @@ class RunDir:
         if self.lockable and not _can_lock(self.path / ".lock"):
             self.lockable = False
             warning = "cannot be locked on this file system: start no second process in it"
-            print(f"warning: {self.path}: {warning}", file=sys.stderr)
+            terminal.warn(f"{self.path}: {warning}")
         try:
             if self.lockable:
                 self.lock.acquire()
@@ -173,6 +172,8 @@ class RunDir:
                     self.checkpoints.save(state, alone=True)
                     self.checkpoints.wait()
                     saved = f"; saved step {state.n_iter}"
+            if known[1] != FAULT and not saved:
+                raise  # a mistake at the beginning, after which nothing is to go on with
             told = str(known[0])
             how = "" if "--resume" in told else f"; go on with: {self.resume_command()}"
             kind = Fault if known[1] == FAULT else BadInput

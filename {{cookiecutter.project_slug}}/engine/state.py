@@ -1,7 +1,6 @@
 """The state of a run: the content of a checkpoint, and the decisions that follow from it."""
 
 import math
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable
@@ -98,10 +97,9 @@ class TrainState:
     def validation_is_due(self) -> bool:
         """Whether to validate now: at the end of every x-th epoch and of the run, once each."""
         epoch, rest = divmod(self.n_iter, self.steps_per_epoch)
-        at_validation = epoch % self.opt.val_every == 0 or epoch == self.opt.epochs
-        # Steps of another division into epochs may end within one.
-        now = self.n_iter >= self.total or (rest == 0 and at_validation)
-        return now and self.validated < self.n_iter
+        at_validation = rest == 0 and epoch % self.opt.val_every == 0
+        # A run may end within an epoch, if it was begun with another division into epochs.
+        return (at_validation or self.n_iter >= self.total) and self.validated < self.n_iter
 
     @property
     def head_only(self) -> bool:
@@ -175,7 +173,7 @@ class TrainState:
         if epoch != self.epoch:
             different.append(f"epoch {epoch} is now epoch {self.epoch}")
         if text := "; ".join(filter(None, different)):
-            print(f"warning: not an exact continuation: {text}", file=sys.stderr)
+            terminal.warn(f"not an exact continuation: {text}")
 
     def _check_steps(self, state: dict[str, Any], path: Path) -> None:
         """Refuses steps of another size, or so few of them that epochs would be left out."""

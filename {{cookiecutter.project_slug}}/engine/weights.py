@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from engine import terminal
 from engine.checkpoint import find_checkpoint, judged, reading, verify
-from engine.data.images import known_kind
+from engine.data.images import ARCHIVE, known_kind
 from engine.errors import BadInput, shorten
 from engine.modules import layers_of
 
@@ -145,7 +145,7 @@ def _read(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except BadInput:
         what = known_kind(path)
-        if what and not what.startswith("an archive"):  # as PyTorch's files are, too
+        if what and what != ARCHIVE:  # which PyTorch's files are, too
             raise BadInput(f"--weights {path}: {what}") from None
         raise
 

@@ -13,15 +13,13 @@ from engine.errors import DONE, begin, run_program
 
 begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
 
-from contextlib import suppress
 from pathlib import Path
 from shutil import get_terminal_size
 
 from engine import terminal
 from engine.arguments import Parser
-from engine.checkpoint import digest_of
 from engine.errors import BadInput, shorten
-from engine.report.common import curves_section
+from engine.report.common import curves_section, is_of_best
 from engine.report.outputs import Output
 from engine.report.page import document, element, table
 from engine.report.records import (
@@ -125,10 +123,8 @@ def test_result(run: Path, monitor: str) -> str:
     of_test = read_judged(run / "report").get("split") == "test"
     if not is_number(value) or not isinstance(judged, dict) or not of_test:
         return "-"
-    with suppress(OSError):  # there is no best.pt
-        if judged.get("digest") == digest_of(run / "checkpoints" / "best.pt"):
-            return f"{value:.4f}"
-    return f"{value:.4f} of step {judged.get('step')}"
+    step = "" if is_of_best(run / "report") else f" of step {judged.get('step')}"
+    return f"{value:.4f}{step}"
 
 
 def test_images(run: Path) -> str:

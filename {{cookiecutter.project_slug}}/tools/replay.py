@@ -30,14 +30,11 @@ from engine.arguments import Parser, config_text, number
 from engine.checkpoint import Checkpoints, load, naming
 from engine.data import contents
 from engine.report.records import read_records
-from engine.state import environment_changes, option_changes
+from engine.state import RESERVED, environment_changes, option_changes
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 # What a checkpoint holds besides networks, optimizers and averages.
-BOOKKEEPING = {
-    *("epoch", "n_iter", "validated", "best", "waited", "model", "args", "environment", "info"),
-    *("best_loss", "seconds"),
-}
+BOOKKEEPING = {*RESERVED} - {"optim", "scaler", "ema"}
 
 
 def main() -> int:

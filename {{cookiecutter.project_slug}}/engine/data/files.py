@@ -72,14 +72,14 @@ def list_images(root: str | Path) -> Listing:
     files: dict[str, list[str]] = {}  # by the folder, whose path ends with a slash
     inside: dict[str, list[str]] = {}  # the folders in it
     unused: list[str] = []
-    elsewhere = {_identity(path): str(path) for path in _elsewhere(Path(root))}
+    elsewhere = {identity(path): str(path) for path in _elsewhere(Path(root))}
     # Real folders before links: a folder that has both counts where it really is.
     folders, links = [""], list[str]()
     while folders or links:
         linked = not folders
         place = links.pop(0) if linked else folders.pop()
         path = os.path.join(root, place)
-        key = _identity(path)
+        key = identity(path)
         if known := entered.get(key) or (linked and elsewhere.get(key)):
             unused.append(f"{place} (the same folder as {known})")
             continue
@@ -139,10 +139,11 @@ def warn_shared(one: Listing, other: Listing) -> None:
         terminal.warn(f"the same images in two splits: {shorten(shared, 3)}")
 
 
-def _identity(folder: str | Path) -> Any:
-    status = os.stat(folder)
+def identity(path: str | Path) -> Any:
+    """The same for all names of one file or folder, also on disks that do not tell a from A."""
+    status = os.stat(path)
     # Some file systems of networks number nothing.
-    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

@@ -39,6 +39,7 @@ ALPHA = "transparency becomes white"
 FOURTH = "a fourth channel, which is no transparency, is left out"
 FIRST = "only the first of several pictures is read"
 TOO_DEEP = "has {} in each channel, and would lose levels; convert it to 8 bits"
+ARCHIVE = "an archive; unpack it, or remove it"
 # What a file is that Pillow cannot identify, by its first bytes, and what to do.
 KINDS = {
     rb"\Z": "empty; replace or remove it",
@@ -53,7 +54,7 @@ KINDS = {
     rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype|html|head|body)": "a page of HTML, as after a failed "
     "download; download it again, or remove it",
     rb"%PDF": "a PDF document; convert it to PNG",
-    rb"PK\x03\x04|\x1f\x8b|Rar!|7z\xbc": "an archive; unpack it, or remove it",
+    rb"PK\x03\x04|\x1f\x8b|Rar!|7z\xbc": ARCHIVE,
     rb"\xff\xd8.*\xff[\xc0-\xc3]\0[\x0b\x11\x14][\x09-\x10]": "a JPEG image of more than 8 "
     "bits; convert it to 8 bits",
     rb"[\t\n\r -~]+\Z": "a text; replace or remove it",

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[2]
+from engine.errors import PROJECT
+
 PLAIN = (str, bytes, int, float, bool, type(None))
 GROUPS = (tuple, list, dict, set, frozenset)
 

@@ -196,10 +196,11 @@ def find_report(named: str, digest: str) -> Path:
     found = [folder for folder in folders if "images" in read_metrics(folder)]
     for folder in found:
         if read_judged(folder).get("digest") == digest:
-            if (step := outdated(folder)) is not None:
+            judged = read_metrics(folder).get("checkpoint")
+            if isinstance(judged, dict) and is_of_best(folder) is False:
                 raise BadInput(
-                    f"--against {named}: its report is of step {step} and not of its best.pt; run "
-                    f"test.py --checkpoint {named} again"
+                    f"--against {named}: its report is of step {judged.get('step')} and not of its "
+                    f"best.pt; run test.py --checkpoint {named} again"
                 )
             return folder
     what = "no report in it"
@@ -210,13 +211,12 @@ def find_report(named: str, digest: str) -> Path:
     raise BadInput(f"--against {named}: {what}; {remedy}")
 
 
-def outdated(report: Path) -> Any:
-    """The step that a report in a run folder is of, if it is not that of best.pt; else None."""
-    judged = read_metrics(report).get("checkpoint")
-    best = report.parent / "checkpoints" / "best.pt"
-    if not isinstance(judged, dict) or not best.is_file():
+def is_of_best(report: Path) -> bool | None:
+    """Whether the report in a run folder is of its best.pt; None if that is not there."""
+    judged, best = read_metrics(report).get("checkpoint"), report.parent / "checkpoints/best.pt"
+    if not best.is_file():
         return None
-    return None if judged.get("digest") == digest_of(best) else judged.get("step")
+    return isinstance(judged, dict) and judged.get("digest") == digest_of(best)
 
 
 def digest_images(data_set: Any) -> str:

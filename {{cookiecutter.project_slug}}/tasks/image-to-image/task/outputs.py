@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from engine.checkpoint import write_atomically
+from engine.data.files import identity
 from engine.errors import BadInput
 
 MADE_BY = "predict.py"  # in each file, so that others are known and never replaced
@@ -79,19 +80,13 @@ def _check_replaced(outputs: list[Path], inputs: list[str], out: Path) -> None:
         if folder.exists() and not folder.is_dir():
             raise BadInput(f"--out {out}: {folder} is a file; name a folder")
     there = [path for path in outputs if path.exists()]
-    originals = {_identity(path) for path in inputs if there and os.path.exists(path)}
+    originals = {identity(path) for path in inputs if there and os.path.exists(path)}
     for path in there:
-        if _identity(path) in originals or not _is_ours(path):
+        if identity(path) in originals or not _is_ours(path):
             raise BadInput(
                 f"--out {out}: {path} would be overwritten, and is no output of predict.py; name "
                 "another folder"
             )
-
-
-def _identity(path: str | Path) -> tuple[int, int]:
-    """The same for two names of one file, also on disks that do not tell a from A."""
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
 
 def _is_ours(path: Path) -> bool:
