@@ -5,6 +5,7 @@ they meet is in this process, as it is in torchrun. tests/engine/test_processes.
 uses torchrun itself. Nobody ends the others when one fails: they have to notice by themselves.
 """
 
+import itertools
 import json
 import os
 import random
@@ -347,6 +348,49 @@ def test_a_process_that_ends_before_the_first_step_ends_all_of_them(task: str, h
         assert line.startswith("train.py: error: process ") and reason in line
     finally:
         processes.kill()
+
+
+@pytest.mark.parametrize("task", TASKS[:1], indirect=True)
+@pytest.mark.parametrize("where", ["the losses of a step", "the best checkpoint"])
+def test_a_process_that_dies_between_a_step_and_its_record_costs_no_bit(
+    task: str, where: str
+) -> None:
+    """The others then have a state that is ahead of metrics.jsonl, or of best.pt."""
+
+    def prepare(rank: int) -> None:
+        from engine import distributed, logger  # type: ignore[import-not-found]
+
+        calls = itertools.count()
+        losses, check = logger.mean_losses, distributed.World.check_equal
+
+        def die(*words: object) -> object:
+            if rank and next(calls) == 13:  # of 10 steps in an epoch
+                os.kill(os.getpid(), signal.SIGKILL)
+            return losses(*words)
+
+        def die_at_best(world: object, content: dict) -> None:
+            if rank and content["validated"] == 20:
+                os.kill(os.getpid(), signal.SIGKILL)
+            check(world, content)
+
+        if where == "the losses of a step":
+            logger.mean_losses = die
+        else:
+            distributed.World.check_equal = die_at_best
+
+    flags = [*flags_of(task, 2), "--save-every=7"]
+    whole, run = Path("runs/whole"), Path(f"runs/{where[-4:]}")
+    run_to_the_end(1, [f"--run-dir={whole}", "--resume", *flags])
+    processes = Processes(2, [f"--run-dir={run}", *flags], prepare)
+    try:
+        assert processes.finish() == [1, -signal.SIGKILL]
+    finally:
+        processes.kill()
+    assert (run / "checkpoints/last.pt").exists()
+    run_to_the_end(2, [f"--run-dir={run}", "--resume", *flags])
+    assert_same(run, whole)
+    best = [torch.load(path / "checkpoints/best.pt", weights_only=True) for path in (run, whole)]
+    assert best[0]["n_iter"] == best[1]["n_iter"]
 
 
 KINDS = ("signal to one", "signal to all", "kill -9", "kill -9 of a worker", "a bug", "not finite")

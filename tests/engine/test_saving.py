@@ -37,7 +37,6 @@ ERRORS = {
         "last):\n  File \"x.py\", line 1\nOSError: [Errno 5] Input/output error: 'train/a.png'"
     ),
     "a worker died": RuntimeError("DataLoader worker exited unexpectedly"),
-    "another process": Fault("another process has ended"),
 }
 
 

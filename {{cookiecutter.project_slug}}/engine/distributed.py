@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from engine import errors
 from engine.data.source import code_digests
 from engine.devices import local_rank
-from engine.errors import LAUNCHED, BadInput, Fault, Unsound
+from engine.errors import LAUNCHED, BadInput, Unsound
 
 T = TypeVar("T")
 # Where other launchers put the number of processes: accelerate, srun, Open MPI, MPICH, PALS, Flux,
@@ -266,7 +266,7 @@ def start(opt: Namespace, device: torch.device) -> World:
     Raises:
         BadInput: The micro-batches of a step cannot be divided among so many processes, their code
             differs, or another launcher than torchrun has started several.
-        Fault: The others cannot be reached.
+        Unsound: The others cannot be reached.
     """
     _check_launcher()
     rank, size = (int(os.environ[n]) for n in ("RANK", "WORLD_SIZE")) if LAUNCHED else (0, 1)
@@ -380,14 +380,17 @@ def buffers_of(networks: dict[str, nn.Module]) -> list[Tensor]:
 
 @contextmanager
 def _communication(meeting: bool = False) -> Iterator[None]:
-    """Turns errors of communication into a Fault; `meeting` is the first one."""
+    """Turns errors of communication into Unsound, since a step may be half done.
+
+    `meeting` is the first communication.
+    """
     try:
         yield
     except RuntimeError as error:
         text = re.sub(r"\[/\S*\]", "", " ".join(str(error).split())).strip()  # of a source file
         if meeting and (hint := _loopback(text)):
-            raise Fault(f"the machines cannot reach each other: {hint} ({text[:80]})") from None
-        raise Fault(
+            raise Unsound(f"the machines cannot reach each other: {hint} ({text[:80]})") from None
+        raise Unsound(
             "another process has ended or cannot be reached; if it does not say why, see its "
             f"machine; go on with --resume ({text[:80]})"
         ) from None

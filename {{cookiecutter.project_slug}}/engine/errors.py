@@ -46,7 +46,7 @@ class Fault(Exception):
 
 
 class Unsound(Fault):
-    """A fault after which nothing is saved: the weights are not to be trusted, or saving failed."""
+    """A fault after which nothing is saved: the state may be spoiled or that of half a step."""
 
 
 class Diverged(Unsound):

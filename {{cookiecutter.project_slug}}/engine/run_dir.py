@@ -155,8 +155,8 @@ class RunDir:
     def saving(self, state: TrainState) -> Iterator[None]:
         """A block of training. Before a fault of the machine or a file ends it, a step is saved.
 
-        That is for process 0 alone, as another one may be gone, and only for faults of loading
-        and of the connection, which leave the weights as they were after that step.
+        That is for process 0 alone, as another one may be gone, and only for faults of loading:
+        one of the connection may come when a step is done and not yet recorded.
         """
         try:
             yield
