@@ -358,7 +358,10 @@ def test_a_process_that_dies_between_a_step_and_its_record_costs_no_bit(
     """The others then have a state that is ahead of metrics.jsonl, or of best.pt."""
 
     def prepare(rank: int) -> None:
-        from engine import distributed, logger  # type: ignore[import-not-found]
+        from engine import (  # type: ignore[import-not-found, attr-defined]
+            distributed,
+            logger,
+        )
 
         calls = itertools.count()
         losses, check = logger.mean_losses, distributed.World.check_equal
