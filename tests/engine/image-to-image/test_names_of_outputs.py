@@ -90,6 +90,19 @@ def test_what_predict_has_not_written_stays(
     assert f"{Path('out/x.png')} would be overwritten" in error
 
 
+@pytest.mark.parametrize("out", ["p", "p/deep/er", "link"])
+def test_outputs_are_no_inputs_of_the_next_time(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    Path("p/deep").mkdir(parents=True)
+    Image.new("RGB", (12, 12)).save("p/x.jpg")
+    Path("link").symlink_to("p")
+    given = [f"--checkpoint={checkpoint}", "--device=cpu", "p", f"--out={out}"]
+    error = refusal(capsys, predict.main, "predict.py", *given)
+    assert f"--out {out}: lies in p" in error
+    assert sorted(path.name for path in Path("p").rglob("*")) == ["deep", "x.jpg"]
+
+
 def test_an_output_is_replaced_but_not_where_it_is_the_input(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

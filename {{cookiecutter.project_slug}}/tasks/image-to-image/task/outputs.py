@@ -33,7 +33,8 @@ def name_outputs(paths: list[str], inputs: list[str], out: Path) -> list[Path]:
         out: The folder of the outputs.
 
     Raises:
-        BadInput: An output would replace something that predict.py has not written, or an input.
+        BadInput: An output would replace something that predict.py has not written, or an input, or
+            be an input the next time.
     """
     relative = _below_shared(paths, inputs)
     once = dict.fromkeys(relative)
@@ -49,6 +50,12 @@ def name_outputs(paths: list[str], inputs: list[str], out: Path) -> list[Path]:
         taken.add(_alike(found[path]))
     outputs = [out / found[path] for path in relative]
     _check_replaced(outputs, inputs, out)
+    for folder in paths:
+        if os.path.isdir(folder) and out.resolve().is_relative_to(Path(folder).resolve()):
+            raise BadInput(
+                f"--out {out}: lies in {folder}, so the outputs would be among the images the next "
+                "time; name a folder outside"
+            )
     return outputs
 
 
