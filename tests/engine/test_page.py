@@ -198,6 +198,22 @@ def test_runs_are_compared(train: Train, capsys: pytest.CaptureFixture[str]) -> 
     assert page.texts.count("<b>first") == 2, "in the table and in the legend"
 
 
+def test_runs_are_compared_by_the_metric_that_has_chosen_their_checkpoints() -> None:
+    first, other = list(compare.Model.monitors)[:2]
+    better = compare.Model.monitors[other]
+    points = [
+        {"n_iter": step, "split": "val", "values": {first: 0.5, other: value}}
+        for step, value in ((1, 0.25), (2, 0.75))
+    ]
+    runs = [Records(Path("a"), points, []), Records(Path("b"), points, [])]
+    head, rows = compare.compare(runs, [{"monitor": other}, {"monitor": other}])
+    assert head[1:3] == [f"best val {other}", f"test {other}"]
+    assert rows[0][1] == f"{better(0.25, 0.75):.4f}"
+    for given in ({"monitor": first}, {"monitor": "gone"}, {}):
+        head, _ = compare.compare(runs, [given, {"monitor": other}])
+        assert head[1] == f"best val {first}", "what all runs have"
+
+
 def test_a_table_of_runs_fits_into_the_terminal() -> None:
     rows = [["run", "best", "an-option", "another-option"]]
     rows += [[f"runs/{i}", f"0.{i}", str(i), "-"] for i in range(7)]

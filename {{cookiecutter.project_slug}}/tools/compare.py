@@ -97,7 +97,10 @@ def compare(runs: list[Records], options: list[dict[str, str]]) -> tuple[list[st
     """
     names = sorted({name for given in options for name in given})
     differ = [n for n in names if len({given.get(n) for given in options}) > 1]
-    monitor, better = next(iter(Model.monitors.items()))
+    chosen_by = {given.get("monitor") for given in options}
+    monitor = chosen_by.pop() if len(chosen_by) == 1 else None  # else what all of them have
+    monitor = monitor if monitor in Model.monitors else next(iter(Model.monitors))
+    better = Model.monitors[monitor]
     head = ["run", f"best val {monitor}", f"test {monitor}", "steps", "time", *differ]
     rows = []
     for run, given in zip(runs, options, strict=True):
