@@ -55,7 +55,11 @@ class Files:
             if images in training and images in validation:
                 own = _own(val_set, images.files)
                 judged = np.fromiter((name in own for name in images.files), bool, len(images))
-            digests = _digests(images, before) if images.mapped is None else images.mapped.digests
+            digests = (
+                _digests(images, before)
+                if images.mapped is None
+                else images.mapped.records["digest"]
+            )
             groups.append((images.root.name, images.files, images.stamps(), digests, judged))
         self.groups = [_join(*several) for _, several in groupby(groups, lambda group: group[0])]
 
