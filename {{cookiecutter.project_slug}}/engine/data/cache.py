@@ -230,15 +230,11 @@ def _decode_few(images: CachedImages) -> dict[int, Tensor]:
 
 def _find(images: CachedImages, folder: Path, few: dict[int, Tensor]) -> MappedImages | None:
     """The cache of these files in their present state, if there is one in a folder."""
-    found = []
     for path in folder.glob(glob.escape(images.name()) + "-*" + ENDING):
-        with suppress(OSError):  # gone by now
-            if one := _open(path):
-                found.append((path.stat().st_mtime, one))
-    for _, one in sorted(found, key=lambda each: each[0], reverse=True):
-        if len(one.sizes) == len(images) and _is_of(one, images, few):
+        one = _open(path)
+        if one is not None and len(one.sizes) == len(images) and _is_of(one, images, few):
             with suppress(OSError):  # perhaps of another user
-                os.utime(str(one.path))  # it is in use
+                os.utime(path)  # it is in use
             return one
     return None
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, groupby
-from json.encoder import encode_basestring_ascii as quote
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ FEW, SMALL = 4096, 2**27
 Records = dict[str, list[Any]]  # by name, the rest of a line
 # Of the files of one folder: its name, their names, stamps (N, 4), digests (N, 16) which are zero
 # if they are not known, and which of them are to validate on (N,).
-Group = tuple[str, Iterable[str], np.ndarray, np.ndarray, np.ndarray]
+Group = tuple[str, SerializedList, np.ndarray, np.ndarray, np.ndarray]
 
 
 class Files:
@@ -54,12 +53,8 @@ class Files:
             judged = np.full(len(images), images in validation)
             if images in training and images in validation:
                 own = _own(val_set, images.files)
-                judged = np.fromiter((name in own for name in images.files), bool, len(images))
-            digests = (
-                _digests(images, before)
-                if images.mapped is None
-                else images.mapped.records["digest"]
-            )
+                judged = np.array([name in own for name in images.files], bool)
+            digests = _digests(images, before)
             groups.append((images.root.name, images.files, images.stamps(), digests, judged))
         self.groups = [_join(*several) for _, several in groupby(groups, lambda group: group[0])]
 
@@ -72,12 +67,13 @@ class Files:
         if IMAGES not in before or before[IMAGES] == self.facts().get(IMAGES):
             return {}
         if records := find_records(self.folder, before):
-            return compare(records, _records("".join(_lines(self.groups))))
+            return compare(records, {name: rest for name, *rest in _rows(self.groups)})
         return dict.fromkeys(SIDES, "the images are others, and there is no record of those before")
 
     def write(self, write: Callable[[Path, str], object]) -> None:
         """Brings files.jsonl up to date by `write`."""
-        path, text = self.folder / FILES, "".join(_lines(self.groups))
+        path = self.folder / FILES
+        text = "".join(json.dumps(row) + "\n" for row in _rows(self.groups))
         # It is large, and the same at most starts.
         if not self.groups or (path.is_file() and path.read_bytes() == text.encode()):
             return
@@ -88,23 +84,22 @@ class Files:
         write(path, text)
 
 
-def _join(first: Group, *others: Group) -> Group:
+def _join(*groups: Group) -> Group:
     """The groups of one folder as one."""
-    if not others:
-        return first
-    folders, names, *arrays = zip(first, *others, strict=True)
-    return folders[0], [*chain(*names)], *map(np.concatenate, arrays)  # type: ignore[return-value]
+    folders, names, *arrays = zip(*groups, strict=True)
+    joined: Any = map(np.concatenate, arrays)
+    return folders[0], SerializedList(chain(*names)), *joined
 
 
 def _digests(images: CachedImages, before: Records) -> np.ndarray:
-    """The digests of files without a cache: those on record, or those that are quickly made."""
+    """The digests of files: those of the cache or on record, or those that are quickly made."""
+    if images.mapped is not None:
+        return np.array(images.mapped.records["digest"])
     stamps, digests = images.stamps(), np.zeros((len(images), 16), np.uint8)
     new = []
-    for i, (name, stamp) in enumerate(zip(images.files, stamps.tolist(), strict=True)):
-        if not before:
-            break
+    for i, name in enumerate(images.files if before else ()):
         size, changed, digest, *more, _ = before.get(f"{images.root.name}/{name}", [0] * 6)
-        if digest and [size, changed, *more] == stamp:
+        if digest and [size, changed, *more] == stamps[i].tolist():
             digests[i] = np.frombuffer(bytes.fromhex(digest), np.uint8)
         elif digest:
             new.append(i)
@@ -128,25 +123,20 @@ def _own(data_set: Samples, files: Iterable[str]) -> set[str]:
 def _checksum(groups: Iterable[Group]) -> str:
     found = hashlib.sha256()
     for folder, names, stamps, digests, judged in groups:
-        content = digests.copy()
-        unknown = ~digests.any(axis=1)
-        content[unknown] = np.ascontiguousarray(stamps[unknown, :2]).view(np.uint8)
-        files = names if isinstance(names, SerializedList) else SerializedList(names)
-        for part in (folder.encode("utf-8", "surrogatepass"), files.digest()):
-            found.update(part)
+        known = digests.any(axis=1, keepdims=True)
+        content = np.where(known, digests, np.ascontiguousarray(stamps[:, :2]).view(np.uint8))
+        found.update(folder.encode("utf-8", "surrogatepass") + names.digest())
         found.update(content.tobytes() + judged.tobytes())
     return found.hexdigest()[:16]
 
 
-def _lines(groups: Iterable[Group]) -> Iterator[str]:
+def _rows(groups: Iterable[Group]) -> Iterator[list[Any]]:
+    """The lines of files.jsonl."""
     for folder, names, stamps, digests, judged in groups:
-        rows = zip(names, stamps.tolist(), judged.tolist(), strict=True)
-        hexadecimal, known = digests.tobytes().hex(), (digests != 0).any(axis=1)
-        for i, (name, stamp, side) in enumerate(rows):
-            size, changed, status_changed, number = stamp
-            digest = f'"{hexadecimal[32 * i : 32 * i + 32]}"' if known[i] else "null"
-            record = f"{size}, {changed}, {digest}, {status_changed}, {number}"
-            yield f'[{quote(f"{folder}/{name}")}, {record}, "{SIDES[side]}"]\n'
+        rows = zip(names, stamps.tolist(), digests, judged.tolist(), strict=True)
+        for name, (size, changed, *more), digest, side in rows:
+            known = digest.tobytes().hex() if digest.any() else None
+            yield [f"{folder}/{name}", size, changed, known, *more, SIDES[side]]
 
 
 def read_records(path: Path) -> Records:
@@ -175,13 +165,14 @@ def find_records(folder: Path, facts: dict[str, Any]) -> Records:
 def _groups(records: Records) -> Iterator[Group]:
     for folder, named in groupby(records.items(), lambda item: item[0].partition("/")[0]):
         names, rows = zip(*named, strict=True)
-        digests = b"".join(bytes.fromhex(row[2] or "00" * 16) for row in rows)
+        size, changed, digests, *more, sides = zip(*rows, strict=True)
+        content = b"".join(bytes.fromhex(digest or "00" * 16) for digest in digests)
         yield (
             folder,
-            [name.partition("/")[2] for name in names],
-            np.array([[row[0], row[1], row[3], row[4]] for row in rows], dtype=np.int64),
-            np.frombuffer(digests, np.uint8).reshape(-1, 16),
-            np.array([row[-1] == SIDES[1] for row in rows]),
+            SerializedList(name.partition("/")[2] for name in names),
+            np.array([size, changed, *more], np.int64).T,
+            np.frombuffer(content, np.uint8).reshape(-1, 16),
+            np.array(sides) == SIDES[1],
         )
 
 
@@ -196,19 +187,19 @@ def compare(before: Records, now: Records) -> dict[str, str]:
         one, other = before.get(name), now.get(name)
         side, what = (other or one or SIDES)[-1], ""
         if one is None or other is None:
-            what = "gone" if other is None else "new"
+            what = "is gone" if other is None else "is new"
         elif one[2] != other[2] if one[2] and other[2] else one[0] != other[0]:
-            what = "changed"
+            what = "has changed"
         elif one[1] != other[1] and not (one[2] and other[2]):
-            side, what = "", "another time of change, and no digest"
+            side, what = "", "has another time of change, and no digest"
         elif one[-1] != side:
-            what = "from the other side of the division"
+            what = "is from the other side of the division"
         if what:
             found.setdefault((side, what), []).append(name)
     told: dict[str, list[str]] = {side: [] for side in (*SIDES, "")}
     for (side, what), (first, *more) in found.items():
-        verb = "has" if what == "changed" or not side else "is"
-        verb = {"has": "have", "is": "are"}[verb] if more else verb
-        images = f"{1 + len(more):,} {side} image".replace("  ", " ") + "s" * bool(more)
-        told[side].append(f"{images} {verb} {what}, {'first ' * bool(more)}{first}")
+        if more:
+            what = what.replace("is ", "are ", 1).replace("has ", "have ", 1)
+        images = f"{side} image".lstrip() + "s" * bool(more)
+        told[side].append(f"{1 + len(more):,} {images} {what}, {'first ' * bool(more)}{first}")
     return {side: "; ".join(texts) for side, texts in told.items() if texts}

@@ -66,9 +66,9 @@ def _digest_file(name: str) -> str:
 def digest_of(function: Callable) -> str:
     """A digest of a function and of all in the project that it uses.
 
-    What a name stands for is looked up in the module of the function: functions and classes of the
-    project are followed, also those of one of its modules; plain values count as they are. What
-    libraries do is not looked at.
+    What a name stands for is looked up in the module of the function, and in the modules of the
+    project that it names: functions and classes of the project are followed, plain values count as
+    they are. What libraries do is not looked at.
     """
     found: dict[str, str] = {}
     _follow(function, found)
@@ -86,32 +86,24 @@ def _follow(thing: Any, found: dict[str, str]) -> None:
     if module is None or not _ours(module) or name in found:
         return
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
-        found[name] = syntax(inspect.getsource(thing))
-    except (
-        OSError,
-        SyntaxError,
-        TypeError,
-    ):  # made at run time, or a part of a line
+        code = inspect.getsource(thing)
+        found[name] = syntax(code)
+    except (OSError, SyntaxError, TypeError):  # made at run time, or a part of a line
         found[name] = getattr(getattr(thing, "__code__", None), "co_code", b"").hex()
         return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            _look_up(module, node.id, found)
-        elif isinstance(node, ast.Attribute):
-            part = _module_of(node.value, module)
-            if part is not None:
-                _look_up(part, node.attr, found)
-
-
-def _look_up(module: ModuleType, name: str, found: dict[str, str]) -> None:
-    value = vars(module).get(name)
-    if inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, partial):
-        _follow(value, found)
-    elif name in vars(module) and isinstance(value, PLAIN + GROUPS) and not name.startswith("__"):
-        found[f"{module.__name__}.{name}"] = _text(value, found)
-    elif callable(value):  # an object of a class, such as a transform
-        _follow(value, found)
+    nodes = ast.walk(ast.parse(textwrap.dedent(code)))
+    names = {getattr(node, "id", None) or getattr(node, "attr", "") for node in nodes}
+    places = [module]
+    for place in places:
+        for name in names & vars(place).keys():
+            value = vars(place)[name]
+            if isinstance(value, ModuleType):
+                if _ours(value) and value not in places:
+                    places.append(value)
+            elif callable(value):
+                _follow(value, found)
+            elif not name.startswith("__"):
+                found[f"{place.__name__}.{name}"] = _text(value, found)
 
 
 def _text(value: Any, found: dict[str, str]) -> str:
@@ -126,17 +118,6 @@ def _text(value: Any, found: dict[str, str]) -> str:
     if callable(value):
         _follow(value, found)
     return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def _module_of(node: ast.AST, module: ModuleType) -> ModuleType | None:
-    """The module of the project that an expression such as `engine.data.images` stands for."""
-    if isinstance(node, ast.Name):
-        value = vars(module).get(node.id)
-    elif isinstance(node, ast.Attribute) and (outer := _module_of(node.value, module)) is not None:
-        value = vars(outer).get(node.attr)
-    else:
-        return None
-    return value if isinstance(value, ModuleType) and _ours(value) else None
 
 
 def _ours(module: ModuleType) -> bool:
