@@ -8,8 +8,9 @@ files-2.jsonl and so on.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, groupby
+import struct
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,7 @@ IMAGES = "images"  # the checksum of all files in `environment`
 SIDES = ("training", "validation")
 # So many files, and bytes of them, are read at a first start if no cache has their digests.
 FEW, SMALL = 4096, 2**27
-Records = dict[str, list[Any]]  # by name, the rest of a line
-# Of the files of one folder: its name, their names, stamps (N, 4), digests (N, 16) which are zero
-# if they are not known, and which of them are to validate on (N,).
-Group = tuple[str, SerializedList, np.ndarray, np.ndarray, np.ndarray]
+Records = dict[str, list[Any]]  # by name, the rest of a line; those of a folder follow each other
 
 
 class Files:
@@ -48,67 +46,62 @@ class Files:
         before = {}  # which is large, and not needed where caches have all digests
         if any(images.mapped is None for images in every):
             before = read_records(folder / FILES)
-        groups: list[Group] = []
+        self.records: Records = {}
         for images in sorted(every, key=lambda images: images.root.name):
-            judged = np.full(len(images), images in validation)
-            if images in training and images in validation:
-                own = _own(val_set, images.files)
-                judged = np.array([name in own for name in images.files], bool)
-            digests = _digests(images, before)
-            groups.append((images.root.name, images.files, images.stamps(), digests, judged))
-        self.groups = [_join(*several) for _, several in groupby(groups, lambda group: group[0])]
+            judged: set[str] = set()
+            if images in validation:
+                judged = _own(val_set, images.files) if images in training else set(images.files)
+            rows = zip(
+                images.files, images.stamps().tolist(), _digests(images, before), strict=True
+            )
+            for name, (size, changed, *more), digest in rows:
+                record = [size, changed, digest, *more, SIDES[name in judged]]
+                self.records[f"{images.root.name}/{name}"] = record
 
     def facts(self) -> dict[str, str]:
         """A checksum of all, for `environment`; empty without files."""
-        return {IMAGES: _checksum(self.groups)} if self.groups else {}
+        return {IMAGES: _checksum(self.records)} if self.records else {}
 
     def changes(self, before: dict[str, Any]) -> dict[str, str]:
         """What has changed since the environment `before` of a checkpoint: see `compare`."""
         if IMAGES not in before or before[IMAGES] == self.facts().get(IMAGES):
             return {}
         if records := find_records(self.folder, before):
-            return compare(records, {name: rest for name, *rest in _rows(self.groups)})
+            return compare(records, self.records)
         return dict.fromkeys(SIDES, "the images are others, and there is no record of those before")
 
     def write(self, write: Callable[[Path, str], object]) -> None:
         """Brings files.jsonl up to date by `write`."""
         path = self.folder / FILES
-        text = "".join(json.dumps(row) + "\n" for row in _rows(self.groups))
+        text = "".join(json.dumps([name, *rest]) + "\n" for name, rest in self.records.items())
         # It is large, and the same at most starts.
-        if not self.groups or (path.is_file() and path.read_bytes() == text.encode()):
+        if not self.records or (path.is_file() and path.read_bytes() == text.encode()):
             return
         before = read_records(path)
-        if before and compare(before, _records(text)):
+        if before and compare(before, self.records):
             number = 1 + len(list(self.folder.glob("files-*.jsonl")))
             path.replace(path.with_name(f"files-{number}.jsonl"))
         write(path, text)
 
 
-def _join(*groups: Group) -> Group:
-    """The groups of one folder as one."""
-    folders, names, *arrays = zip(*groups, strict=True)
-    joined: Any = map(np.concatenate, arrays)
-    return folders[0], SerializedList(chain(*names)), *joined
-
-
-def _digests(images: CachedImages, before: Records) -> np.ndarray:
+def _digests(images: CachedImages, before: Records) -> list[str | None]:
     """The digests of files: those of the cache or on record, or those that are quickly made."""
     if images.mapped is not None:
-        return np.array(images.mapped.records["digest"])
-    stamps, digests = images.stamps(), np.zeros((len(images), 16), np.uint8)
-    new = []
+        return [digest.tobytes().hex() for digest in np.array(images.mapped.records["digest"])]
+    stamps, new = images.stamps(), []
+    digests: list[str | None] = [None] * len(images)
     for i, name in enumerate(images.files if before else ()):
         size, changed, digest, *more, _ = before.get(f"{images.root.name}/{name}", [0] * 6)
         if digest and [size, changed, *more] == stamps[i].tolist():
-            digests[i] = np.frombuffer(bytes.fromhex(digest), np.uint8)
+            digests[i] = digest
         elif digest:
             new.append(i)
     if len(images) <= FEW and stamps[:, 0].sum() <= SMALL:
-        new = np.flatnonzero(digests.any(axis=1) == 0).tolist()
+        new = [i for i, digest in enumerate(digests) if digest is None]
     elif new:
         terminal.say(f"comparing {len(new):,} of {len(images):,} files of {images.root}")
     for i in new:
-        digests[i] = digest_file(images.path(i)).numpy()
+        digests[i] = digest_file(images.path(i)).numpy().tobytes().hex()
     return digests
 
 
@@ -120,60 +113,36 @@ def _own(data_set: Samples, files: Iterable[str]) -> set[str]:
     return names.intersection(files) or {f for f in files if f.partition("/")[2] in names}
 
 
-def _checksum(groups: Iterable[Group]) -> str:
+def _checksum(records: Records) -> str:
     found = hashlib.sha256()
-    for folder, names, stamps, digests, judged in groups:
-        known = digests.any(axis=1, keepdims=True)
-        content = np.where(known, digests, np.ascontiguousarray(stamps[:, :2]).view(np.uint8))
-        found.update(folder.encode("utf-8", "surrogatepass") + names.digest())
-        found.update(content.tobytes() + judged.tobytes())
+    for folder, named in groupby(records.items(), lambda item: item[0].partition("/")[0]):
+        names, rows = zip(*named, strict=True)
+        files = SerializedList(name.partition("/")[2] for name in names)
+        found.update(folder.encode("utf-8", "surrogatepass") + files.digest())
+        for size, changed, digest, *_ in rows:
+            found.update(bytes.fromhex(digest) if digest else struct.pack("2q", size, changed))
+        found.update(bytes(row[-1] == SIDES[1] for row in rows))
     return found.hexdigest()[:16]
-
-
-def _rows(groups: Iterable[Group]) -> Iterator[list[Any]]:
-    """The lines of files.jsonl."""
-    for folder, names, stamps, digests, judged in groups:
-        rows = zip(names, stamps.tolist(), digests, judged.tolist(), strict=True)
-        for name, (size, changed, *more), digest, side in rows:
-            known = digest.tobytes().hex() if digest.any() else None
-            yield [f"{folder}/{name}", size, changed, known, *more, SIDES[side]]
 
 
 def read_records(path: Path) -> Records:
     """The records in a file; empty if there is none, or one that is not of this form."""
     try:
-        records = _records(path.read_text(encoding="utf-8"))
+        lines = ",".join(path.read_text(encoding="utf-8").splitlines())
+        records = {name: rest for name, *rest in json.loads(f"[{lines}]")}
         whole = all(len(rest) == 6 and rest[-1] in SIDES for rest in records.values())
     except (OSError, ValueError, TypeError):
         return {}
     return records if whole else {}
 
 
-def _records(text: str) -> Records:
-    return {name: rest for name, *rest in json.loads(f"[{','.join(text.splitlines())}]")}
-
-
 def find_records(folder: Path, facts: dict[str, Any]) -> Records:
     """Those of a run folder that have the checksum in `facts`; empty if there are none."""
     for path in (folder / FILES, *folder.glob("files-*.jsonl")):
         records = read_records(path)
-        if records and _checksum(_groups(records)) == facts.get(IMAGES):
+        if records and _checksum(records) == facts.get(IMAGES):
             return records
     return {}
-
-
-def _groups(records: Records) -> Iterator[Group]:
-    for folder, named in groupby(records.items(), lambda item: item[0].partition("/")[0]):
-        names, rows = zip(*named, strict=True)
-        size, changed, digests, *more, sides = zip(*rows, strict=True)
-        content = b"".join(bytes.fromhex(digest or "00" * 16) for digest in digests)
-        yield (
-            folder,
-            SerializedList(name.partition("/")[2] for name in names),
-            np.array([size, changed, *more], np.int64).T,
-            np.frombuffer(content, np.uint8).reshape(-1, 16),
-            np.array(sides) == SIDES[1],
-        )
 
 
 def compare(before: Records, now: Records) -> dict[str, str]:
