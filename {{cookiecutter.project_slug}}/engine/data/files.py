@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,8 +71,7 @@ def list_images(root: str | Path) -> Listing:
         return Listing([], [], [], {})
     entered: dict[Any, str] = {}
     files: dict[str, list[str]] = {}  # by the folder, whose path ends with a slash
-    inside: dict[str, list[str]] = {}  # the folders in it
-    unused: list[str] = []
+    top, unused = list[str](), list[str]()
     elsewhere = {identity(path): str(path) for path in _elsewhere(Path(root))}
     # Real folders before links: a folder that has both counts where it really is.
     folders, links = [""], list[str]()
@@ -85,17 +85,14 @@ def list_images(root: str | Path) -> Listing:
             continue
         entered[key] = path.rstrip("/")
         files[place], real, more, others = _look_into(path, place)
-        inside[place] = sorted(real + more)
+        top = top if place else sorted(real + more)
         folders += real
         links = sorted(links + more) if more else links
         unused += others
-    images, folders = list[str](), [""]
-    while folders:  # the files of a folder, then those of its subfolders
-        place = folders.pop()
-        images += [place + name for name in files.get(place, ())]
-        folders += reversed(inside.get(place, []))
+    # The files of a folder, then those of its subfolders.
+    images = [place + name for place in sorted(files) for name in files[place]]
     unused.sort(key=lambda name: (not name.endswith(")"), name))  # those with a reason first
-    return Listing([name[:-1] for name in inside[""]], images, unused, entered)
+    return Listing([name[:-1] for name in top], images, unused, entered)
 
 
 def _elsewhere(root: Path) -> Iterator[Path]:
@@ -110,21 +107,24 @@ def _elsewhere(root: Path) -> Iterator[Path]:
 def _look_into(path: str, place: str) -> tuple[list[str], list[str], list[str], list[str]]:
     """The images, folders, links to folders and other files in a folder; no file is opened."""
     names, real, linked, others = list[str](), list[str](), list[str](), list[str]()
-    try:
-        entries = list(os.scandir(path))
-    except OSError as error:
-        raise reading_failed(path, error) from None
-    for entry in entries:
+    for entry in _scan(path):
         link = entry.is_symlink()
-        if is_hidden(entry.name):
-            continue
         if _is_folder(entry):
             (linked if link else real).append(f"{place}{entry.name}/")
         elif is_image(entry.name) and (link or entry.is_file()):
             names.append(entry.name)
         elif not ABOUT.fullmatch(entry.name):  # also pipes and devices, which would be waited for
             others.append(place + entry.name)
-    return sorted(names), real, linked, others
+    return names, real, linked, others
+
+
+def _scan(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden, sorted by the names."""
+    try:
+        entries = [entry for entry in os.scandir(folder) if not is_hidden(entry.name)]
+    except OSError as error:
+        raise reading_failed(folder, error) from None
+    return sorted(entries, key=lambda entry: entry.name)
 
 
 def images_below(folder: str | Path) -> list[str]:
@@ -226,11 +226,7 @@ def nearly(name: str) -> str | None:
 
 def unused_in(folder: Path) -> list[str]:
     """What lies in the folder of the splits and is not one, nor about the data; hints first."""
-    hints, others = [], []
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise reading_failed(folder, error) from None
+    hints, others, entries = [], [], _scan(folder)
     names = {entry.name for entry in entries}
     for entry in entries:
         split = nearly(entry.name) if _is_folder(entry) else None
@@ -238,11 +234,7 @@ def unused_in(folder: Path) -> list[str]:
             hints.append(f"{entry.name}/ (rename it {split} if it is that)")
         elif entry.name.lower() == "dataset.json" != entry.name:
             hints.append(f"{entry.name} (rename it dataset.json)")
-        elif not (
-            entry.name in (*SPLITS, "dataset.json")
-            or is_hidden(entry.name)
-            or ABOUT.fullmatch(entry.name)
-        ):
+        elif not (entry.name in (*SPLITS, "dataset.json") or ABOUT.fullmatch(entry.name)):
             others.append(entry.name + "/" * _is_folder(entry))
     return hints + others
 
@@ -263,9 +255,8 @@ def warn_unused(folder: Path, names: list[str]) -> None:
 
 
 def _folders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(e.name for e in os.scandir(folder) if not is_hidden(e.name) and _is_folder(e))
+    entries = _scan(folder) if folder.is_dir() else []
+    return [entry.name for entry in entries if _is_folder(entry)]
 
 
 def split_by_hash(names: Iterable[str], groups: Sequence[int], share: float) -> list[bool]:
@@ -287,16 +278,12 @@ def split_by_hash(names: Iterable[str], groups: Sequence[int], share: float) -> 
         / 2**48
         for name in names
     ]
-    lowest: dict[int, int] = {}
-    highest: dict[int, int] = {}
-    for i, group in enumerate(groups):
-        if hashes[i] < hashes[lowest.setdefault(group, i)]:
-            lowest[group] = i
-        if hashes[i] >= hashes[highest.setdefault(group, i)]:
-            highest[group] = i
+    members: dict[int, list[int]] = {}
+    for i in sorted(range(len(hashes)), key=hashes.__getitem__):
+        members.setdefault(groups[i], []).append(i)
     chosen = [value < share for value in hashes]
-    for group in lowest:
-        chosen[lowest[group]], chosen[highest[group]] = True, False
+    for rows in members.values():
+        chosen[rows[0]], chosen[rows[-1]] = True, False
     return chosen
 
 
@@ -317,11 +304,8 @@ class SerializedList(Sequence[str]):
         return len(self._ends) - 1
 
     def __iter__(self) -> Iterator[str]:  # without it each would take three times as long
-        start = 0
-        for ends in np.split(self._ends[1:], range(4096, len(self), 4096)):
-            for end in ends.tolist():
-                yield self._bytes[start:end].decode("utf-8", "surrogatepass")
-                start = end
+        for start, end in pairwise(self._ends):
+            yield self._bytes[start:end].decode("utf-8", "surrogatepass")
 
     def __getitem__(self, index: Any) -> Any:  # a string for an integer, a list for a slice
         chosen = range(len(self))[index]
