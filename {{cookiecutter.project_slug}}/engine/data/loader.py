@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import chain, takewhile
+from itertools import takewhile
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -74,11 +74,10 @@ class Loader:
         threaded = at_once and not self.on_device and not self.workers and device.type != "cpu"
         self.prefetch, self._ahead = prefetch if threaded else 0, max(2, prefetch)
         self.pins = device.type == "cuda" and not self.on_device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if self.pins else None
         self._source = SeededDataset(dataset)
         self._keys = _Keys()
-        self._iterator: Any = None  # of DataLoader, whose workers are `_processes`
-        self._processes: list[Any] = []
+        self._iterator: Any = None  # of DataLoader
 
     @contextmanager
     def batches(self, n_iter: int = 0) -> Iterator[Iterator[Batch]]:
@@ -123,7 +122,7 @@ class Loader:
         except Exception as error:
             # Raised by the data set, in a process that lives.
             caught = isinstance(error, BadInput | Fault) or "Caught" in str(error)
-            sentinels = [process.sentinel for process in self._processes]
+            sentinels = [process.sentinel for process in self._iterator._workers]
             if caught or not multiprocessing.connection.wait(sentinels, GONE):
                 raise
             # Whatever error the death of a process has caused.
@@ -143,7 +142,6 @@ class Loader:
             generator=torch.Generator(),
             worker_init_fn=_end_with_trainer,
         )
-        others = multiprocessing.active_children()
         option = f"--workers {self.workers}"
         try:
             with _stop_signals_blocked(), warnings.catch_warnings():
@@ -156,28 +154,26 @@ class Loader:
             ) from None
         except OSError as error:
             raise Fault(f"{option}: cannot be started ({error.strerror}); use fewer") from None
-        self._processes = [p for p in multiprocessing.active_children() if p not in others]
 
     def _on_device(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches on the device. To CUDA the next one is copied while one is computed with."""
-        if self._stream is None or self.on_device:
+        if self._stream is None:
             for batch in batches:
                 yield to_memory_format(tuple(part.to(self.device) for part in batch), self.device)
             return
-        computing = torch.cuda.current_stream(self.device)
-        ready: Batch | None = None
-        for on_host in chain(batches, [None]):
-            coming = None
-            if on_host is not None:
-                with torch.cuda.stream(self._stream):
-                    coming = tuple(part.to(self.device, non_blocking=True) for part in on_host)
-            if ready is not None:
-                yield to_memory_format(ready, self.device)
-            if coming is not None:
-                computing.wait_stream(self._stream)
-                for part in coming:  # else its memory might be reused while it is computed with
-                    part.record_stream(computing)
+        computing, copies = torch.cuda.current_stream(self.device), map(self._copy, batches)
+        ready = next(copies, None)
+        while ready is not None:
+            computing.wait_stream(self._stream)
+            for part in ready:  # else its memory might be reused while it is computed with
+                part.record_stream(computing)
+            coming = next(copies, None)
+            yield to_memory_format(ready, self.device)
             ready = coming
+
+    def _copy(self, batch: Batch) -> Batch:
+        with torch.cuda.stream(self._stream):
+            return tuple(part.to(self.device, non_blocking=True) for part in batch)
 
     def __enter__(self) -> "Loader":
         return self
@@ -186,23 +182,21 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Ends the worker processes within seconds; the next batches start new ones.
-
-        PyTorch has no public method for it.
-        """
+        """Ends the worker processes within seconds; the next batches start new ones."""
         if self._iterator is None:
             return
-        # In a thread, since PyTorch can wait for ever for a lock that a killed process has held.
+        # PyTorch has no public method for it. In a thread, since it can wait for ever for a lock
+        # that a killed process has held.
         ending = threading.Thread(target=self._iterator._shutdown_workers, daemon=True)
         ending.start()
         ending.join(GRACE)
-        for process in self._processes:
+        for process in self._iterator._workers:
             process.kill()
         for indices in self._iterator._index_queues:
             indices.cancel_join_thread()  # nobody reads them any more
-        for waited in (*self._processes, ending):
+        for waited in (*self._iterator._workers, ending):
             waited.join(GONE)
-        self._iterator, self._processes = None, []
+        self._iterator = None
 
 
 def to_memory_format(batch: Batch, device: torch.device) -> Batch:
