@@ -178,7 +178,7 @@ def use_cache(
             for images in found:
                 uses = epochs * max(1, sum(map(len, sharing)) // len(images))
                 _use_cache(images, where, uses)
-            if device.type == "cuda" and all(images.mapped is not None for images in found):
+            if device.type == "cuda":
                 _move_if_few(sharing, found, device)
 
 
@@ -210,16 +210,16 @@ def _use_cache(images: CachedImages, where: str, uses: int) -> None:
 def _move_if_few(sharing: list[Any], found: list[CachedImages], device: torch.device) -> None:
     """Keeps the images on the GPU if they take an eighth of its free memory at most."""
     maps = [images.mapped for images in found if images.mapped is not None]
-    first = torch.tensor([0])
+    size, free = sum(one.values.nbytes for one in maps), torch.cuda.mem_get_info(device)[0]
     # Single samples may be loaded by worker processes, which cannot use the memory of the GPU.
-    at_once = all(whole_batch(data_set, first) is not None for data_set in sharing)
-    size = sum(one.values.nbytes for one in maps)
-    if at_once and size < torch.cuda.mem_get_info(device)[0] / 8:
-        for images, one in zip(found, maps, strict=True):
-            one.to(device)
-            terminal.say(f"cache: {len(images):,} images of {images.root} are kept on {device}")
-        for data_set in sharing:
-            data_set.to(device)
+    single = any(whole_batch(data_set, torch.tensor([0])) is None for data_set in sharing)
+    if len(maps) < len(found) or single or size >= free / 8:
+        return
+    for images, one in zip(found, maps, strict=True):
+        one.to(device)
+        terminal.say(f"cache: {len(images):,} images of {images.root} are kept on {device}")
+    for data_set in sharing:
+        data_set.to(device)
 
 
 def _decode_few(images: CachedImages) -> dict[int, Tensor]:
@@ -302,11 +302,11 @@ def _make(
 
 def _delete_unused(folder: Path) -> None:
     """Deletes caches that no run has used for a week, and the unfinished files of killed runs."""
-    for path in (*folder.glob(f"*{ENDING}"), *folder.glob(f"*{ENDING}{PARTIAL}")):
-        age = UNFINISHED if path.name.endswith(PARTIAL) else UNUSED
-        with suppress(OSError):  # Windows keeps what another run has mapped
-            if path.stat().st_mtime < time.time() - age and not mapped.in_use(path):
-                path.unlink()
+    for ending, age in ((ENDING, UNUSED), (ENDING + PARTIAL, UNFINISHED)):
+        for path in folder.glob(f"*{ending}"):
+            with suppress(OSError):  # Windows keeps what another run has mapped
+                if path.stat().st_mtime < time.time() - age and not mapped.in_use(path):
+                    path.unlink()
 
 
 def _decode(images: CachedImages, first: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -1,7 +1,6 @@
 """Batches on their way to the device: worker processes, a background thread, the transfer.
 
-Workers are started by whatever method the platform has (fork, forkserver, spawn). Every wait for
-them has a limit, so that nothing hangs, whichever of the processes fails.
+Every wait for workers has a limit, so that nothing hangs, whichever of the processes fails.
 """
 
 import atexit
@@ -43,12 +42,11 @@ GONE = 6.0  # seconds after which the end of a killed process has been noticed
 class Loader:
     """Loads the batches of a data set and moves them to the device.
 
-    A context manager, whose end ends the worker processes. They serve one pass over the data after
-    another.
+    A context manager, whose end ends the worker processes, which serve one pass after another.
 
     Args:
         dataset: A map-style data set of tuples of tensors. If it can make whole batches at once
-            (see sampler.SeededDataset) it needs no worker processes.
+            (see sampler.whole_batch) it needs no worker processes.
         sampler: Which samples make up which batch.
         device: The device that the batches are moved to.
         workers: Worker processes; 0 loads in the main process, None chooses.
@@ -203,7 +201,7 @@ def to_memory_format(batch: Batch, device: torch.device) -> Batch:
     """A batch with its images in the order of `memory_format`, which rounding may depend on."""
     order = memory_format(device)
     return tuple(
-        part.contiguous(memory_format=order) if part.dim() == 4 else part for part in batch
+        part if part.dim() != 4 else part.contiguous(memory_format=order) for part in batch
     )
 
 
@@ -264,9 +262,8 @@ def _in_background(source: Iterator[Batch], prefetch: int) -> Iterator[Iterator[
 def _stop_signals_blocked() -> Iterator[None]:
     """Workers that are started in the block never see the signals that ask the trainer to stop.
 
-    Such a signal may go to the whole process group. The trainer finishes its step first, and for
-    that needs its workers. They inherit the blocking from their first instruction on, and so does
-    the fork server where there is one.
+    Such a signal may go to the whole process group, and the trainer needs its workers to finish its
+    step. They inherit the blocking from their first instruction on, as does a fork server.
 
     PyTorch's handler of SIGCHLD is not kept: it raises an error wherever the main thread is, even
     inside a lock. The death of a worker is noticed by whoever waits for its batch. SIGCHLD itself

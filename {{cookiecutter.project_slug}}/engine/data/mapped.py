@@ -49,7 +49,8 @@ class MappedImages:
         """
         self.path: Path | None = path
         with open(path, "rb") as file:
-            _share(file)  # the map of the values keeps the lock
+            with suppress(OSError):  # not every file system has locks
+                _lock(file, exclusive=False)  # which the map of the values keeps
             # Read-only: the pages of a writable map would have to fit into memory.
             self.records: Any = np.load(path, mmap_mode="r")
             file.seek(self.records.offset + self.records.nbytes)
@@ -175,23 +176,20 @@ def digest_file(path: str) -> Tensor:
     return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
 
 
-def _share(file: BinaryIO) -> None:
-    """Tells others that the file is in use, as far as the file system can."""
-    with suppress(ImportError, OSError):
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-
-
 def in_use(path: Path) -> bool:
     """Whether a process of any machine has the file mapped, or may have."""
     try:
-        import fcntl
-
         with open(path, "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # Windows deletes no file that is mapped
-        return False
+            _lock(file, exclusive=True)
     except OSError:
         return True
     return False
+
+
+def _lock(file: BinaryIO, exclusive: bool) -> None:
+    """Tells others that the file is in use; raises OSError if that cannot be."""
+    try:
+        import fcntl
+    except ImportError:  # Windows deletes no file that is mapped
+        return
+    fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)

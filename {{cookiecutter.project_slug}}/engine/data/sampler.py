@@ -32,15 +32,13 @@ def mix(*key: int | str) -> int:
 def seed_all(device: torch.device, *key: int | str) -> None:
     """Seeds the global generators that a model on `device` draws from: torch, random, numpy."""
     seed = mix(*key)
-    # torch.manual_seed would look at every kind of device, which takes a fifth of a millisecond.
-    torch.default_generator.manual_seed(seed)
+    seed_sample(seed)
     if device.type == "cuda":
         torch.cuda.init()  # before that it has no generators
         for default in torch.cuda.default_generators:
             default.manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
-    _seed_python(seed)
 
 
 def generator(device: torch.device, *key: int | str) -> torch.Generator:
@@ -54,11 +52,8 @@ def seed_sample(seed: int) -> None:
     Without worker processes this happens between two forward passes, each of which seeds anew. The
     generators of accelerators are left alone.
     """
+    # torch.manual_seed would look at every kind of device, which takes a fifth of a millisecond.
     torch.default_generator.manual_seed(seed)
-    _seed_python(seed)
-
-
-def _seed_python(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # the generator of transforms written for numpy
 
@@ -161,9 +156,7 @@ class Samples(Protocol):
 class SeededDataset(Dataset):
     """A data set whose batches are asked for by the keys of a sampler.
 
-    The seed travels with the index, so a sample is the same whichever process loads it. A data set
-    may have a method `batch(indices)` that returns a whole batch at once, or None if it cannot, for
-    example because samples are random.
+    The seed travels with the index, so a sample is the same whichever process loads it.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -197,6 +190,9 @@ def _stack(samples: list[Any], indices: list[int]) -> Any:
 
 
 def whole_batch(dataset: Dataset, indices: Tensor) -> Any:
-    """A batch made at once by the data set's method `batch`; None if that is not possible."""
+    """A batch made at once by the data set's method `batch(indices)`.
+
+    None if it has none, or if that returns None, for example because samples are random.
+    """
     make = getattr(dataset, "batch", None)
     return make(indices) if make else None

@@ -14,7 +14,6 @@ from typing import Any
 from engine.errors import PROJECT
 
 PLAIN = (str, bytes, int, float, bool, type(None))
-GROUPS = (tuple, list, dict, set, frozenset)
 
 
 def syntax(code: str) -> str:
@@ -110,11 +109,12 @@ def _text(value: Any, found: dict[str, str]) -> str:
     """A value as text that is the same in each process: no addresses, sets in one order."""
     if isinstance(value, PLAIN):
         return repr(value)
-    if isinstance(value, GROUPS):
-        items = value.items() if isinstance(value, dict) else value
-        texts = [_text(item, found) for item in items]
+    if isinstance(value, tuple | list | dict | set | frozenset):
+        texts = [
+            _text(item, found) for item in (value.items() if isinstance(value, dict) else value)
+        ]
         order = sorted(texts) if isinstance(value, set | frozenset) else texts
-        return f"{type(value).__name__}({', '.join(order)})"
+        return f"{type(value).__name__}{order}"
     if callable(value):
         _follow(value, found)
     return getattr(value, "__qualname__", type(value).__qualname__)
