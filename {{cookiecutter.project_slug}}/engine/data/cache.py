@@ -111,11 +111,14 @@ class CachedImages:
         """
         if self.mapped is not None:
             chosen = self.mapped.records[rows.cpu().numpy()]
-            pixels = chosen["size"].prod(1, dtype=np.int64).sum()
-            return torch.from_numpy(chosen["sums"].copy()).sum(0), int(pixels)
-        found = [self[row].permute(1, 2, 0) for row in rows.tolist()]
-        sums = torch.stack([mapped.sums_of(image, self.kind) for image in found]).sum(0)
-        return sums, sum(image.shape[0] * image.shape[1] for image in found)
+            areas = chosen["size"].prod(1, dtype=np.int64)
+            return torch.from_numpy(chosen["sums"].copy()).sum(0), int(areas.sum())
+        sums, pixels = [], 0
+        for row in rows.tolist():
+            image = self[row].permute(1, 2, 0)
+            sums.append(mapped.sums_of(image, self.kind))
+            pixels += image.shape[0] * image.shape[1]
+        return torch.stack(sums).sum(0), pixels
 
     def fingerprint(self, rows: Tensor) -> str:
         """A checksum of these files and of a choice of them, one row for each sample."""

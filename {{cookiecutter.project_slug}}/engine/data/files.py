@@ -147,10 +147,8 @@ def identity(path: str | Path) -> Any:
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
+    # Of a link that leads to itself `is_dir` raises an error.
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def is_image(path: str | Path) -> bool:
@@ -166,10 +164,9 @@ def is_hidden(path: str | Path) -> bool:
 
 def reading_failed(path: str | Path, error: OSError) -> Exception:
     """What to raise for an error of the system: BadInput if the path is wrong, else an OSError."""
-    if error.errno == errno.ENOENT and os.path.islink(path):
-        return BadInput(f"{path}: not readable: a link to nowhere; replace or remove it")
-    if error.errno in OF_THE_PATH:
-        return BadInput(f"{path}: not readable: {OF_THE_PATH[error.errno]}; replace or remove it")
+    to_nowhere = error.errno == errno.ENOENT and os.path.islink(path)
+    if reason := "a link to nowhere" if to_nowhere else OF_THE_PATH.get(error.errno or 0):
+        return BadInput(f"{path}: not readable: {reason}; replace or remove it")
     return OSError(error.errno, error.strerror or str(error), str(path))
 
 

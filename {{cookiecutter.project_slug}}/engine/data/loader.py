@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import takewhile
 from multiprocessing import resource_tracker
 from typing import Any
@@ -39,7 +39,7 @@ GRACE = 1.0  # seconds in which a worker may finish its batch before it is kille
 GONE = 6.0  # seconds after which the end of a killed process has been noticed
 
 
-class Loader:
+class Loader(AbstractContextManager["Loader"]):
     """Loads the batches of a data set and moves them to the device.
 
     A context manager, whose end ends the worker processes, which serve one pass after another.
@@ -173,9 +173,6 @@ class Loader:
         with torch.cuda.stream(self._stream):
             return tuple(part.to(self.device, non_blocking=True) for part in batch)
 
-    def __enter__(self) -> "Loader":
-        return self
-
     def __exit__(self, *error: object) -> None:
         self.close()
 
@@ -206,15 +203,9 @@ def to_memory_format(batch: Batch, device: torch.device) -> Batch:
 
 
 def choose_workers(device: torch.device, at_once: bool) -> int:
-    """The number of worker processes for `--workers auto`.
-
-    On the CPU none: the network computes on every core itself, its threads wait for each other, and
-    a worker on one of the cores delays all of them.
-
-    Args:
-        device: The device of the model.
-        at_once: Whether whole batches come out of the cache, which takes no time.
-    """
+    """The number of worker processes for `--workers auto`; none if batches are made at once."""
+    # None on the CPU: the network computes on every core itself, its threads wait for each other,
+    # and a worker on one of the cores delays all of them.
     return 0 if at_once or device.type == "cpu" else max(1, min(16, cores() - 1))
 
 

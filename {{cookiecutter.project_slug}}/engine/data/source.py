@@ -91,18 +91,18 @@ def _follow(thing: Any, found: dict[str, str]) -> None:
         found[name] = getattr(getattr(thing, "__code__", None), "co_code", b"").hex()
         return
     nodes = ast.walk(ast.parse(textwrap.dedent(code)))
-    names = {getattr(node, "id", None) or getattr(node, "attr", "") for node in nodes}
+    names: set[str] = {getattr(node, "id", getattr(node, "attr", "")) for node in nodes}
     places = [module]
     for place in places:
-        for name in names & vars(place).keys():
-            value = vars(place)[name]
+        for used in names & vars(place).keys():
+            value = vars(place)[used]
             if isinstance(value, ModuleType):
                 if _ours(value) and value not in places:
                     places.append(value)
             elif callable(value):
                 _follow(value, found)
-            elif not name.startswith("__"):
-                found[f"{place.__name__}.{name}"] = _text(value, found)
+            elif not used.startswith("__"):
+                found[f"{place.__name__}.{used}"] = _text(value, found)
 
 
 def _text(value: Any, found: dict[str, str]) -> str:
