@@ -9,6 +9,7 @@ of its own for random transforms.
 import random
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
@@ -58,40 +59,30 @@ def seed_sample(seed: int) -> None:
     np.random.seed(seed)  # the generator of transforms written for numpy
 
 
+@dataclass
 class TrainBatchSampler:
     """The batches of a whole run, each epoch in another random order.
 
-    An optimizer step takes `accumulate` batches. The samples left over at the end of an epoch, too
-    few for a step, are skipped; the next epoch has another order.
-
-    Args:
-        size: Number of samples in the data set.
-        batch_size: Samples in a batch.
-        accumulate: Batches in an optimizer step.
-        epochs: Epochs of the run.
-        seed: The seed of the run.
-        share: The batches of each step to give, as numbers from 0 to `accumulate`; None: all.
-        repeat: Every step gets the batches of the first one.
+    The samples left over at the end of an epoch, too few for a step, are skipped; the next epoch
+    has another order.
 
     Raises:
         BadInput: The data set has too few samples for one step.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        accumulate: int,
-        epochs: int,
-        seed: int,
-        share: range | None = None,
-        repeat: bool = False,
-    ) -> None:
-        self.size, self.batch_size, self.accumulate, self.seed = size, batch_size, accumulate, seed
-        self.share = range(accumulate) if share is None else share
-        self.per_step, self.repeat = len(self.share), repeat
+    size: int  # number of samples in the data set
+    batch_size: int
+    accumulate: int  # batches in an optimizer step
+    epochs: int
+    seed: int  # that of the run
+    share: range | None = None  # which batches of each step to give, the first is 0; None: all
+    repeat: bool = False  # every step gets the batches of the first one
+
+    def __post_init__(self) -> None:
+        size, batch_size, accumulate = self.size, self.batch_size, self.accumulate
+        self.micro_batches = range(accumulate) if self.share is None else self.share
         self.steps_per_epoch = size // (batch_size * accumulate)
-        self.steps = epochs * self.steps_per_epoch  # of the whole run
+        self.steps = self.epochs * self.steps_per_epoch  # of the whole run
         if self.steps_per_epoch == 0:
             better = f", or better {size // 8}" if size >= 32 else ""
             raise BadInput(
@@ -101,7 +92,7 @@ class TrainBatchSampler:
 
     def count(self, n_iter: int = 0) -> int:
         """The number of batches from step `n_iter` to the end of the run."""
-        return max(0, self.steps - n_iter) * self.per_step
+        return max(0, self.steps - n_iter) * len(self.micro_batches)
 
     def batches(self, n_iter: int = 0, device: torch.device | str = "cpu") -> Iterator[Keys]:
         """The batches from step `n_iter` to the end of the run, as tensors on `device`."""
@@ -115,22 +106,18 @@ class TrainBatchSampler:
             batches = list(zip(*keys, strict=True))
             for step in range(first_step, self.steps_per_epoch):
                 first = 0 if self.repeat else step * self.accumulate
-                yield from (batches[first + micro_batch] for micro_batch in self.share)
+                yield from (batches[first + micro_batch] for micro_batch in self.micro_batches)
             first_step = 0
 
 
+@dataclass
 class EvalBatchSampler:
-    """Every sample once, in the order of the data set; the last batch may be smaller.
+    """Every sample once, in the order of the data set; the last batch may be smaller."""
 
-    Args:
-        size: Number of samples in the data set.
-        batch_size: Samples in a batch.
-        rank: Of several processes, each takes every `processes`-th batch, this one from here on.
-        processes: Their number.
-    """
-
-    def __init__(self, size: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
-        self.size, self.batch_size, self.rank, self.processes = size, batch_size, rank, processes
+    size: int  # number of samples in the data set
+    batch_size: int
+    rank: int = 0  # of several processes, each takes every `processes`-th batch from here on
+    processes: int = 1
 
     def count(self, n_iter: int = 0) -> int:
         batches = -(-self.size // self.batch_size)
