@@ -16,19 +16,18 @@ from engine.errors import PROJECT
 PLAIN = (str, bytes, int, float, bool, type(None))
 
 
-def syntax(code: str) -> str:
-    """The syntax tree of code as text, without docstrings; the same for every version of Python."""
+def _parse(code: str) -> ast.Module:
+    """The syntax tree of code, without docstrings."""
     tree = ast.parse(textwrap.dedent(code))
     for node in ast.walk(tree):
-        body: Any = getattr(node, "body", None)  # of a lambda an expression
-        first = body[0] if isinstance(body, list) and body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            body.remove(first)
-    return _dump(tree)
+        match getattr(node, "body", None):
+            case [ast.Expr(value=ast.Constant()), *_] as body:
+                del body[0]
+    return tree
 
 
 def _dump(value: Any) -> str:
-    """As ast.dump, without the fields that are empty, some of which newer versions have added."""
+    """As ast.dump, without the fields that are empty, some of which newer Pythons have added."""
     if isinstance(value, ast.AST):
         fields = ((name, getattr(value, name, None)) for name in value._fields)
         told = [f"{name}={_dump(field)}" for name, field in fields if field not in (None, [])]
@@ -56,7 +55,7 @@ def changed_code(before: dict[str, str]) -> list[str]:
 
 def _digest_file(name: str) -> str:
     try:
-        text = syntax((PROJECT / name).read_text(encoding="utf-8"))
+        text = _dump(_parse((PROJECT / name).read_text(encoding="utf-8")))
     except (OSError, SyntaxError, ValueError):
         return "none"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -85,13 +84,12 @@ def _follow(thing: Any, found: dict[str, str]) -> None:
     if module is None or not _ours(module) or name in found:
         return
     try:
-        code = inspect.getsource(thing)
-        found[name] = syntax(code)
+        tree = _parse(inspect.getsource(thing))
     except (OSError, SyntaxError, TypeError):  # made at run time, or a part of a line
         found[name] = getattr(getattr(thing, "__code__", None), "co_code", b"").hex()
         return
-    nodes = ast.walk(ast.parse(textwrap.dedent(code)))
-    names: set[str] = {getattr(node, "id", getattr(node, "attr", "")) for node in nodes}
+    found[name] = _dump(tree)
+    names = {getattr(node, "id", getattr(node, "attr", "")) for node in ast.walk(tree)}
     places = [module]
     for place in places:
         for used in names & vars(place).keys():
