@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
-from engine.data import cache
+from engine.data import cache, images
 from engine.data.cache import CachedImages, use_cache
 from engine.data.files import SerializedList, images_below
 from engine.data.images import read_image
@@ -647,6 +647,17 @@ def test_numbers_of_files_may_have_any_size(folder: Path, monkeypatch: pytest.Mo
     stamps = part.stamps()
     monkeypatch.undo()
     assert (stamps[:, 3] == 2**63 - 1).all()
+
+
+def test_what_is_said_while_images_are_read_is_no_change_of_the_code(folder: Path) -> None:
+    """Else a data set with such an image would be decoded at every start."""
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(folder / "02b.gif", save_all=True, append_images=frames[1:])
+    images._noted.clear()
+    cached(folder)
+    assert images._noted
+    images._noted.clear()  # as in the next process
+    assert not cached(folder).decoded
 
 
 def test_links_are_followed(folder: Path) -> None:

@@ -65,8 +65,8 @@ def digest_of(function: Callable) -> str:
     """A digest of a function and of all in the project that it uses.
 
     What a name stands for is looked up in the module of the function, and in the modules of the
-    project that it names: functions and classes of the project are followed, plain values count as
-    they are. What libraries do is not looked at.
+    project that it names: functions and classes of the project are followed, plain values and
+    groups of them count as they are now. What libraries do is not looked at.
     """
     found: dict[str, str] = {}
     _follow(function, found)
