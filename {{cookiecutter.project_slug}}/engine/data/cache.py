@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any
@@ -235,7 +236,7 @@ def _find(images: CachedImages, folder: Path, few: dict[int, Tensor]) -> MappedI
     """The cache of these files in their present state, if there is one in a folder."""
     for path in folder.glob(glob.escape(images.name()) + "-*" + ENDING):
         one = _open(path)
-        if one is not None and len(one.sizes) == len(images) and _is_of(one, images, few):
+        if one is not None and _is_of(one, images, few):
             with suppress(OSError):  # perhaps of another user
                 os.utime(path)  # it is in use
             return one
@@ -319,7 +320,7 @@ def _decode(images: CachedImages, first: Tensor) -> Iterator[tuple[Tensor, ...]]
     # forked: a worker for each 2^16 images or 128 MiB of files.
     size = int(images.stamps()[:, 0].clip(0).sum())
     workers = min(cores(), int(len(images) / 2**16 + size / 2**27))
-    decoding = _Decoding(images, first)
+    decoding = _Decoding(images, (len(first), first.dtype))
     loader = Loader(decoding, sampler, torch.device("cpu"), workers, prefetch=0)
     bar = terminal.bar(desc=f"cache {images.root.name}", total=len(images), leave=False)
     with loader, loader.batches() as batches, bar:
@@ -328,11 +329,12 @@ def _decode(images: CachedImages, first: Tensor) -> Iterator[tuple[Tensor, ...]]
             bar.update(len(batch[-1]))
 
 
+@dataclass
 class _Decoding(Dataset):
     """The images of a data set, in the form in which they are stored."""
 
-    def __init__(self, images: CachedImages, first: Tensor) -> None:
-        self.images, self.form = images, (first.shape[0], first.dtype)
+    images: CachedImages
+    form: tuple[int, torch.dtype]  # channels and type of the first one
 
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
         rows, images = indices.tolist(), self.images

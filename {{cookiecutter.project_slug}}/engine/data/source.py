@@ -108,9 +108,8 @@ def _text(value: Any, found: dict[str, str]) -> str:
     if isinstance(value, PLAIN):
         return repr(value)
     if isinstance(value, tuple | list | dict | set | frozenset):
-        texts = [
-            _text(item, found) for item in (value.items() if isinstance(value, dict) else value)
-        ]
+        items = value.items() if isinstance(value, dict) else value
+        texts = [_text(item, found) for item in items]
         order = sorted(texts) if isinstance(value, set | frozenset) else texts
         return f"{type(value).__name__}{order}"
     if callable(value):
