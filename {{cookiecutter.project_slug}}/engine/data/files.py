@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,9 +55,11 @@ class Listing(NamedTuple):
     """What lies below a folder, as paths relative to it, with slashes; nothing that is hidden."""
 
     folders: list[str]  # those directly in it
-    images: list[str]  # in a fixed order
+    images: Sequence[str]  # in a fixed order
     unused: list[str]  # other files, and folders that were met before, with the reason
     entered: dict[Any, str]  # the path of each folder that was read, by what it really is
+    inodes: np.ndarray  # of the images, or of what they are links to
+    root: str = ""
 
 
 def list_images(root: str | Path) -> Listing:
@@ -68,9 +70,10 @@ def list_images(root: str | Path) -> Listing:
         OSError: The machine failed.
     """
     if not os.path.isdir(root):
-        return Listing([], [], [], {})
+        return Listing([], [], [], {}, np.zeros(0, np.uint64))
     entered: dict[Any, str] = {}
-    files: dict[str, list[str]] = {}  # by the folder, whose path ends with a slash
+    # Names and inodes by the folder, whose path ends with a slash.
+    files: dict[str, list[tuple[str, int]]] = {}
     top, unused = list[str](), list[str]()
     elsewhere = {identity(path): str(path) for path in _elsewhere(Path(root))}
     # Real folders before links: a folder that has both counts where it really is.
@@ -90,9 +93,11 @@ def list_images(root: str | Path) -> Listing:
         links = sorted(links + more) if more else links
         unused += others
     # The files of a folder, then those of its subfolders.
-    images = [place + name for place in sorted(files) for name in files[place]]
+    images = [place + name for place in sorted(files) for name, _ in files[place]]
+    inodes = [inode for place in sorted(files) for _, inode in files[place]]
     unused.sort(key=lambda name: (not name.endswith(")"), name))  # those with a reason first
-    return Listing([name[:-1] for name in top], images, unused, entered)
+    numbers = np.array(inodes, np.uint64)
+    return Listing([name[:-1] for name in top], images, unused, entered, numbers, str(root))
 
 
 def _elsewhere(root: Path) -> Iterator[Path]:
@@ -104,18 +109,26 @@ def _elsewhere(root: Path) -> Iterator[Path]:
             yield from (other, *(other / name for name in _folders(other)))
 
 
-def _look_into(path: str, place: str) -> tuple[list[str], list[str], list[str], list[str]]:
+def _look_into(
+    path: str, place: str
+) -> tuple[list[tuple[str, int]], list[str], list[str], list[str]]:
     """The images, folders, links to folders and other files in a folder; no file is opened."""
-    names, real, linked, others = list[str](), list[str](), list[str](), list[str]()
+    names, real, linked, others = list[tuple[str, int]](), list[str](), list[str](), list[str]()
     for entry in _scan(path):
         link = entry.is_symlink()
         if _is_folder(entry):
             (linked if link else real).append(f"{place}{entry.name}/")
         elif is_image(entry.name) and (link or entry.is_file()):
-            names.append(entry.name)
+            names.append((entry.name, _inode(entry)))
         elif not ABOUT.fullmatch(entry.name):  # also pipes and devices, which would be waited for
             others.append(place + entry.name)
     return names, real, linked, others
+
+
+def _inode(entry: os.DirEntry[str]) -> int:
+    with suppress(OSError):  # a link to nowhere
+        return os.stat(entry.path).st_ino if entry.is_symlink() else entry.inode()
+    return entry.inode()
 
 
 def _scan(folder: str | Path) -> list[os.DirEntry[str]]:
@@ -133,10 +146,31 @@ def images_below(folder: str | Path) -> list[str]:
 
 
 def warn_shared(one: Listing, other: Listing) -> None:
-    """Warns, in one line, of folders that are in two splits, perhaps by links."""
+    """Warns, in one line, of folders or images that are in two splits, by links."""
     both = one.entered.keys() & other.entered.keys()
-    if shared := sorted(f"{other.entered[key]} is {one.entered[key]}" for key in both):
-        terminal.warn(f"the same images in two splits: {shorten(shared, 3)}")
+    shared = sorted((one.entered[key], other.entered[key]) for key in both)
+    inside = os.path.join(one.root, "")
+    shared = shared or [
+        (first, second)
+        for first, second in linked_images(one, other)
+        if first.startswith(inside) and not second.startswith(inside)
+    ]
+    if shared:
+        told = shorten([f"{second} is {first}" for first, second in shared], 3)
+        terminal.warn(f"the same images in two splits: {told}")
+
+
+def linked_images(*listings: Listing) -> list[tuple[str, str]]:
+    """The paths of each two images that are one file, by links; no other file is looked at."""
+    inodes = np.concatenate([found.inodes for found in listings])
+    order = np.argsort(inodes, kind="stable")
+    alike = np.flatnonzero(np.diff(inodes[order]) == 0)
+    if not len(alike):
+        return []
+    paths = [os.path.join(found.root, path) for found in listings for path in found.images]
+    pairs = ((paths[order[i]], paths[order[i + 1]]) for i in alike)
+    # Two file systems may have one number each, and some number nothing.
+    return [pair for pair in pairs if identity(pair[0]) == identity(pair[1])]
 
 
 def identity(path: str | Path) -> Any:

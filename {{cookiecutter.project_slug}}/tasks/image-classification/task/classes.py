@@ -1,5 +1,6 @@
 """Folders of classes: their names and images, and whether they fit; labels as text."""
 
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine import terminal
-from engine.data.files import ENDINGS, Listing, check_split, list_images
+from engine.data.files import ENDINGS, Listing, check_split, linked_images, list_images
 from engine.errors import BadInput, shorten
 
 # Folders that belong to other tasks, in lower case.
@@ -31,7 +32,7 @@ def list_classes(
 
     Raises:
         BadInput: There is no such folder, no class in it, a class alone or without images, one
-            that training does not know, or folders of another task.
+            that training does not know, folders of another task, or an image in two classes.
     """
     check_split(root)
     listing = list_images(root)
@@ -57,6 +58,12 @@ def list_classes(
         deeper = any(path.count("/") > 1 for path in listing.images)
         hint = "are its subfolders the classes? Move them up" if deeper else "add another"
         raise BadInput(f"{root}: one class alone ({names[0]}), so nothing to tell apart; {hint}")
+    for pair in linked_images(listing):
+        labels = {os.path.relpath(path, root).partition(os.sep)[0] for path in pair}
+        if len(labels) > 1 and labels <= by_class.keys():
+            raise BadInput(
+                f"{pair[1]}: is the file {pair[0]}, by a link, and so has two classes; remove one"
+            )
     if empty:
         terminal.warn(f"{root}: no images of {shorten(empty, 3)}, which stay without a result")
     return by_class, listing
