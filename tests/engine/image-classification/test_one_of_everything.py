@@ -157,7 +157,7 @@ def test_an_image_has_one_class(folder: Path, link: Callable[[Path, Path], objec
     link(folder / "train/disc/0.png", folder / "train/disc/twice.png")
     assert sum(map(len, sets(folder))) == before + 1, "to draw it more often, as some do"
     link(folder / "train/disc/0.png", folder / "train/rows/again.png")
-    with pytest.raises(BadInput, match=r"again\.png: is the file .*disc.*, by a link, and so has"):
+    with pytest.raises(BadInput, match=r"again\.png: is the file .*disc.*, so it has two classes"):
         sets(folder)
 
 

@@ -72,8 +72,9 @@ def list_images(root: str | Path) -> Listing:
     if not os.path.isdir(root):
         return Listing([], [], [], {}, np.zeros(0, np.uint64))
     entered: dict[Any, str] = {}
-    # Names and inodes by the folder, whose path ends with a slash.
-    files: dict[str, list[tuple[str, int]]] = {}
+    # By the folder, whose path ends with a slash.
+    files: dict[str, list[str]] = {}
+    inodes: dict[str, list[int]] = {}
     top, unused = list[str](), list[str]()
     elsewhere = {identity(path): str(path) for path in _elsewhere(Path(root))}
     # Real folders before links: a folder that has both counts where it really is.
@@ -87,16 +88,16 @@ def list_images(root: str | Path) -> Listing:
             unused.append(f"{place} (the same folder as {known})")
             continue
         entered[key] = path.rstrip("/")
-        files[place], real, more, others = _look_into(path, place)
+        files[place], inodes[place], real, more, others = _look_into(path, place)
         top = top if place else sorted(real + more)
         folders += real
         links = sorted(links + more) if more else links
         unused += others
     # The files of a folder, then those of its subfolders.
-    images = [place + name for place in sorted(files) for name, _ in files[place]]
-    inodes = [inode for place in sorted(files) for _, inode in files[place]]
+    places = sorted(files)
+    images = [place + name for place in places for name in files[place]]
+    numbers = np.array([number for place in places for number in inodes[place]], np.uint64)
     unused.sort(key=lambda name: (not name.endswith(")"), name))  # those with a reason first
-    numbers = np.array(inodes, np.uint64)
     return Listing([name[:-1] for name in top], images, unused, entered, numbers, str(root))
 
 
@@ -111,23 +112,25 @@ def _elsewhere(root: Path) -> Iterator[Path]:
 
 def _look_into(
     path: str, place: str
-) -> tuple[list[tuple[str, int]], list[str], list[str], list[str]]:
-    """The images, folders, links to folders and other files in a folder; no file is opened."""
-    names, real, linked, others = list[tuple[str, int]](), list[str](), list[str](), list[str]()
+) -> tuple[list[str], list[int], list[str], list[str], list[str]]:
+    """The images, their inodes, folders, links to folders and other files in a folder."""
+    names, inodes = list[str](), list[int]()
+    real, linked, others = list[str](), list[str](), list[str]()
     for entry in _scan(path):
         link = entry.is_symlink()
         if _is_folder(entry):
             (linked if link else real).append(f"{place}{entry.name}/")
         elif is_image(entry.name) and (link or entry.is_file()):
-            names.append((entry.name, _inode(entry)))
+            names.append(entry.name)
+            inodes.append(_linked_inode(entry) if link else entry.inode())  # opens no file
         elif not ABOUT.fullmatch(entry.name):  # also pipes and devices, which would be waited for
             others.append(place + entry.name)
-    return names, real, linked, others
+    return names, inodes, real, linked, others
 
 
-def _inode(entry: os.DirEntry[str]) -> int:
-    with suppress(OSError):  # a link to nowhere
-        return os.stat(entry.path).st_ino if entry.is_symlink() else entry.inode()
+def _linked_inode(entry: os.DirEntry[str]) -> int:
+    with suppress(OSError):  # it leads to nowhere
+        return entry.stat().st_ino
     return entry.inode()
 
 

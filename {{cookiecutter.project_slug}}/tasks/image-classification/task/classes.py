@@ -32,7 +32,7 @@ def list_classes(
 
     Raises:
         BadInput: There is no such folder, no class in it, a class alone or without images, one
-            that training does not know, folders of another task, or an image in two classes.
+            that training does not know, or folders of another task.
     """
     check_split(root)
     listing = list_images(root)
@@ -58,15 +58,17 @@ def list_classes(
         deeper = any(path.count("/") > 1 for path in listing.images)
         hint = "are its subfolders the classes? Move them up" if deeper else "add another"
         raise BadInput(f"{root}: one class alone ({names[0]}), so nothing to tell apart; {hint}")
-    for pair in linked_images(listing):
-        labels = {os.path.relpath(path, root).partition(os.sep)[0] for path in pair}
-        if len(labels) > 1 and labels <= by_class.keys():
-            raise BadInput(
-                f"{pair[1]}: is the file {pair[0]}, by a link, and so has two classes; remove one"
-            )
     if empty:
         terminal.warn(f"{root}: no images of {shorten(empty, 3)}, which stay without a result")
     return by_class, listing
+
+
+def check_one_class(listing: Listing) -> None:
+    """Raises BadInput if an image is in two classes, by a link."""
+    for one, other in linked_images(listing):
+        names = {os.path.relpath(path, listing.root).split(os.sep)[0] for path in (one, other)}
+        if len(names) > 1 and names <= {*listing.folders}:
+            raise BadInput(f"{other}: is the file {one}, so it has two classes; remove one of them")
 
 
 def _check_task(root: Path, names: list[str]) -> None:
