@@ -3,7 +3,6 @@
 import errno
 import gc
 import importlib
-import json
 import linecache
 import os
 import pickle
@@ -27,11 +26,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
-from engine.data import cache
+from engine.data import cache, images
 from engine.data.cache import CachedImages, use_cache
 from engine.data.files import SerializedList, images_below
 from engine.data.images import read_image
-from engine.data.mapped import FORMAT, MAGIC, MappedImages
+from engine.data.mapped import MappedImages, write
 from engine.errors import BadInput
 
 CPU = torch.device("cpu")
@@ -406,7 +405,7 @@ def test_any_type_of_image_with_exact_sums(folder: Path, case: str) -> None:
     again = make()
     use_cache([Samples(again)], "on", 2, CPU)
     for part in (images, again):
-        assert part.mapped is not None and part.mapped.kind == kind
+        assert part.mapped is not None and part.kind == kind
         for i in range(12):
             assert part[i].dtype == dtype and part[i].shape[0] == channels
             assert part[i].float().equal(plain[i].float())
@@ -650,6 +649,17 @@ def test_numbers_of_files_may_have_any_size(folder: Path, monkeypatch: pytest.Mo
     assert (stamps[:, 3] == 2**63 - 1).all()
 
 
+def test_what_is_said_while_images_are_read_is_no_change_of_the_code(folder: Path) -> None:
+    """Else a data set with such an image would be decoded at every start."""
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(folder / "02b.gif", save_all=True, append_images=frames[1:])
+    images._noted.clear()
+    cached(folder)
+    assert images._noted
+    images._noted.clear()  # as in the next process
+    assert not cached(folder).decoded
+
+
 def test_links_are_followed(folder: Path) -> None:
     elsewhere = Path("elsewhere")
     shutil.move(folder, elsewhere)
@@ -768,23 +778,20 @@ def test_other_data_sets_are_left_alone() -> None:
 def test_a_cache_may_be_larger_than_the_memory() -> None:
     """Mapped for writing, it would have to fit."""
     side = 2**20
-    header = {"format": FORMAT, "images": 1, "kind": "image", "dtype": "uint8", "channels": 1}
-    text = json.dumps({**header, "sums": ["int64", [2, 1]]}).encode()
+    known = (torch.zeros(1, 2, 1), torch.tensor([[side, side]]), torch.full((1, 16), 77))
+    none = torch.zeros(0, dtype=torch.uint8)
+    pixel = torch.zeros(1, 1, 1, dtype=torch.uint8)
     try:
         with open("large", "wb") as file:
-            file.truncate(side * side)
-            file.seek(0, os.SEEK_END)
-            for known in (np.zeros(2, np.int64), np.array([side, side], np.int32)):
-                file.write(known.tobytes())
-            file.write(np.full(16, 77, np.uint8).tobytes() + np.zeros(4, np.int64).tobytes())
-            file.write(text + np.int64(len(text)).tobytes() + MAGIC)
+            write(file, [(none, *known)], pixel, "image", np.zeros((1, 4), np.int64))
+            file.truncate(file.seek(0, os.SEEK_END) + side * side)
     except OSError:
         pytest.skip("this file system has no files of a terabyte")
     mapped = MappedImages(Path("large"))
     assert mapped.stacked is not None
     assert mapped.stacked.shape == (1, side, side, 1)
     assert mapped.values[-1] == 0
-    assert mapped.digests.tolist() == [[77] * 16]
+    assert mapped.records["digest"].tolist() == [[77] * 16]
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there are no such names")

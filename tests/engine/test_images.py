@@ -17,10 +17,12 @@ from engine.data import images
 from engine.data.files import (
     SerializedList,
     images_below,
+    linked_images,
     list_images,
     nearly,
     read_dataset_json,
     split_by_hash,
+    warn_shared,
 )
 from engine.data.images import image_size, read_image
 from engine.errors import BadInput
@@ -556,6 +558,34 @@ def test_links_never_take_the_images_of_the_folder_they_lead_to() -> None:
         "b/out/ (the same folder as root/a/out)",
         "b/pipe.png",
     ]
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_images_that_are_one_file_are_found(link: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train/a/1.png", "train/b/2.png", "train/b/3.png", "val/a/4.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(b"the same bytes are no link")
+    train, val = list_images("train"), list_images("val")
+    assert linked_images(train) == linked_images(train, val) == []
+    warn_shared(train, val)
+    assert not capsys.readouterr().err
+    link(Path("train/a/1.png").resolve(), "train/b/again.png")
+    link(Path("train/b/3.png").resolve(), "val/a/also.png")
+    Path("val/a/dead.png").symlink_to("nowhere")
+    train, val = list_images("train"), list_images("val")
+    assert linked_images(train) == [("train/a/1.png", "train/b/again.png")]
+    warn_shared(train, val)
+    line = "warning: the same images in two splits: val/a/also.png is train/b/3.png\n"
+    assert capsys.readouterr().err == line
+
+
+def test_numbers_that_files_only_seem_to_share_are_compared() -> None:
+    """Some network file systems give each file the same number in a listing."""
+    Path("root").mkdir()
+    for name in "abc":
+        Path(f"root/{name}.png").write_bytes(b"")
+    found = list_images("root")
+    assert linked_images(found._replace(inodes=found.inodes * 0)) == []
 
 
 def test_no_file_is_looked_at_when_a_folder_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,14 +70,14 @@ def _look_up(text: str) -> None:
     from matplotlib.ft2font import FT2Font
 
     usual = {entry.fname: entry.name for entry in fontManager.ttflist if _is_usual(entry)}
-    for file, name in {own_font(): "", **usual, own_font(): ""}.items():
+    for file, name in [("", ""), *usual.items()]:
         try:
-            codes = FT2Font(file).get_charmap() if left else {}
+            codes = FT2Font(file or own_font()).get_charmap() if left else {}
         except (OSError, RuntimeError):  # it is gone, or cannot be drawn at any size
             continue
         if ord("A") in codes:  # captions have numbers too
             here = {char for char in left if ord(char) in codes}
-            _found.update(dict.fromkeys(here, (file if name else "", name)))
+            _found.update(dict.fromkeys(here, (file, name)))
             left -= here
     _found.update(dict.fromkeys(left, ("", "")))
 

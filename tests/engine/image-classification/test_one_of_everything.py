@@ -151,6 +151,16 @@ def test_folders_that_are_links_count(folder: Path) -> None:
     assert sum(map(len, sets(folder))) == before
 
 
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_an_image_has_one_class(folder: Path, link: Callable[[Path, Path], object]) -> None:
+    before = sum(map(len, sets(folder)))
+    link(folder / "train/disc/0.png", folder / "train/disc/twice.png")
+    assert sum(map(len, sets(folder))) == before + 1, "to draw it more often, as some do"
+    link(folder / "train/disc/0.png", folder / "train/rows/again.png")
+    with pytest.raises(BadInput, match=r"again\.png: is the file .*disc.*, so it has two classes"):
+        sets(folder)
+
+
 def nest(folder: Path, *names: str) -> None:
     """Moves all that is in train/ one folder down."""
     for name in names:

@@ -5,12 +5,14 @@ them, and is used if the files have the content that it was made of. It is mappe
 all processes share. One that no run has used for a week is deleted by the next run beside it.
 """
 
+import errno
 import glob
 import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any
@@ -109,12 +111,15 @@ class CachedImages:
             values and that of their squares for each channel; and the number of pixels.
         """
         if self.mapped is not None:
-            chosen = rows.cpu()
-            areas = self.mapped.sizes[chosen].long().prod(1)
-            return torch.from_numpy(self.mapped.sums[chosen.numpy()]).sum(0), int(areas.sum())
-        found = [self[row].permute(1, 2, 0) for row in rows.tolist()]
-        sums = torch.stack([mapped.sums_of(image, self.kind) for image in found]).sum(0)
-        return sums, sum(image.shape[0] * image.shape[1] for image in found)
+            chosen = self.mapped.records[rows.cpu().numpy()]
+            areas = chosen["size"].prod(1, dtype=np.int64)
+            return torch.from_numpy(chosen["sums"].copy()).sum(0), int(areas.sum())
+        sums, pixels = [], 0
+        for row in rows.tolist():
+            image = self[row].permute(1, 2, 0)
+            sums.append(mapped.sums_of(image, self.kind))
+            pixels += image.shape[0] * image.shape[1]
+        return torch.stack(sums).sum(0), pixels
 
     def fingerprint(self, rows: Tensor) -> str:
         """A checksum of these files and of a choice of them, one row for each sample."""
@@ -177,170 +182,159 @@ def use_cache(
             for images in found:
                 uses = epochs * max(1, sum(map(len, sharing)) // len(images))
                 _use_cache(images, where, uses)
-            if device.type == "cuda" and all(images.mapped is not None for images in found):
+            if device.type == "cuda":
                 _move_if_few(sharing, found, device)
 
 
 def _use_cache(images: CachedImages, where: str, uses: int) -> None:
-    folder = images.root.parent / ".cache" if where in WHERE else Path(where)
-    problem, decoded = "", ""
-    images.mapped = _find(images, folder)
-    what = f"{len(images):,} images of {images.root}"
+    beside = where in WHERE
+    folder = images.root.parent / ".cache" if beside else Path(where)
+    what, decoded, few = f"{len(images):,} images of {images.root}", "", _decode_few(images)
+    images.mapped = _find(images, folder, few)
     if images.mapped is None:
-        begun, expected = time.perf_counter(), _expected_bytes(images)
+        begun = time.perf_counter()
+        expected = sum(image.nbytes for image in few.values()) * len(images) // len(few)
         if where == "auto" and (uses < 2 or expected > memory()):
             return
-        images.mapped, problem = _make(images, folder, expected)
+        try:
+            images.mapped = _make(images, folder, few, expected)
+        except OSError as error:
+            # While an image was read, perhaps by a worker process, whose errors have no number.
+            if error.errno is None or str(error.filename).startswith(f"{images.root}/"):
+                raise
+            text = f"no cache for {what}, decoded each time: {folder}: {error.strerror or error}"
+            terminal.warn(text + "; --cache DIR keeps it elsewhere" * beside)
+            return
         decoded = f"decoded in {time.perf_counter() - begun:.1f} s, "
-    if images.mapped is None:
-        elsewhere = "; --cache DIR keeps it elsewhere" if where in WHERE else ""
-        terminal.warn(f"no cache for {what}, decoded each time: {folder}: {problem}{elsewhere}")
-        return
     _delete_unused(folder)
-    place = folder.name if where in WHERE else folder
+    place = folder.name if beside else folder
     terminal.say(f"cache: {what}, {decoded}{images.mapped.values.nbytes / 1e6:,.1f} MB in {place}")
 
 
 def _move_if_few(sharing: list[Any], found: list[CachedImages], device: torch.device) -> None:
     """Keeps the images on the GPU if they take an eighth of its free memory at most."""
     maps = [images.mapped for images in found if images.mapped is not None]
-    first = torch.tensor([0])
+    size, free = sum(one.values.nbytes for one in maps), torch.cuda.mem_get_info(device)[0]
     # Single samples may be loaded by worker processes, which cannot use the memory of the GPU.
-    at_once = all(whole_batch(data_set, first) is not None for data_set in sharing)
-    size = sum(one.values.nbytes for one in maps)
-    if at_once and size < torch.cuda.mem_get_info(device)[0] / 8:
-        for images, one in zip(found, maps, strict=True):
-            one.to(device)
-            terminal.say(f"cache: {len(images):,} images of {images.root} are kept on {device}")
-        for data_set in sharing:
-            data_set.to(device)
+    single = any(whole_batch(data_set, torch.tensor([0])) is None for data_set in sharing)
+    if len(maps) < len(found) or single or size >= free / 8:
+        return
+    for images, one in zip(found, maps, strict=True):
+        one.to(device)
+        terminal.say(f"cache: {len(images):,} images of {images.root} are kept on {device}")
+    for data_set in sharing:
+        data_set.to(device)
 
 
-def _find(images: CachedImages, folder: Path) -> MappedImages | None:
+def _decode_few(images: CachedImages) -> dict[int, Tensor]:
+    """Some of the images by their index, the first one among them."""
+    indices = range(0, len(images), len(images) // CHECKED + 1)
+    return {index: images._decode(images.path(index)) for index in indices}
+
+
+def _find(images: CachedImages, folder: Path, few: dict[int, Tensor]) -> MappedImages | None:
     """The cache of these files in their present state, if there is one in a folder."""
-    found = []
     for path in folder.glob(glob.escape(images.name()) + "-*" + ENDING):
-        with suppress(OSError):  # gone by now
-            if one := _open(path):
-                found.append((path.stat().st_mtime, one))
-    for _, one in sorted(found, key=lambda each: each[0], reverse=True):
-        if len(one.sizes) == len(images) and _is_of(one, images):
+        one = _open(path)
+        if one is not None and _is_of(one, images, few):
             with suppress(OSError):  # perhaps of another user
-                os.utime(str(one.path))  # it is in use
+                os.utime(path)  # it is in use
             return one
     return None
 
 
 def _open(path: Path) -> MappedImages | None:
     """The cache in a file; None if there is none, or not a whole one."""
-    with suppress(OSError, ValueError, KeyError, TypeError):  # the header may be anything
+    with suppress(OSError, EOFError, ValueError):
         return MappedImages(path)
     return None
 
 
-def _is_of(one: MappedImages, images: CachedImages) -> bool:
+def _is_of(one: MappedImages, images: CachedImages, few: dict[int, Tensor]) -> bool:
     """Whether the files have the content that a cache was made of.
 
     Those with the size, the times and the number that were noted then are trusted, but for a few,
-    which are decoded: an option may be missing in the recipe, or the system may not tell. The
+    which were decoded: an option may be missing in the recipe, or the system may not tell. The
     bytes of others, which may have been moved or copied, are compared.
     """
-    stamps = images.stamps()
-    if any(not one[index].equal(image) for index, image in _few(images).items()):
+    if any(not one[index].equal(image) for index, image in few.items()):
         return False
-    others = (one.stamps != stamps).any(axis=1).nonzero()[0]
-    if len(others) and (one.stamps[others, 0] == stamps[others, 0]).all():
+    before, stamps = one.records["stamp"], images.stamps()
+    others = (before != stamps).any(axis=1).nonzero()[0]
+    if (before[others, 0] != stamps[others, 0]).any():
+        return False
+    if len(others):
         terminal.say(
             f"cache: comparing {len(others):,} of {len(images):,} files of {images.root}, moved or "
             "copied since it was made"
         )
-        for index in others.tolist():
-            digest = digest_file(images.path(index)).numpy()
-            if (digest != one.digests[index]).any():
-                return False
+    for index in others.tolist():
+        if (digest_file(images.path(index)).numpy() != one.records["digest"][index]).any():
+            return False
+    if len(others):
         one.restamp(stamps)
-        return True
-    return not len(others)
+    return True
 
 
-def _few(images: CachedImages) -> dict[int, Tensor]:
-    """Some of the images, decoded now, by their index."""
-    indices = range(0, len(images), len(images) // CHECKED + 1)
-    return {index: images._decode(images.path(index)) for index in indices}
-
-
-def _make(images: CachedImages, folder: Path, expected: int) -> tuple[MappedImages | None, str]:
-    """Decodes all images into a file; returns them, or why there is no file."""
+def _make(
+    images: CachedImages, folder: Path, few: dict[int, Tensor], expected: int
+) -> MappedImages:
+    """Decodes all images into a file, whole or not at all."""
+    # A random name, since containers on several machines have equal process numbers.
+    partial = folder / f"{images.name()}-{os.urandom(4).hex()}{ENDING}{PARTIAL}"
     try:
         folder.mkdir(exist_ok=True, parents=True)
         if disk_usage(folder).free < 1.2 * expected + 2**28:
-            return None, f"the disk has no room for {expected / 1e9:,.1f} GB"
-        return MappedImages(_write(images, folder)), ""
-    except OSError as error:
-        # While an image was read, perhaps by a worker process, whose errors have no number.
-        if error.errno is None or str(error.filename).startswith(f"{images.root}/"):
-            raise
-        return None, error.strerror or str(error)
-    finally:
-        with suppress(OSError):  # it is empty only if the first cache failed
-            folder.rmdir()
-
-
-def _write(images: CachedImages, folder: Path) -> Path:
-    """Writes the cache file, whole or not at all."""
-    # A random name, since containers on several machines have equal process numbers.
-    partial = folder / f"{images.name()}-{os.urandom(4).hex()}{ENDING}{PARTIAL}"
-    content, decoding = hashlib.sha256(), _Decoding(images)
-    for image in _few(images).values():
-        content.update(image.contiguous().numpy().tobytes())
-    try:
+            raise OSError(errno.ENOSPC, f"the disk has no room for {expected / 1e9:,.1f} GB")
         with open(partial, "wb") as file:
-            parts = _decode(decoding, content.update)
-            mapped.write(file, parts, images.kind, decoding.form[0], images.stamps())
+            parts = _decode(images, few[0])
+            records = mapped.write(file, parts, few[0], images.kind, images.stamps())
             file.flush()
             os.fsync(file.fileno())  # else a power cut could leave the name without the content
+        content = hashlib.sha256(records["digest"].tobytes())
+        for image in few.values():
+            content.update(image.contiguous().numpy().tobytes())
         path = folder / f"{images.name()}-{content.hexdigest()[:16]}{ENDING}"
         if _open(path) is None:  # else it is that of another run, which may have it mapped
             os.replace(partial, path)
-        return path
+        return MappedImages(path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+            folder.rmdir()  # it is empty only if the first cache failed
 
 
 def _delete_unused(folder: Path) -> None:
     """Deletes caches that no run has used for a week, and the unfinished files of killed runs."""
-    for path in (*folder.glob(f"*{ENDING}"), *folder.glob(f"*{ENDING}{PARTIAL}")):
-        age = UNFINISHED if path.name.endswith(PARTIAL) else UNUSED
-        with suppress(OSError):  # Windows keeps what another run has mapped
-            if path.stat().st_mtime < time.time() - age and not mapped.in_use(path):
-                path.unlink()
+    for ending, age in ((ENDING, UNUSED), (ENDING + PARTIAL, UNFINISHED)):
+        for path in folder.glob(f"*{ending}"):
+            with suppress(OSError):  # Windows keeps what another run has mapped
+                if path.stat().st_mtime < time.time() - age and not mapped.in_use(path):
+                    path.unlink()
 
 
-def _decode(decoding: "_Decoding", note: Callable[[bytes], None]) -> Iterator[mapped.Part]:
-    """Some images at a time, as mapped.write takes them; `note` gets the digests of the files."""
-    images = decoding.images
+def _decode(images: CachedImages, first: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Some images at a time, as mapped.write takes them."""
     sampler = EvalBatchSampler(len(images), 64)
     # On all cores if that takes longer than to start a process, which imports PyTorch unless it is
     # forked: a worker for each 2^16 images or 128 MiB of files.
     size = int(images.stamps()[:, 0].clip(0).sum())
     workers = min(cores(), int(len(images) / 2**16 + size / 2**27))
+    decoding = _Decoding(images, (len(first), first.dtype))
     loader = Loader(decoding, sampler, torch.device("cpu"), workers, prefetch=0)
     bar = terminal.bar(desc=f"cache {images.root.name}", total=len(images), leave=False)
-    names = ("values", "sums", "sizes", "digests")
     with loader, loader.batches() as batches, bar:
         for batch in batches:
-            part = dict(zip(names, batch, strict=True))
-            note(part["digests"].numpy().tobytes())
-            yield part
-            bar.update(len(part["sizes"]))
+            yield batch
+            bar.update(len(batch[-1]))
 
 
+@dataclass
 class _Decoding(Dataset):
     """The images of a data set, in the form in which they are stored."""
 
-    def __init__(self, images: CachedImages) -> None:
-        self.images, first = images, images.decode(0)
-        self.form = first.shape[0], first.dtype
+    images: CachedImages
+    form: tuple[int, torch.dtype]  # channels and type of the first one
 
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
         rows, images = indices.tolist(), self.images
@@ -356,9 +350,3 @@ class _Decoding(Dataset):
         sizes = torch.tensor([image.shape[:2] for image in found], dtype=torch.int32)
         sums = torch.stack([mapped.sums_of(image, images.kind) for image in found])
         return torch.cat([image.reshape(-1) for image in found]), sums, sizes, digests
-
-
-def _expected_bytes(images: CachedImages) -> int:
-    """About how large the cache will be, judged by a few of the images."""
-    few = range(0, len(images), max(1, len(images) // 8))
-    return sum(images.decode(index).nbytes for index in few) * len(images) // len(few)

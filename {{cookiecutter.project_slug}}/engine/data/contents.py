@@ -8,9 +8,9 @@ files-2.jsonl and so on.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, groupby
-from json.encoder import encode_basestring_ascii as quote
+import struct
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,7 @@ IMAGES = "images"  # the checksum of all files in `environment`
 SIDES = ("training", "validation")
 # So many files, and bytes of them, are read at a first start if no cache has their digests.
 FEW, SMALL = 4096, 2**27
-Records = dict[str, list[Any]]  # by name, the rest of a line
-# Of the files of one folder: its name, their names, stamps (N, 4), digests (N, 16) which are zero
-# if they are not known, and which of them are to validate on (N,).
-Group = tuple[str, Iterable[str], np.ndarray, np.ndarray, np.ndarray]
+Records = dict[str, list[Any]]  # by name, the rest of a line; those of a folder follow each other
 
 
 class Files:
@@ -49,67 +46,62 @@ class Files:
         before = {}  # which is large, and not needed where caches have all digests
         if any(images.mapped is None for images in every):
             before = read_records(folder / FILES)
-        groups: list[Group] = []
+        self.records: Records = {}
         for images in sorted(every, key=lambda images: images.root.name):
-            judged = np.full(len(images), images in validation)
-            if images in training and images in validation:
-                own = _own(val_set, images.files)
-                judged = np.fromiter((name in own for name in images.files), bool, len(images))
-            digests = _digests(images, before) if images.mapped is None else images.mapped.digests
-            groups.append((images.root.name, images.files, images.stamps(), digests, judged))
-        self.groups = [_join(*several) for _, several in groupby(groups, lambda group: group[0])]
+            judged: set[str] = set()
+            if images in validation:
+                judged = _own(val_set, images.files) if images in training else set(images.files)
+            rows = zip(
+                images.files, images.stamps().tolist(), _digests(images, before), strict=True
+            )
+            for name, (size, changed, *more), digest in rows:
+                record = [size, changed, digest, *more, SIDES[name in judged]]
+                self.records[f"{images.root.name}/{name}"] = record
 
     def facts(self) -> dict[str, str]:
         """A checksum of all, for `environment`; empty without files."""
-        return {IMAGES: _checksum(self.groups)} if self.groups else {}
+        return {IMAGES: _checksum(self.records)} if self.records else {}
 
     def changes(self, before: dict[str, Any]) -> dict[str, str]:
         """What has changed since the environment `before` of a checkpoint: see `compare`."""
         if IMAGES not in before or before[IMAGES] == self.facts().get(IMAGES):
             return {}
         if records := find_records(self.folder, before):
-            return compare(records, _records("".join(_lines(self.groups))))
+            return compare(records, self.records)
         return dict.fromkeys(SIDES, "the images are others, and there is no record of those before")
 
     def write(self, write: Callable[[Path, str], object]) -> None:
         """Brings files.jsonl up to date by `write`."""
-        path, text = self.folder / FILES, "".join(_lines(self.groups))
+        path = self.folder / FILES
+        text = "".join(json.dumps([name, *rest]) + "\n" for name, rest in self.records.items())
         # It is large, and the same at most starts.
-        if not self.groups or (path.is_file() and path.read_bytes() == text.encode()):
+        if not self.records or (path.is_file() and path.read_bytes() == text.encode()):
             return
         before = read_records(path)
-        if before and compare(before, _records(text)):
+        if before and compare(before, self.records):
             number = 1 + len(list(self.folder.glob("files-*.jsonl")))
             path.replace(path.with_name(f"files-{number}.jsonl"))
         write(path, text)
 
 
-def _join(first: Group, *others: Group) -> Group:
-    """The groups of one folder as one."""
-    if not others:
-        return first
-    folders, names, *arrays = zip(first, *others, strict=True)
-    return folders[0], [*chain(*names)], *map(np.concatenate, arrays)  # type: ignore[return-value]
-
-
-def _digests(images: CachedImages, before: Records) -> np.ndarray:
-    """The digests of files without a cache: those on record, or those that are quickly made."""
-    stamps, digests = images.stamps(), np.zeros((len(images), 16), np.uint8)
-    new = []
-    for i, (name, stamp) in enumerate(zip(images.files, stamps.tolist(), strict=True)):
-        if not before:
-            break
+def _digests(images: CachedImages, before: Records) -> list[str | None]:
+    """The digests of files: those of the cache or on record, or those that are quickly made."""
+    if images.mapped is not None:
+        return [digest.tobytes().hex() for digest in np.array(images.mapped.records["digest"])]
+    stamps, new = images.stamps(), []
+    digests: list[str | None] = [None] * len(images)
+    for i, name in enumerate(images.files if before else ()):
         size, changed, digest, *more, _ = before.get(f"{images.root.name}/{name}", [0] * 6)
-        if digest and [size, changed, *more] == stamp:
-            digests[i] = np.frombuffer(bytes.fromhex(digest), np.uint8)
+        if digest and [size, changed, *more] == stamps[i].tolist():
+            digests[i] = digest
         elif digest:
             new.append(i)
     if len(images) <= FEW and stamps[:, 0].sum() <= SMALL:
-        new = np.flatnonzero(digests.any(axis=1) == 0).tolist()
+        new = [i for i, digest in enumerate(digests) if digest is None]
     elif new:
         terminal.say(f"comparing {len(new):,} of {len(images):,} files of {images.root}")
     for i in new:
-        digests[i] = digest_file(images.path(i)).numpy()
+        digests[i] = digest_file(images.path(i)).numpy().tobytes().hex()
     return digests
 
 
@@ -121,64 +113,36 @@ def _own(data_set: Samples, files: Iterable[str]) -> set[str]:
     return names.intersection(files) or {f for f in files if f.partition("/")[2] in names}
 
 
-def _checksum(groups: Iterable[Group]) -> str:
+def _checksum(records: Records) -> str:
     found = hashlib.sha256()
-    for folder, names, stamps, digests, judged in groups:
-        content = digests.copy()
-        unknown = ~digests.any(axis=1)
-        content[unknown] = np.ascontiguousarray(stamps[unknown, :2]).view(np.uint8)
-        files = names if isinstance(names, SerializedList) else SerializedList(names)
-        for part in (folder.encode("utf-8", "surrogatepass"), files.digest()):
-            found.update(part)
-        found.update(content.tobytes() + judged.tobytes())
+    for folder, named in groupby(records.items(), lambda item: item[0].partition("/")[0]):
+        names, rows = zip(*named, strict=True)
+        files = SerializedList(name.partition("/")[2] for name in names)
+        found.update(folder.encode("utf-8", "surrogatepass") + files.digest())
+        for size, changed, digest, *_ in rows:
+            found.update(bytes.fromhex(digest) if digest else struct.pack("2q", size, changed))
+        found.update(bytes(row[-1] == SIDES[1] for row in rows))
     return found.hexdigest()[:16]
-
-
-def _lines(groups: Iterable[Group]) -> Iterator[str]:
-    for folder, names, stamps, digests, judged in groups:
-        rows = zip(names, stamps.tolist(), judged.tolist(), strict=True)
-        hexadecimal, known = digests.tobytes().hex(), (digests != 0).any(axis=1)
-        for i, (name, stamp, side) in enumerate(rows):
-            size, changed, status_changed, number = stamp
-            digest = f'"{hexadecimal[32 * i : 32 * i + 32]}"' if known[i] else "null"
-            record = f"{size}, {changed}, {digest}, {status_changed}, {number}"
-            yield f'[{quote(f"{folder}/{name}")}, {record}, "{SIDES[side]}"]\n'
 
 
 def read_records(path: Path) -> Records:
     """The records in a file; empty if there is none, or one that is not of this form."""
     try:
-        records = _records(path.read_text(encoding="utf-8"))
+        lines = ",".join(path.read_text(encoding="utf-8").splitlines())
+        records = {name: rest for name, *rest in json.loads(f"[{lines}]")}
         whole = all(len(rest) == 6 and rest[-1] in SIDES for rest in records.values())
     except (OSError, ValueError, TypeError):
         return {}
     return records if whole else {}
 
 
-def _records(text: str) -> Records:
-    return {name: rest for name, *rest in json.loads(f"[{','.join(text.splitlines())}]")}
-
-
 def find_records(folder: Path, facts: dict[str, Any]) -> Records:
     """Those of a run folder that have the checksum in `facts`; empty if there are none."""
     for path in (folder / FILES, *folder.glob("files-*.jsonl")):
         records = read_records(path)
-        if records and _checksum(_groups(records)) == facts.get(IMAGES):
+        if records and _checksum(records) == facts.get(IMAGES):
             return records
     return {}
-
-
-def _groups(records: Records) -> Iterator[Group]:
-    for folder, named in groupby(records.items(), lambda item: item[0].partition("/")[0]):
-        names, rows = zip(*named, strict=True)
-        digests = b"".join(bytes.fromhex(row[2] or "00" * 16) for row in rows)
-        yield (
-            folder,
-            [name.partition("/")[2] for name in names],
-            np.array([[row[0], row[1], row[3], row[4]] for row in rows], dtype=np.int64),
-            np.frombuffer(digests, np.uint8).reshape(-1, 16),
-            np.array([row[-1] == SIDES[1] for row in rows]),
-        )
 
 
 def compare(before: Records, now: Records) -> dict[str, str]:
@@ -192,19 +156,19 @@ def compare(before: Records, now: Records) -> dict[str, str]:
         one, other = before.get(name), now.get(name)
         side, what = (other or one or SIDES)[-1], ""
         if one is None or other is None:
-            what = "gone" if other is None else "new"
+            what = "is gone" if other is None else "is new"
         elif one[2] != other[2] if one[2] and other[2] else one[0] != other[0]:
-            what = "changed"
+            what = "has changed"
         elif one[1] != other[1] and not (one[2] and other[2]):
-            side, what = "", "another time of change, and no digest"
+            side, what = "", "has another time of change, and no digest"
         elif one[-1] != side:
-            what = "from the other side of the division"
+            what = "is from the other side of the division"
         if what:
             found.setdefault((side, what), []).append(name)
     told: dict[str, list[str]] = {side: [] for side in (*SIDES, "")}
     for (side, what), (first, *more) in found.items():
-        verb = "has" if what == "changed" or not side else "is"
-        verb = {"has": "have", "is": "are"}[verb] if more else verb
-        images = f"{1 + len(more):,} {side} image".replace("  ", " ") + "s" * bool(more)
-        told[side].append(f"{images} {verb} {what}, {'first ' * bool(more)}{first}")
+        if more:
+            what = what.replace("is ", "are ", 1).replace("has ", "have ", 1)
+        images = f"{side} image".lstrip() + "s" * bool(more)
+        told[side].append(f"{1 + len(more):,} {images} {what}, {'first ' * bool(more)}{first}")
     return {side: "; ".join(texts) for side, texts in told.items() if texts}

@@ -6,7 +6,8 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,9 +55,11 @@ class Listing(NamedTuple):
     """What lies below a folder, as paths relative to it, with slashes; nothing that is hidden."""
 
     folders: list[str]  # those directly in it
-    images: list[str]  # in a fixed order
+    images: Sequence[str]  # in a fixed order
     unused: list[str]  # other files, and folders that were met before, with the reason
     entered: dict[Any, str]  # the path of each folder that was read, by what it really is
+    inodes: np.ndarray  # of the images, or of what they are links to
+    root: str = ""
 
 
 def list_images(root: str | Path) -> Listing:
@@ -67,11 +70,12 @@ def list_images(root: str | Path) -> Listing:
         OSError: The machine failed.
     """
     if not os.path.isdir(root):
-        return Listing([], [], [], {})
+        return Listing([], [], [], {}, np.zeros(0, np.uint64))
     entered: dict[Any, str] = {}
-    files: dict[str, list[str]] = {}  # by the folder, whose path ends with a slash
-    inside: dict[str, list[str]] = {}  # the folders in it
-    unused: list[str] = []
+    # By the folder, whose path ends with a slash.
+    files: dict[str, list[str]] = {}
+    inodes: dict[str, list[int]] = {}
+    top, unused = list[str](), list[str]()
     elsewhere = {identity(path): str(path) for path in _elsewhere(Path(root))}
     # Real folders before links: a folder that has both counts where it really is.
     folders, links = [""], list[str]()
@@ -84,18 +88,17 @@ def list_images(root: str | Path) -> Listing:
             unused.append(f"{place} (the same folder as {known})")
             continue
         entered[key] = path.rstrip("/")
-        files[place], real, more, others = _look_into(path, place)
-        inside[place] = sorted(real + more)
+        files[place], inodes[place], real, more, others = _look_into(path, place)
+        top = top if place else sorted(real + more)
         folders += real
         links = sorted(links + more) if more else links
         unused += others
-    images, folders = list[str](), [""]
-    while folders:  # the files of a folder, then those of its subfolders
-        place = folders.pop()
-        images += [place + name for name in files.get(place, ())]
-        folders += reversed(inside.get(place, []))
+    # The files of a folder, then those of its subfolders.
+    places = sorted(files)
+    images = [place + name for place in places for name in files[place]]
+    numbers = np.array([number for place in places for number in inodes[place]], np.uint64)
     unused.sort(key=lambda name: (not name.endswith(")"), name))  # those with a reason first
-    return Listing([name[:-1] for name in inside[""]], images, unused, entered)
+    return Listing([name[:-1] for name in top], images, unused, entered, numbers, str(root))
 
 
 def _elsewhere(root: Path) -> Iterator[Path]:
@@ -107,24 +110,37 @@ def _elsewhere(root: Path) -> Iterator[Path]:
             yield from (other, *(other / name for name in _folders(other)))
 
 
-def _look_into(path: str, place: str) -> tuple[list[str], list[str], list[str], list[str]]:
-    """The images, folders, links to folders and other files in a folder; no file is opened."""
-    names, real, linked, others = list[str](), list[str](), list[str](), list[str]()
-    try:
-        entries = list(os.scandir(path))
-    except OSError as error:
-        raise reading_failed(path, error) from None
-    for entry in entries:
+def _look_into(
+    path: str, place: str
+) -> tuple[list[str], list[int], list[str], list[str], list[str]]:
+    """The images, their inodes, folders, links to folders and other files in a folder."""
+    names, inodes = list[str](), list[int]()
+    real, linked, others = list[str](), list[str](), list[str]()
+    for entry in _scan(path):
         link = entry.is_symlink()
-        if is_hidden(entry.name):
-            continue
         if _is_folder(entry):
             (linked if link else real).append(f"{place}{entry.name}/")
         elif is_image(entry.name) and (link or entry.is_file()):
             names.append(entry.name)
+            inodes.append(_linked_inode(entry) if link else entry.inode())  # opens no file
         elif not ABOUT.fullmatch(entry.name):  # also pipes and devices, which would be waited for
             others.append(place + entry.name)
-    return sorted(names), real, linked, others
+    return names, inodes, real, linked, others
+
+
+def _linked_inode(entry: os.DirEntry[str]) -> int:
+    with suppress(OSError):  # it leads to nowhere
+        return entry.stat().st_ino
+    return entry.inode()
+
+
+def _scan(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden, sorted by the names."""
+    try:
+        entries = [entry for entry in os.scandir(folder) if not is_hidden(entry.name)]
+    except OSError as error:
+        raise reading_failed(folder, error) from None
+    return sorted(entries, key=lambda entry: entry.name)
 
 
 def images_below(folder: str | Path) -> list[str]:
@@ -133,10 +149,31 @@ def images_below(folder: str | Path) -> list[str]:
 
 
 def warn_shared(one: Listing, other: Listing) -> None:
-    """Warns, in one line, of folders that are in two splits, perhaps by links."""
+    """Warns, in one line, of folders or images that are in two splits, by links."""
     both = one.entered.keys() & other.entered.keys()
-    if shared := sorted(f"{other.entered[key]} is {one.entered[key]}" for key in both):
-        terminal.warn(f"the same images in two splits: {shorten(shared, 3)}")
+    shared = sorted((one.entered[key], other.entered[key]) for key in both)
+    inside = os.path.join(one.root, "")
+    shared = shared or [
+        (first, second)
+        for first, second in linked_images(one, other)
+        if first.startswith(inside) and not second.startswith(inside)
+    ]
+    if shared:
+        told = shorten([f"{second} is {first}" for first, second in shared], 3)
+        terminal.warn(f"the same images in two splits: {told}")
+
+
+def linked_images(*listings: Listing) -> list[tuple[str, str]]:
+    """The paths of each two images that are one file, by links; no other file is looked at."""
+    inodes = np.concatenate([found.inodes for found in listings])
+    order = np.argsort(inodes, kind="stable")
+    alike = np.flatnonzero(np.diff(inodes[order]) == 0)
+    if not len(alike):
+        return []
+    paths = [os.path.join(found.root, path) for found in listings for path in found.images]
+    pairs = ((paths[order[i]], paths[order[i + 1]]) for i in alike)
+    # Two file systems may have one number each, and some number nothing.
+    return [pair for pair in pairs if identity(pair[0]) == identity(pair[1])]
 
 
 def identity(path: str | Path) -> Any:
@@ -147,10 +184,8 @@ def identity(path: str | Path) -> Any:
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
+    # Of a link that leads to itself `is_dir` raises an error.
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def is_image(path: str | Path) -> bool:
@@ -166,10 +201,9 @@ def is_hidden(path: str | Path) -> bool:
 
 def reading_failed(path: str | Path, error: OSError) -> Exception:
     """What to raise for an error of the system: BadInput if the path is wrong, else an OSError."""
-    if error.errno == errno.ENOENT and os.path.islink(path):
-        return BadInput(f"{path}: not readable: a link to nowhere; replace or remove it")
-    if error.errno in OF_THE_PATH:
-        return BadInput(f"{path}: not readable: {OF_THE_PATH[error.errno]}; replace or remove it")
+    to_nowhere = error.errno == errno.ENOENT and os.path.islink(path)
+    if reason := "a link to nowhere" if to_nowhere else OF_THE_PATH.get(error.errno or 0):
+        return BadInput(f"{path}: not readable: {reason}; replace or remove it")
     return OSError(error.errno, error.strerror or str(error), str(path))
 
 
@@ -226,11 +260,7 @@ def nearly(name: str) -> str | None:
 
 def unused_in(folder: Path) -> list[str]:
     """What lies in the folder of the splits and is not one, nor about the data; hints first."""
-    hints, others = [], []
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise reading_failed(folder, error) from None
+    hints, others, entries = [], [], _scan(folder)
     names = {entry.name for entry in entries}
     for entry in entries:
         split = nearly(entry.name) if _is_folder(entry) else None
@@ -238,11 +268,7 @@ def unused_in(folder: Path) -> list[str]:
             hints.append(f"{entry.name}/ (rename it {split} if it is that)")
         elif entry.name.lower() == "dataset.json" != entry.name:
             hints.append(f"{entry.name} (rename it dataset.json)")
-        elif not (
-            entry.name in (*SPLITS, "dataset.json")
-            or is_hidden(entry.name)
-            or ABOUT.fullmatch(entry.name)
-        ):
+        elif not (entry.name in (*SPLITS, "dataset.json") or ABOUT.fullmatch(entry.name)):
             others.append(entry.name + "/" * _is_folder(entry))
     return hints + others
 
@@ -263,9 +289,8 @@ def warn_unused(folder: Path, names: list[str]) -> None:
 
 
 def _folders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(e.name for e in os.scandir(folder) if not is_hidden(e.name) and _is_folder(e))
+    entries = _scan(folder) if folder.is_dir() else []
+    return [entry.name for entry in entries if _is_folder(entry)]
 
 
 def split_by_hash(names: Iterable[str], groups: Sequence[int], share: float) -> list[bool]:
@@ -287,16 +312,12 @@ def split_by_hash(names: Iterable[str], groups: Sequence[int], share: float) -> 
         / 2**48
         for name in names
     ]
-    lowest: dict[int, int] = {}
-    highest: dict[int, int] = {}
-    for i, group in enumerate(groups):
-        if hashes[i] < hashes[lowest.setdefault(group, i)]:
-            lowest[group] = i
-        if hashes[i] >= hashes[highest.setdefault(group, i)]:
-            highest[group] = i
+    members: dict[int, list[int]] = {}
+    for i in sorted(range(len(hashes)), key=hashes.__getitem__):
+        members.setdefault(groups[i], []).append(i)
     chosen = [value < share for value in hashes]
-    for group in lowest:
-        chosen[lowest[group]], chosen[highest[group]] = True, False
+    for rows in members.values():
+        chosen[rows[0]], chosen[rows[-1]] = True, False
     return chosen
 
 
@@ -317,11 +338,8 @@ class SerializedList(Sequence[str]):
         return len(self._ends) - 1
 
     def __iter__(self) -> Iterator[str]:  # without it each would take three times as long
-        start = 0
-        for ends in np.split(self._ends[1:], range(4096, len(self), 4096)):
-            for end in ends.tolist():
-                yield self._bytes[start:end].decode("utf-8", "surrogatepass")
-                start = end
+        for start, end in pairwise(self._ends):
+            yield self._bytes[start:end].decode("utf-8", "surrogatepass")
 
     def __getitem__(self, index: Any) -> Any:  # a string for an integer, a list for a slice
         chosen = range(len(self))[index]

@@ -3,6 +3,7 @@
 import logging
 import re
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -59,7 +60,7 @@ KINDS = {
     "bits; convert it to 8 bits",
     rb"[\t\n\r -~]+\Z": "a text; replace or remove it",
 }
-_noted: set[str] = set()  # what was said once
+_noted = deque[str]()  # what was said once; as a set it would count as code: see source.digest_of
 
 
 def read_image(path: str | Path, least: tuple[int, int] | None = None) -> Image.Image:
@@ -78,7 +79,7 @@ def read_image(path: str | Path, least: tuple[int, int] | None = None) -> Image.
     for remark in remarks:
         # Once in a run: of the worker processes only the first one says it.
         if remark != ALPHA and remark not in _noted and getattr(get_worker_info(), "id", 0) == 0:
-            _noted.add(remark)
+            _noted.append(remark)
             terminal.warn(f"{path}: {remark}; also of others like it")
     return image
 

@@ -1,7 +1,6 @@
 """Batches on their way to the device: worker processes, a background thread, the transfer.
 
-Workers are started by whatever method the platform has (fork, forkserver, spawn). Every wait for
-them has a limit, so that nothing hangs, whichever of the processes fails.
+Every wait for workers has a limit, so that nothing hangs, whichever of the processes fails.
 """
 
 import atexit
@@ -15,8 +14,8 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from itertools import chain, takewhile
+from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import takewhile
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -40,15 +39,14 @@ GRACE = 1.0  # seconds in which a worker may finish its batch before it is kille
 GONE = 6.0  # seconds after which the end of a killed process has been noticed
 
 
-class Loader:
+class Loader(AbstractContextManager["Loader"]):
     """Loads the batches of a data set and moves them to the device.
 
-    A context manager, whose end ends the worker processes. They serve one pass over the data after
-    another.
+    A context manager, whose end ends the worker processes, which serve one pass after another.
 
     Args:
         dataset: A map-style data set of tuples of tensors. If it can make whole batches at once
-            (see sampler.SeededDataset) it needs no worker processes.
+            (see sampler.whole_batch) it needs no worker processes.
         sampler: Which samples make up which batch.
         device: The device that the batches are moved to.
         workers: Worker processes; 0 loads in the main process, None chooses.
@@ -74,11 +72,10 @@ class Loader:
         threaded = at_once and not self.on_device and not self.workers and device.type != "cpu"
         self.prefetch, self._ahead = prefetch if threaded else 0, max(2, prefetch)
         self.pins = device.type == "cuda" and not self.on_device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if self.pins else None
         self._source = SeededDataset(dataset)
         self._keys = _Keys()
-        self._iterator: Any = None  # of DataLoader, whose workers are `_processes`
-        self._processes: list[Any] = []
+        self._iterator: Any = None  # of DataLoader
 
     @contextmanager
     def batches(self, n_iter: int = 0) -> Iterator[Iterator[Batch]]:
@@ -123,7 +120,7 @@ class Loader:
         except Exception as error:
             # Raised by the data set, in a process that lives.
             caught = isinstance(error, BadInput | Fault) or "Caught" in str(error)
-            sentinels = [process.sentinel for process in self._processes]
+            sentinels = [process.sentinel for process in self._iterator._workers]
             if caught or not multiprocessing.connection.wait(sentinels, GONE):
                 raise
             # Whatever error the death of a process has caused.
@@ -143,7 +140,6 @@ class Loader:
             generator=torch.Generator(),
             worker_init_fn=_end_with_trainer,
         )
-        others = multiprocessing.active_children()
         option = f"--workers {self.workers}"
         try:
             with _stop_signals_blocked(), warnings.catch_warnings():
@@ -156,73 +152,60 @@ class Loader:
             ) from None
         except OSError as error:
             raise Fault(f"{option}: cannot be started ({error.strerror}); use fewer") from None
-        self._processes = [p for p in multiprocessing.active_children() if p not in others]
 
     def _on_device(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches on the device. To CUDA the next one is copied while one is computed with."""
-        if self._stream is None or self.on_device:
+        if self._stream is None:
             for batch in batches:
                 yield to_memory_format(tuple(part.to(self.device) for part in batch), self.device)
             return
-        computing = torch.cuda.current_stream(self.device)
-        ready: Batch | None = None
-        for on_host in chain(batches, [None]):
-            coming = None
-            if on_host is not None:
-                with torch.cuda.stream(self._stream):
-                    coming = tuple(part.to(self.device, non_blocking=True) for part in on_host)
-            if ready is not None:
-                yield to_memory_format(ready, self.device)
-            if coming is not None:
-                computing.wait_stream(self._stream)
-                for part in coming:  # else its memory might be reused while it is computed with
-                    part.record_stream(computing)
+        computing, copies = torch.cuda.current_stream(self.device), map(self._copy, batches)
+        ready = next(copies, None)
+        while ready is not None:
+            computing.wait_stream(self._stream)
+            for part in ready:  # else its memory might be reused while it is computed with
+                part.record_stream(computing)
+            coming = next(copies, None)
+            yield to_memory_format(ready, self.device)
             ready = coming
 
-    def __enter__(self) -> "Loader":
-        return self
+    def _copy(self, batch: Batch) -> Batch:
+        with torch.cuda.stream(self._stream):
+            return tuple(part.to(self.device, non_blocking=True) for part in batch)
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Ends the worker processes within seconds; the next batches start new ones.
-
-        PyTorch has no public method for it.
-        """
+        """Ends the worker processes within seconds; the next batches start new ones."""
         if self._iterator is None:
             return
-        # In a thread, since PyTorch can wait for ever for a lock that a killed process has held.
+        # PyTorch has no public method for it. In a thread, since it can wait for ever for a lock
+        # that a killed process has held.
         ending = threading.Thread(target=self._iterator._shutdown_workers, daemon=True)
         ending.start()
         ending.join(GRACE)
-        for process in self._processes:
+        for process in self._iterator._workers:
             process.kill()
         for indices in self._iterator._index_queues:
             indices.cancel_join_thread()  # nobody reads them any more
-        for waited in (*self._processes, ending):
+        for waited in (*self._iterator._workers, ending):
             waited.join(GONE)
-        self._iterator, self._processes = None, []
+        self._iterator = None
 
 
 def to_memory_format(batch: Batch, device: torch.device) -> Batch:
     """A batch with its images in the order of `memory_format`, which rounding may depend on."""
     order = memory_format(device)
     return tuple(
-        part.contiguous(memory_format=order) if part.dim() == 4 else part for part in batch
+        part if part.dim() != 4 else part.contiguous(memory_format=order) for part in batch
     )
 
 
 def choose_workers(device: torch.device, at_once: bool) -> int:
-    """The number of worker processes for `--workers auto`.
-
-    On the CPU none: the network computes on every core itself, its threads wait for each other, and
-    a worker on one of the cores delays all of them.
-
-    Args:
-        device: The device of the model.
-        at_once: Whether whole batches come out of the cache, which takes no time.
-    """
+    """The number of worker processes for `--workers auto`; none if batches are made at once."""
+    # None on the CPU: the network computes on every core itself, its threads wait for each other,
+    # and a worker on one of the cores delays all of them.
     return 0 if at_once or device.type == "cpu" else max(1, min(16, cores() - 1))
 
 
@@ -270,9 +253,8 @@ def _in_background(source: Iterator[Batch], prefetch: int) -> Iterator[Iterator[
 def _stop_signals_blocked() -> Iterator[None]:
     """Workers that are started in the block never see the signals that ask the trainer to stop.
 
-    Such a signal may go to the whole process group. The trainer finishes its step first, and for
-    that needs its workers. They inherit the blocking from their first instruction on, and so does
-    the fork server where there is one.
+    Such a signal may go to the whole process group, and the trainer needs its workers to finish its
+    step. They inherit the blocking from their first instruction on, as does a fork server.
 
     PyTorch's handler of SIGCHLD is not kept: it raises an error wherever the main thread is, even
     inside a lock. The death of a worker is noticed by whoever waits for its batch. SIGCHLD itself

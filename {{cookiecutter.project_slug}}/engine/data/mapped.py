@@ -1,21 +1,19 @@
 """The file of a cache: decoded images, mapped into memory, and what is known of each.
 
-    values    of all images one after the other, rows from top to bottom, channels last
-    sums      of each image, for statistics: see `sums_of`
-    sizes     height and width of each, int32 (N, 2)
-    digests   of the bytes of each image's file, uint8 (N, 16)
-    stamps    of each image's file when these bytes were last read, int64 (N, 4): see `stamp`
-    header    JSON: format, images (N), dtype, channels, kind, sums (their dtype and shape)
-    end       the length of the header, int64, and MAGIC
-
-Each part begins at a multiple of eight bytes.
+records   a .npy array with one record for each image, of these fields:
+              sums      for statistics: see `sums_of`
+              size      height and width, int32
+              digest    of the bytes of its file, uint8 (16,)
+              stamp     of its file when these were last read, int64 (4,): see `stamp`
+pixels    a .npy array (0, C), whose type is that of the values
+values    of all images one after the other, rows from top to bottom, channels last
 """
 
 import hashlib
-import json
+import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,12 +24,10 @@ from torch import Tensor
 
 from engine.data.files import reading_failed
 
-FORMAT = 2  # of the file; with another number all caches are made again
-MAGIC = b"pt-cache"
+FORMAT = 3  # of the file; with another number all caches are made again
 # What the values of an image are: brightness, the index of a class, or anything else.
 KINDS = ("image", "index", "feature")
 INDICES = 256  # of classes, in an image of the kind "index"
-Part = dict[str, Tensor]  # values, sums, sizes and digests of some images
 
 
 class MappedImages:
@@ -39,11 +35,9 @@ class MappedImages:
 
     Attributes:
         path: The file that `values` is a map of; None if they were moved to another device.
-        values: All images one after the other, each (H, W, C), of one type.
+        records: See the beginning of this file; as `values`.
         sizes: Height and width of each image, int32 (N, 2).
-        channels: C.
         stacked: `values` as (N, H, W, C), if all are of one size.
-        sums, digests, stamps: See the beginning of this file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,59 +45,39 @@ class MappedImages:
 
         Raises:
             OSError: It cannot be read.
-            ValueError: It is not a whole cache.
+            EOFError, ValueError: It is not a whole cache.
         """
         self.path: Path | None = path
         with open(path, "rb") as file:
-            _share(file)  # the map keeps the lock
+            with suppress(OSError):  # not every file system has locks
+                _lock(file, exclusive=False)  # which the map of the values keeps
             # Read-only: the pages of a writable map would have to fit into memory.
-            content = np.memmap(file, np.uint8, "r")
-        end = len(content) - 8 - len(MAGIC)
-        if end < 0 or content[end + 8 :].tobytes() != MAGIC:
-            raise ValueError("not a cache")
-        start = end - int(content[end : end + 8].view(np.int64)[0])
-        header = json.loads(content[start:end].tobytes())
-        count, self.channels, self.kind = (header[key] for key in ("images", "channels", "kind"))
-        if header["format"] != FORMAT or count < 1 or self.channels < 1:
-            raise ValueError("a cache of another format")
-        self._stamps_at = start - 32 * count
-        self.stamps = content[self._stamps_at : start].view(np.int64).reshape(count, 4).copy()
-        start = self._stamps_at - 16 * count
-        self.digests = content[start : start + 16 * count].reshape(count, 16)
-        start -= 8 * count
-        sizes = content[start : start + 8 * count].view(np.int32).reshape(count, 2).copy()
-        kind, shape = header["sums"]
-        length = count * int(np.prod(shape)) * np.dtype(kind).itemsize
-        start -= length
-        self.sums = content[start : start + length].view(kind).reshape(count, *shape)
-        self.sizes = torch.from_numpy(sizes)
-        areas = self.sizes[:, 0].long() * self.sizes[:, 1]
-        dtype = np.dtype(header["dtype"])
-        length = int(areas.sum()) * self.channels * dtype.itemsize
-        if bool((self.sizes < 1).any()) or -(-length // 8) * 8 != start:
+            self.records: Any = np.load(path, mmap_mode="r")
+            file.seek(self.records.offset + self.records.nbytes)
+            pixels = np.load(file)
+            values = np.memmap(file, pixels.dtype, "r", file.tell())
+        self.channels = pixels.shape[1]
+        self.sizes = torch.from_numpy(self.records["size"].copy())
+        self.ends = self.sizes.long().prod(1).cumsum(0) * self.channels
+        if bool((self.sizes < 1).any()) or len(values) != self.ends[-1]:
             raise ValueError("not the values of images of these sizes")
-        self.ends = areas.cumsum(0) * self.channels
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch has no read-only tensors
-            self._set_values(torch.from_numpy(content[:length].view(dtype)))
+            self._set_values(torch.from_numpy(values))
 
     def _set_values(self, values: Tensor) -> None:
         self.values, self.stacked = values, None
         if bool((self.sizes == self.sizes[0]).all()):
-            height, width = self.sizes[0].tolist()
-            self.stacked = values.view(len(self.sizes), height, width, self.channels)
+            self.stacked = values.view(-1, *self.sizes[0].tolist(), self.channels)
 
     def to(self, device: torch.device) -> None:
         """Moves the values to the memory of a device."""
         self._set_values(self.values.to(device))
         self.path = None
 
-    def __getstate__(self) -> dict:
+    def __reduce__(self) -> tuple[Any, ...]:
         """For worker processes that are not forked: they map the file themselves."""
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
+        return MappedImages, (self.path,)
 
     def __getitem__(self, index: int) -> Tensor:
         """An image of its own, (C, H, W), that may be changed."""
@@ -114,48 +88,49 @@ class MappedImages:
 
     def restamp(self, stamps: np.ndarray) -> None:
         """Notes that the files, with these stamps now, have the content they had."""
-        self.stamps = stamps
-        with suppress(OSError), open(str(self.path), "r+b") as file:  # perhaps of another user
-            file.seek(self._stamps_at)
-            file.write(stamps.tobytes())
+        with suppress(OSError):  # perhaps of another user
+            np.load(str(self.path), mmap_mode="r+")["stamp"][:] = stamps
 
 
 def write(
-    file: BinaryIO, parts: Iterator[Part], kind: str, channels: int, stamps: np.ndarray
-) -> None:
-    """Writes a file of images of one type.
+    file: BinaryIO,
+    parts: Iterable[tuple[Tensor, ...]],
+    first: Tensor,
+    kind: str,
+    stamps: np.ndarray,
+) -> np.ndarray:
+    """Writes a file of images of one type; returns their records.
 
     Args:
         file: Opened for writing.
         parts: The images, some at a time: values (H * W * C of each, end to end), sums, sizes and
             digests of each.
+        first: The first image, (C, H, W).
         kind: One of KINDS.
-        channels: Those of each image.
         stamps: Those of the files, int64 (N, 4).
     """
-    kept: list[Part] = []
-    for part in parts:
-        values = part.pop("values").numpy()
-        _put(file, values, pad=False)
-        kept.append(part)
-    file.write(bytes(-file.tell() % 8))
-    sums, sizes, digests = (
-        torch.cat([part[name] for part in kept]).numpy() for name in ("sums", "sizes", "digests")
-    )
-    for known in (sums, sizes, digests, stamps):
-        _put(file, known)
-    header: dict[str, Any] = {"format": FORMAT, "images": len(sizes), "kind": kind}
-    header |= {"dtype": str(values.dtype), "channels": channels}
-    header["sums"] = [str(sums.dtype), sums.shape[1:]]
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(text + np.int64(len(text)).tobytes() + MAGIC)
+    sums = sums_of(first.permute(1, 2, 0), kind).numpy()
+    fields = [("sums", sums.dtype, sums.shape), ("size", np.int32, 2), ("digest", np.uint8, 16)]
+    records = np.zeros(len(stamps), [*fields, ("stamp", np.int64, 4)])
+    records["stamp"] = stamps
+    _save(file, records)  # so much room is needed
+    _save(file, np.empty((0, len(first)), first.numpy().dtype))
+    done = 0
+    for values, *known in parts:
+        file.write(values.numpy().data)
+        rows = slice(done, done + len(known[0]))
+        for name, value in zip(("sums", "size", "digest"), known, strict=True):
+            records[name][rows] = value
+        done = rows.stop
+    file.seek(0)
+    _save(file, records)
+    return records
 
 
-def _put(file: BinaryIO, values: np.ndarray, pad: bool = True) -> None:
-    file.write(np.ascontiguousarray(values).data if values.size else b"")
-    if pad:
-        file.write(bytes(-values.nbytes % 8))
+def _save(file: BinaryIO, array: np.ndarray) -> None:
+    content = io.BytesIO()
+    np.save(content, array)  # to a file on a full disk it raises an error that does not say so
+    file.write(content.getbuffer())
 
 
 def sums_of(image: Tensor, kind: str) -> Tensor:
@@ -201,23 +176,20 @@ def digest_file(path: str) -> Tensor:
     return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
 
 
-def _share(file: BinaryIO) -> None:
-    """Tells others that the file is in use, as far as the file system can."""
-    with suppress(ImportError, OSError):
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-
-
 def in_use(path: Path) -> bool:
     """Whether a process of any machine has the file mapped, or may have."""
     try:
-        import fcntl
-
         with open(path, "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # Windows deletes no file that is mapped
-        return False
+            _lock(file, exclusive=True)
     except OSError:
         return True
     return False
+
+
+def _lock(file: BinaryIO, exclusive: bool) -> None:
+    """Tells others that the file is in use; raises OSError if that cannot be."""
+    try:
+        import fcntl
+    except ImportError:  # Windows deletes no file that is mapped
+        return
+    fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)

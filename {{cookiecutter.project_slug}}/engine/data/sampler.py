@@ -9,6 +9,7 @@ of its own for random transforms.
 import random
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
@@ -32,15 +33,13 @@ def mix(*key: int | str) -> int:
 def seed_all(device: torch.device, *key: int | str) -> None:
     """Seeds the global generators that a model on `device` draws from: torch, random, numpy."""
     seed = mix(*key)
-    # torch.manual_seed would look at every kind of device, which takes a fifth of a millisecond.
-    torch.default_generator.manual_seed(seed)
+    seed_sample(seed)
     if device.type == "cuda":
         torch.cuda.init()  # before that it has no generators
         for default in torch.cuda.default_generators:
             default.manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
-    _seed_python(seed)
 
 
 def generator(device: torch.device, *key: int | str) -> torch.Generator:
@@ -54,49 +53,36 @@ def seed_sample(seed: int) -> None:
     Without worker processes this happens between two forward passes, each of which seeds anew. The
     generators of accelerators are left alone.
     """
+    # torch.manual_seed would look at every kind of device, which takes a fifth of a millisecond.
     torch.default_generator.manual_seed(seed)
-    _seed_python(seed)
-
-
-def _seed_python(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # the generator of transforms written for numpy
 
 
+@dataclass
 class TrainBatchSampler:
     """The batches of a whole run, each epoch in another random order.
 
-    An optimizer step takes `accumulate` batches. The samples left over at the end of an epoch, too
-    few for a step, are skipped; the next epoch has another order.
-
-    Args:
-        size: Number of samples in the data set.
-        batch_size: Samples in a batch.
-        accumulate: Batches in an optimizer step.
-        epochs: Epochs of the run.
-        seed: The seed of the run.
-        share: The batches of each step to give, as numbers from 0 to `accumulate`; None: all.
-        repeat: Every step gets the batches of the first one.
+    The samples left over at the end of an epoch, too few for a step, are skipped; the next epoch
+    has another order.
 
     Raises:
         BadInput: The data set has too few samples for one step.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        accumulate: int,
-        epochs: int,
-        seed: int,
-        share: range | None = None,
-        repeat: bool = False,
-    ) -> None:
-        self.size, self.batch_size, self.accumulate, self.seed = size, batch_size, accumulate, seed
-        self.share = range(accumulate) if share is None else share
-        self.per_step, self.repeat = len(self.share), repeat
+    size: int  # number of samples in the data set
+    batch_size: int
+    accumulate: int  # batches in an optimizer step
+    epochs: int
+    seed: int  # that of the run
+    share: range | None = None  # which batches of each step to give, the first is 0; None: all
+    repeat: bool = False  # every step gets the batches of the first one
+
+    def __post_init__(self) -> None:
+        size, batch_size, accumulate = self.size, self.batch_size, self.accumulate
+        self.micro_batches = range(accumulate) if self.share is None else self.share
         self.steps_per_epoch = size // (batch_size * accumulate)
-        self.steps = epochs * self.steps_per_epoch  # of the whole run
+        self.steps = self.epochs * self.steps_per_epoch  # of the whole run
         if self.steps_per_epoch == 0:
             better = f", or better {size // 8}" if size >= 32 else ""
             raise BadInput(
@@ -106,7 +92,7 @@ class TrainBatchSampler:
 
     def count(self, n_iter: int = 0) -> int:
         """The number of batches from step `n_iter` to the end of the run."""
-        return max(0, self.steps - n_iter) * self.per_step
+        return max(0, self.steps - n_iter) * len(self.micro_batches)
 
     def batches(self, n_iter: int = 0, device: torch.device | str = "cpu") -> Iterator[Keys]:
         """The batches from step `n_iter` to the end of the run, as tensors on `device`."""
@@ -120,22 +106,18 @@ class TrainBatchSampler:
             batches = list(zip(*keys, strict=True))
             for step in range(first_step, self.steps_per_epoch):
                 first = 0 if self.repeat else step * self.accumulate
-                yield from (batches[first + micro_batch] for micro_batch in self.share)
+                yield from (batches[first + micro_batch] for micro_batch in self.micro_batches)
             first_step = 0
 
 
+@dataclass
 class EvalBatchSampler:
-    """Every sample once, in the order of the data set; the last batch may be smaller.
+    """Every sample once, in the order of the data set; the last batch may be smaller."""
 
-    Args:
-        size: Number of samples in the data set.
-        batch_size: Samples in a batch.
-        rank: Of several processes, each takes every `processes`-th batch, this one from here on.
-        processes: Their number.
-    """
-
-    def __init__(self, size: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
-        self.size, self.batch_size, self.rank, self.processes = size, batch_size, rank, processes
+    size: int  # number of samples in the data set
+    batch_size: int
+    rank: int = 0  # of several processes, each takes every `processes`-th batch from here on
+    processes: int = 1
 
     def count(self, n_iter: int = 0) -> int:
         batches = -(-self.size // self.batch_size)
@@ -161,9 +143,7 @@ class Samples(Protocol):
 class SeededDataset(Dataset):
     """A data set whose batches are asked for by the keys of a sampler.
 
-    The seed travels with the index, so a sample is the same whichever process loads it. A data set
-    may have a method `batch(indices)` that returns a whole batch at once, or None if it cannot, for
-    example because samples are random.
+    The seed travels with the index, so a sample is the same whichever process loads it.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -197,6 +177,9 @@ def _stack(samples: list[Any], indices: list[int]) -> Any:
 
 
 def whole_batch(dataset: Dataset, indices: Tensor) -> Any:
-    """A batch made at once by the data set's method `batch`; None if that is not possible."""
+    """A batch made at once by the data set's method `batch(indices)`.
+
+    None if it has none, or if that returns None, for example because samples are random.
+    """
     make = getattr(dataset, "batch", None)
     return make(indices) if make else None

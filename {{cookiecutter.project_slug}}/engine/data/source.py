@@ -14,22 +14,20 @@ from typing import Any
 from engine.errors import PROJECT
 
 PLAIN = (str, bytes, int, float, bool, type(None))
-GROUPS = (tuple, list, dict, set, frozenset)
 
 
-def syntax(code: str) -> str:
-    """The syntax tree of code as text, without docstrings; the same for every version of Python."""
+def _parse(code: str) -> ast.Module:
+    """The syntax tree of code, without docstrings."""
     tree = ast.parse(textwrap.dedent(code))
     for node in ast.walk(tree):
-        body: Any = getattr(node, "body", None)  # of a lambda an expression
-        first = body[0] if isinstance(body, list) and body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            body.remove(first)
-    return _dump(tree)
+        match getattr(node, "body", None):
+            case [ast.Expr(value=ast.Constant()), *_] as body:
+                del body[0]
+    return tree
 
 
 def _dump(value: Any) -> str:
-    """As ast.dump, without the fields that are empty, some of which newer versions have added."""
+    """As ast.dump, without the fields that are empty, some of which newer Pythons have added."""
     if isinstance(value, ast.AST):
         fields = ((name, getattr(value, name, None)) for name in value._fields)
         told = [f"{name}={_dump(field)}" for name, field in fields if field not in (None, [])]
@@ -57,7 +55,7 @@ def changed_code(before: dict[str, str]) -> list[str]:
 
 def _digest_file(name: str) -> str:
     try:
-        text = syntax((PROJECT / name).read_text(encoding="utf-8"))
+        text = _dump(_parse((PROJECT / name).read_text(encoding="utf-8")))
     except (OSError, SyntaxError, ValueError):
         return "none"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -66,9 +64,9 @@ def _digest_file(name: str) -> str:
 def digest_of(function: Callable) -> str:
     """A digest of a function and of all in the project that it uses.
 
-    What a name stands for is looked up in the module of the function: functions and classes of the
-    project are followed, also those of one of its modules; plain values count as they are. What
-    libraries do is not looked at.
+    What a name stands for is looked up in the module of the function, and in the modules of the
+    project that it names: functions and classes of the project are followed, plain values and
+    groups of them count as they are now. What libraries do is not looked at.
     """
     found: dict[str, str] = {}
     _follow(function, found)
@@ -86,57 +84,37 @@ def _follow(thing: Any, found: dict[str, str]) -> None:
     if module is None or not _ours(module) or name in found:
         return
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
-        found[name] = syntax(inspect.getsource(thing))
-    except (
-        OSError,
-        SyntaxError,
-        TypeError,
-    ):  # made at run time, or a part of a line
+        tree = _parse(inspect.getsource(thing))
+    except (OSError, SyntaxError, TypeError):  # made at run time, or a part of a line
         found[name] = getattr(getattr(thing, "__code__", None), "co_code", b"").hex()
         return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            _look_up(module, node.id, found)
-        elif isinstance(node, ast.Attribute):
-            part = _module_of(node.value, module)
-            if part is not None:
-                _look_up(part, node.attr, found)
-
-
-def _look_up(module: ModuleType, name: str, found: dict[str, str]) -> None:
-    value = vars(module).get(name)
-    if inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, partial):
-        _follow(value, found)
-    elif name in vars(module) and isinstance(value, PLAIN + GROUPS) and not name.startswith("__"):
-        found[f"{module.__name__}.{name}"] = _text(value, found)
-    elif callable(value):  # an object of a class, such as a transform
-        _follow(value, found)
+    found[name] = _dump(tree)
+    names = {getattr(node, "id", getattr(node, "attr", "")) for node in ast.walk(tree)}
+    places = [module]
+    for place in places:
+        for used in names & vars(place).keys():
+            value = vars(place)[used]
+            if isinstance(value, ModuleType):
+                if _ours(value) and value not in places:
+                    places.append(value)
+            elif callable(value):
+                _follow(value, found)
+            elif not used.startswith("__"):
+                found[f"{place.__name__}.{used}"] = _text(value, found)
 
 
 def _text(value: Any, found: dict[str, str]) -> str:
     """A value as text that is the same in each process: no addresses, sets in one order."""
     if isinstance(value, PLAIN):
         return repr(value)
-    if isinstance(value, GROUPS):
+    if isinstance(value, tuple | list | dict | set | frozenset):
         items = value.items() if isinstance(value, dict) else value
         texts = [_text(item, found) for item in items]
         order = sorted(texts) if isinstance(value, set | frozenset) else texts
-        return f"{type(value).__name__}({', '.join(order)})"
+        return f"{type(value).__name__}{order}"
     if callable(value):
         _follow(value, found)
     return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def _module_of(node: ast.AST, module: ModuleType) -> ModuleType | None:
-    """The module of the project that an expression such as `engine.data.images` stands for."""
-    if isinstance(node, ast.Name):
-        value = vars(module).get(node.id)
-    elif isinstance(node, ast.Attribute) and (outer := _module_of(node.value, module)) is not None:
-        value = vars(outer).get(node.attr)
-    else:
-        return None
-    return value if isinstance(value, ModuleType) and _ours(value) else None
 
 
 def _ours(module: ModuleType) -> bool:

@@ -21,12 +21,19 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from engine.data.cache import CachedImages
-from engine.data.files import list_images, split_by_hash, unused_in, warn_shared, warn_unused
+from engine.data.files import (
+    SerializedList,
+    list_images,
+    split_by_hash,
+    unused_in,
+    warn_shared,
+    warn_unused,
+)
 from engine.data.images import flip, image_size, read_image
 from engine.data.sampler import Samples
 from engine.errors import BadInput
 from task.augmentation import chosen_transforms, eval_crop, mix, stored_side, train_crop
-from task.classes import check_classes, check_divisible, list_classes
+from task.classes import check_classes, check_divisible, check_one_class, list_classes
 from tools.digits import unpack_digits
 
 BUILT_IN = "data/digits"  # the images that come with the project
@@ -158,14 +165,15 @@ class ClassFolders(Dataset):
         For an index: a tensor (3, S, S) uint8, or (3, V, V) to judge by, and its label, int64.
 
     Raises:
-        BadInput: As task.classes.list_classes.
+        BadInput: As list_classes and check_one_class of task.classes.
     """
 
     def __init__(self, root: Path, opt: Namespace, classes: list[str] | None = None) -> None:
         self.root = root
         self.transforms = eval_crop(opt)  # those of training images are others
         by_class, found = list_classes(root, classes)
-        self.found = found._replace(images=[])  # which would be copied into each worker process
+        check_one_class(found)
+        self.found = found._replace(images=SerializedList(found.images))
         self.classes = list(by_class)
         counts = [len(paths) for paths in by_class.values()]
         self.images = CachedImages(

@@ -225,7 +225,7 @@ class Pairs(Dataset):
         self.layout = find_layout(root, opt)
         found = list_images(root)
         paths = choose_images(root, found, self.layout)
-        self.found = found._replace(images=[])  # which would be copied into each worker process
+        self.found = found._replace(images=SerializedList(found.images))
         names = match_names(root, paths) if self.layout == "folders" else paths
         files = self.pairs = SerializedList(paths)
         if self.layout == "folders":

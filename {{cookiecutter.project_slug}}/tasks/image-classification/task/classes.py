@@ -1,5 +1,6 @@
 """Folders of classes: their names and images, and whether they fit; labels as text."""
 
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine import terminal
-from engine.data.files import ENDINGS, Listing, check_split, list_images
+from engine.data.files import ENDINGS, Listing, check_split, linked_images, list_images
 from engine.errors import BadInput, shorten
 
 # Folders that belong to other tasks, in lower case.
@@ -60,6 +61,14 @@ def list_classes(
     if empty:
         terminal.warn(f"{root}: no images of {shorten(empty, 3)}, which stay without a result")
     return by_class, listing
+
+
+def check_one_class(listing: Listing) -> None:
+    """Raises BadInput if an image is in two classes, by a link."""
+    for one, other in linked_images(listing):
+        names = {os.path.relpath(path, listing.root).split(os.sep)[0] for path in (one, other)}
+        if len(names) > 1 and names <= {*listing.folders}:
+            raise BadInput(f"{other}: is the file {one}, so it has two classes; remove one of them")
 
 
 def _check_task(root: Path, names: list[str]) -> None:
