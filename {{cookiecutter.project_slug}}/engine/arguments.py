@@ -1,7 +1,6 @@
 """Options: argparse with errors of one line, the options that tasks share, config.txt."""
 
 import argparse
-import contextlib
 import difflib
 import io
 import itertools
@@ -10,7 +9,7 @@ import re
 import sys
 from argparse import BooleanOptionalAction
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,11 +36,8 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that takes `@config.txt` and prints an error as one line, status 2."""
 
     def __init__(self, description: str) -> None:
-        super().__init__(
-            description=description,
-            formatter_class=_Help,
-            allow_abbrev=False,
-        )
+        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
+        self._given: list[str] = []
 
     def _words(self, lines: list[str]) -> Iterator[str]:
         """The arguments in the lines of a config file; `#` starts a comment line.
@@ -75,47 +71,36 @@ class Parser(argparse.ArgumentParser):
         """The names of the options whose values are files or folders, by their metavar."""
         return {a.dest for a in self._actions if a.metavar in ("FILE", "DIR", "PATH")}
 
-    def require_nothing(self) -> None:
-        """Lets every option be left out."""
+    def _require_nothing(self) -> None:
         for action in self._actions:
             action.required = False
 
     def defaults(self) -> argparse.Namespace:
         """The options of a command line without any."""
-        self.require_nothing()
+        self._require_nothing()
         return super().parse_args([])
 
     def read_back(self, saved: Mapping[str, Any]) -> argparse.Namespace:
         """The options that a checkpoint has saved; those that were added since by default."""
-        known = {action.dest for action in self._actions}
-        lines = config_lines({name: saved[name] for name in saved if name in known})
-        opt = super().parse_args([*self._words(_split("\n".join(lines)))])
-        parsed = {line.partition("=")[0].replace("--no-", "--", 1) for line in lines}
-        for name, value in saved.items():
-            if _flag(name) not in parsed:
-                setattr(opt, name, value)
-        return opt
+        self.set_defaults(**saved)
+        return self.defaults()
 
     def check_read_back(self, opt: argparse.Namespace) -> None:
         """Raises BadInput unless config.txt and a checkpoint can hold the options."""
-        told = io.StringIO()
-        try:
-            with contextlib.redirect_stderr(told):
-                again = vars(self.read_back(plain(opt)))
-        except SystemExit:
-            reason = told.getvalue().rpartition("error: ")[2].partition(" (--help")[0]
-            raise BadInput(
-                f"options.py: an option cannot be read back from config.txt ({reason}); give it a "
-                "flag of its own name, and a type that reads the text of its values"
-            ) from None
-        for name, value in vars(opt).items():
-            for one in value if isinstance(value, list) else [value]:
-                if again[name] != value or not isinstance(one, str | int | float | Path | None):
-                    raise BadInput(
-                        f"options.py: {_flag(name)}: {value!r} cannot be kept in config.txt and in "
-                        "checkpoints; let the option be a text, a number or a Path, and convert it "
-                        "where it is used"
-                    )
+        self._require_nothing()  # each is read by itself
+        for name, value in plain(opt).items():
+            lines = _config_lines({name: value})
+            again = None
+            with redirect_stderr(io.StringIO()), suppress(SystemExit):
+                again = super().parse_args([*self._words(_split("\n".join(lines)))])
+            same = not lines or getattr(again, name, None) == getattr(opt, name)
+            values = value if isinstance(value, list) else [value]
+            if not same or not all(isinstance(one, str | int | float | None) for one in values):
+                raise BadInput(
+                    f"options.py: {_flag(name)}: {value!r} cannot be read back from config.txt and "
+                    "checkpoints; give the option a flag of its own name, let it be a text, a "
+                    "number or a Path, and convert it where it is used"
+                )
 
     def parse_run(self, argv: list[str] | None) -> argparse.Namespace:
         """The options of a training run; `@FILE` reads them from a config.txt.
@@ -130,7 +115,7 @@ class Parser(argparse.ArgumentParser):
         if LAUNCHED and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
             given = [*given, "--resume"]
         if "--resume" in given:
-            self.require_nothing()  # config.txt has what was required
+            self._require_nothing()  # config.txt has what was required
         opt = self.parse_args(given)
         if LAUNCHED and os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0" and opt.run_dir is None:
             self.error("torchrun --max-restarts needs --run-dir DIR, to go on in the same folder")
@@ -393,21 +378,22 @@ def _add_training_machine_options(parser: argparse.ArgumentParser) -> None:
 def config_text(opt: argparse.Namespace, path: Path) -> str:
     """The options, one to a line, in the form that `@path` reads back from the file `path`."""
     head = "# The options of this run. To repeat it: python train.py @" + path.as_posix()
-    return "\n".join([head, *config_lines(vars(opt))]) + "\n"
+    return "\n".join([head, *_config_lines(vars(opt))]) + "\n"
 
 
-def config_lines(options: Mapping[str, Any]) -> list[str]:
+def _config_lines(options: Mapping[str, Any]) -> list[str]:
     """Options as lines, each an argument: `--name=value`, `--flag`, or a list below its name."""
     lines: list[str] = []
     for name, value in sorted(options.items()):
+        flag = _flag(name)
         if name in NOT_IN_CONFIG or value is None:
             continue
         if isinstance(value, bool):
-            lines.append(_flag(name) if value else _flag(name).replace("--", "--no-", 1))
+            lines.append(flag if value else flag.replace("--", "--no-", 1))
         elif isinstance(value, list):
-            lines += [_flag(name), *map(str, value)]
+            lines += [flag, *map(str, value)]
         else:
-            lines.append(f"{_flag(name)}={value}")
+            lines.append(f"{flag}={value}")
     return lines
 
 
