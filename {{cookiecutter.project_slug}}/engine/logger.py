@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -50,6 +51,7 @@ class Logger:
     def __init__(self, run: RunDir, state: TrainState, world: World = ALONE) -> None:
         self.metrics, self.report = run.path / "metrics.jsonl", run.path / "report"
         self.run, self.state, self.world = run, state, world
+        self._problem = ""  # a warning that is not printed yet
         self.working = self.first = world.rank == 0
         self._events: deque[Event] = deque()  # those that are not yet in TensorBoard's file
         self._flushed, self._writing = time.time(), threading.RLock()
@@ -79,8 +81,8 @@ class Logger:
             limit = {"train": n_iter, "val": self.state.validated}
             points = read_points(self.metrics)
             kept = [p for p in points if p["n_iter"] <= limit.get(p["split"], n_iter)]
-            text = "".join(json.dumps(point) + "\n" for point in kept)
-            write_atomically(self.metrics, lambda file: file.write(text.encode()))
+            text = "".join(f"{point['line']}\n" for point in kept)
+            write_atomically(self.metrics, lambda file: file.write(os.fsencode(text)))
         self._lines = self.metrics.open("a", buffering=1, encoding="utf-8")
         # TensorBoard cannot forget points, but hides those from the step of a start on. A repeated
         # validation has the number of a step that is not repeated, whose point is added again.
@@ -241,7 +243,11 @@ class Logger:
             self._events.append(Event(wall_time=time.time(), step=n_iter, **what))
 
     def _checkpoint_written(self) -> None:
-        self.run.tell_problem()
+        """Not before it tells what is wrong with the records: if a checkpoint cannot be written
+        either, as on a full disk, the run ends with an error, and one line is enough."""
+        problem, self._problem = self._problem, ""
+        if problem:
+            terminal.warn(problem)
         self._flush()
 
     def _flush(self) -> None:
@@ -259,6 +265,5 @@ class Logger:
         with self._writing:  # of several threads that meet a full disk one says so
             if self.working:
                 where = error.filename or self.run.path
-                problem = f"{where}: {error.strerror}; the run goes on without a record"
-                self.run.problem = problem
+                self._problem = f"{where}: {error.strerror}; the run goes on without a record"
             self.working = False
