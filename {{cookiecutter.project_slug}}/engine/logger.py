@@ -36,16 +36,12 @@ FLUSH_EVERY = 30.0  # seconds, and with each checkpoint, TensorBoard's file gets
 
 
 class Logger:
-    """Shows the progress of a run and appends to its records. The state is never changed.
+    """Shows the progress of a run, and appends to its records. The state is never changed.
 
     A context manager. An interrupted run logs once more what it had logged after its last
     checkpoint, so that is dropped at the beginning. TensorBoard's file is on the disk once a
-    checkpoint is. A full disk ends the logging, with a warning, and not the run.
-
-    Args:
-        run: The run folder.
-        state: The state of the run.
-        world: The processes of the run, of which the first one alone records.
+    checkpoint is. A full disk ends the logging, with a warning, and not the run. Of several
+    processes the first one alone records.
     """
 
     def __init__(self, run: RunDir, state: TrainState, world: World = ALONE) -> None:
@@ -70,19 +66,16 @@ class Logger:
         terminal.say(self.run.describe(self.state))
         total = self.state.total
         layout = BAR.replace("{digits}", str(len(str(total))))
-        how = {"total": total, "initial": n_iter, "bar_format": layout, "leave": False}
-        self.bar = terminal.bar(disable=not self.first, **how)
+        how = {"total": total, "initial": n_iter, "bar_format": layout}
+        self.bar = terminal.bar(disable=not self.first, leave=False, **how)
         return self
 
     def _open_records(self, n_iter: int) -> None:
         """Drops what is logged once more after `n_iter`, and opens TensorBoard's file."""
-        kept: list[dict] = []
-        if self.metrics.exists():
-            limit = {"train": n_iter, "val": self.state.validated}
-            points = read_points(self.metrics)
-            kept = [p for p in points if p["n_iter"] <= limit.get(p["split"], n_iter)]
-            text = "".join(f"{point['line']}\n" for point in kept)
-            write_atomically(self.metrics, lambda file: file.write(os.fsencode(text)))
+        limit, points = {"val": self.state.validated}, read_points(self.metrics)
+        kept = [p for p in points if p["n_iter"] <= limit.get(p["split"], n_iter)]
+        text = "".join(f"{point['line']}\n" for point in kept)
+        write_atomically(self.metrics, lambda file: file.write(os.fsencode(text)))
         self._lines = self.metrics.open("a", buffering=1, encoding="utf-8")
         # TensorBoard cannot forget points, but hides those from the step of a start on. A repeated
         # validation has the number of a step that is not repeated, whose point is added again.
@@ -95,8 +88,7 @@ class Logger:
                 self._add_scalars(point["split"], point["values"])
         config = config_text(self.state.opt, self.run.path / "config.txt")
         lines = "\n".join(f"    {drawable(line)}" for line in config.split("\n"))
-        text = summary.text("config.txt", lines)
-        self._record(n_iter + 1, summary=text)
+        self._record(n_iter + 1, summary=summary.text("config.txt", lines))
 
     def __exit__(self, *error: object) -> None:
         terminal.close(self.bar)
@@ -215,16 +207,15 @@ class Logger:
 
     def _add(self, split: str, values: dict[str, float], more: dict[str, float]) -> None:
         """Adds a point: a line of metrics.jsonl, and the scalars `split/name`, with some more."""
-        n_iter = self.state.n_iter
         # JSON has no word for what is no number.
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        point = {"n_iter": n_iter, "epoch": self.state.epoch, "split": split, "values": finite}
+        point = {"n_iter": self.state.n_iter, "epoch": self.state.epoch, "split": split}
+        point["values"] = finite
         if split == "val":
             point["seconds"] = round(self.state.seconds, 1)
-        if not self.first:
-            return
         try:
-            self._lines.write(json.dumps(point) + "\n")
+            if self.first:
+                self._lines.write(json.dumps(point) + "\n")
         except OSError as error:
             self._give_up(error)
         self._add_scalars(split, {**values, **more})
@@ -243,11 +234,9 @@ class Logger:
             self._events.append(Event(wall_time=time.time(), step=n_iter, **what))
 
     def _checkpoint_written(self) -> None:
-        """Not before it tells what is wrong with the records: if a checkpoint cannot be written
-        either, as on a full disk, the run ends with an error, and one line is enough."""
-        problem, self._problem = self._problem, ""
-        if problem:
-            terminal.warn(problem)
+        if self._problem:  # if a checkpoint cannot be written either, its error is enough
+            terminal.warn(self._problem)
+            self._problem = ""
         self._flush()
 
     def _flush(self) -> None:
