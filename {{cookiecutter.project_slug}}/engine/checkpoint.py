@@ -35,10 +35,8 @@ class Damaged(BadInput):
 class Checkpoints:
     """The folder `checkpoints/` of a run: last.pt, best.pt and the newest `keep` by step.
 
-    Args:
-        folder: Where the files are; made when the first one is saved.
-        keep: How many of the newest to keep, at least 2, so that one damaged file loses little.
-        world: The processes of the run, of which the first one reads and writes.
+    At least 2 are kept, so that one damaged file loses little. The first process of `world` reads
+    and writes.
     """
 
     def __init__(self, folder: Path, keep: int = 2, world: World = ALONE) -> None:
@@ -61,8 +59,7 @@ class Checkpoints:
         training goes on. With `alone` the other processes, which may be gone, are not asked.
 
         Raises:
-            Unsound: The previous checkpoint could not be written, or the weights differ between the
-                processes.
+            Unsound: The one before could not be written, or the processes have other weights.
         """
         self.wait()
         content = state.state_dict()
@@ -93,8 +90,8 @@ class Checkpoints:
         except (OSError, RuntimeError) as error:  # torch.save turns a full disk into the latter
             good = f"the last good checkpoint is {self.last}"
             kept = good if self.last.exists() else "no checkpoint exists yet"
-            cause: BaseException = error
-            while not isinstance(cause, OSError) and cause.__context__ is not None:
+            cause: Any = error
+            while not isinstance(cause, OSError) and cause.__context__:
                 cause = cause.__context__
             reason = " ".join(str(getattr(cause, "strerror", None) or error).split())[:100]
             raise Unsound(
@@ -119,12 +116,11 @@ class Checkpoints:
         """The newest valid checkpoint, on the CPU; None if there is no file at all.
 
         Damaged ones are skipped with a warning, and renamed once an older one is valid, so that
-        they do not count among the newest that are kept. One that cannot be read for another reason
-        is an error: to resume from an older one would lose steps.
+        they do not count among the newest that are kept.
 
         Raises:
             BadInput: There are files, and none of them is valid; or one is no checkpoint.
-            Fault: One cannot be read at the moment.
+            Fault: One cannot be read at the moment; to resume from an older one would lose steps.
         """
         damaged: list[Path] = []
         for path in (*self.numbered(), *filter(Path.exists, (self.last, self.best))):
@@ -219,11 +215,8 @@ def restore(model_class: Any, path: str, parser: Any) -> tuple[Any, Namespace]:
 
     Args:
         model_class: The model; its `for_prediction` returns the options that it is made with.
-        path: The checkpoint.
+        path: The checkpoint; of another model, or no good one, it raises BadInput.
         parser: That of train.py, for the defaults of options newer than the checkpoint.
-
-    Raises:
-        BadInput: As `load`, or it is a checkpoint of another model.
     """
     state = load(Path(path))
     if state.get("model", model_class.__name__) != model_class.__name__:
@@ -241,8 +234,7 @@ def restore(model_class: Any, path: str, parser: Any) -> tuple[Any, Namespace]:
     for name, network in model.networks().items():
         weights = judged(state, name) if name in state else {}
         load_weights(network, weights, path, "networks.py was changed since then")
-    digest = digest_of(Path(path))
-    model.checkpoint = {"file": path, "digest": digest, "step": state["n_iter"]}
+    model.checkpoint = {"file": path, "digest": digest_of(Path(path)), "step": state["n_iter"]}
     return model.eval(), opt
 
 

@@ -153,9 +153,8 @@ def shorten(names: list[str], most: int = 5) -> str:
 
 def _without_traceback(text: str) -> str:
     """The text of an error; from a DataLoader worker it comes as the end of a traceback."""
-    if "Original Traceback" not in text:
-        return text
-    return text.strip().splitlines()[-1].partition(": ")[2]
+    from_worker = "Original Traceback" in text
+    return text.strip().splitlines()[-1].partition(": ")[2] if from_worker else text
 
 
 def explain(error: Exception) -> tuple[object, int] | None:
@@ -206,14 +205,11 @@ def _program() -> str:
 
 
 class StopSignal:
-    """Whether a signal has asked the run to stop: true in the process that received it.
+    """Whether one of STOP_SIGNALS has asked the run to stop: true in the process that received it.
 
-    The signals are STOP_SIGNALS. A signal is only noted, so that the current step is finished and
-    saved. A SIGINT (Ctrl-C) after that ends the process at once, without saving: an exception
-    raised while a lock is held could make the run hang.
-
-    Args:
-        highest: Returns the highest of the numbers that all processes give it.
+    It is only noted, so that the current step is finished and saved. A SIGINT (Ctrl-C) after that
+    ends the process at once, without saving: an exception raised while a lock is held could make
+    the run hang. `highest` returns the highest of the numbers that all processes give it.
     """
 
     def __init__(self, highest: Callable[[int], int] = lambda number: number) -> None:

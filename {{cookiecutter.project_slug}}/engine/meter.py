@@ -32,11 +32,7 @@ class Meter:
     The compute efficiency is the time in `computing` as a share of the elapsed time; time outside
     of `waiting` and `computing` counts as neither. On CUDA, whose kernels run after the call that
     starts them has returned, computing is timed by events that the device stamps; the program
-    never waits for them.
-
-    Args:
-        device: The device of the model.
-        images: Images of an optimizer step.
+    never waits for them. `images` is the number of images of an optimizer step.
     """
 
     def __init__(self, device: torch.device, images: int) -> None:

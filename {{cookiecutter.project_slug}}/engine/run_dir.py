@@ -46,19 +46,15 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 class RunDir:
-    """The folder of a run: runs/ and the time, unless it is named.
+    """The folder of a run, `opt.run_dir`, or else runs/ and the time. Process 0 alone writes.
 
     A context manager. On entry it makes the folder, locks it and writes config.txt, environment.txt
     and files.jsonl; on exit it waits for the last checkpoint and releases the lock. The lock of a
     process that is killed is released by the system.
 
-    Args:
-        opt: The options; `run_dir` is the folder, and `resume` allows it to hold a run already.
-        world: The processes of the run, of which process 0 alone writes.
-
     Raises:
         BadInput: The folder holds a run and `--resume` was not given, another process uses it, or
-            it cannot be made.
+            it cannot be made or written to.
     """
 
     def __init__(self, opt: Namespace, world: World = ALONE) -> None:

@@ -136,9 +136,7 @@ class TrainState:
         return ended and not self.validation_is_due()
 
     def state_dict(self) -> dict[str, Any]:
-        """The content of a checkpoint: tensors and plain values alone.
-
-        Each network is under its own name, the optimizers under `optim` by the same names.
+        """The content of a checkpoint: tensors and plain values, each network under its name.
 
         Raises:
             Diverged: A loss or a gradient was not finite, so the weights may be spoiled.
@@ -204,12 +202,9 @@ class TrainState:
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
         """Takes over a checkpoint; options and environment that differ are named in a warning.
 
-        Args:
-            state: As `state_dict` returns it.
-            path: The checkpoint or its folder, for messages.
-
         Raises:
-            BadInput: It is one of other data, another network or another optimizer.
+            BadInput: It, or that in the folder `path`, is one of other data, another network or
+                another optimizer.
         """
         if different := first_difference(state.get("info", {}), self.info):
             raise BadInput(f"{path}: written for {different}; give it the data it was trained on")
