@@ -50,22 +50,19 @@ class Parser(argparse.ArgumentParser):
         for line in lines:
             word = line.lstrip() if line.lstrip().startswith(("--", "#")) else line
             name, _, value = word.partition(" ")
-            action = flags.get(name)
-            takes_value = action is not None and action.nargs is None
+            value = value.strip()
+            takes_value = name in flags and flags[name].nargs is None
+            is_off = word.rstrip().replace("--no-", "--", 1) in flags  # that of a store_true
             if not word.strip():
                 yield from [""] * waiting
-            elif takes_value and value.strip():
-                quoted = re.fullmatch(r"""\s*(["'])(.*)\1\s*""", value)
-                yield from (name, quoted[2] if quoted else value.strip())
+            elif takes_value and value:
+                quoted = re.fullmatch(r"""(["'])(.*)\1""", value)
+                yield from (name, quoted[2] if quoted else value)
             elif word.rstrip() in flags:
                 yield word.rstrip()
-            elif word.startswith("#") or (
-                word.startswith("--no-") and word.replace("--no-", "--", 1).rstrip() in flags
-            ):  # a comment, or a store_true that is off
-                continue
-            else:
+            elif not word.startswith("#") and not is_off:
                 yield word
-            waiting = takes_value and not value.strip()
+            waiting = takes_value and not value
 
     def files(self) -> set[str]:
         """The names of the options whose values are files or folders, by their metavar."""
@@ -234,26 +231,26 @@ def auto_or(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
+# fmt: off
 def _add_machine_options(parser: argparse.ArgumentParser) -> Any:
     """Returns their group, for more of the kind."""
     group = parser.add_argument_group("machine")
     add = group.add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    precision = "mixed precision; auto: bf16 if the device supports it, fp16 on older GPUs"
-    add("--precision", choices=PRECISIONS, default="auto", help=precision)
-    workers = "processes that load images; 0 loads in the main process (default: auto)"
-    add("--workers", type=auto_or(number(int, 0)), metavar="N", help=workers)
-    prefetch = "batches that a background thread keeps ready; 0 for no thread"
-    add("--prefetch", type=number(int, 0), default=2, help=prefetch)
+    add("--precision", choices=PRECISIONS, default="auto",
+        help="mixed precision; auto: bf16 if the device supports it, fp16 on older GPUs")
+    add("--workers", type=auto_or(number(int, 0)), metavar="N",
+        help="processes that load images; 0 loads in the main process (default: auto)")
+    add("--prefetch", type=number(int, 0), default=2,
+        help="batches that a background thread keeps ready; 0 for no thread")
     return group
 
 
 def _add_quiet(parser: Any) -> None:
-    quiet = "print only warnings, errors and the last line, and show no bar"
-    parser.add_argument("--quiet", action="store_true", help=quiet)
+    parser.add_argument("--quiet", action="store_true",
+        help="print only warnings, errors and the last line, and show no bar")
 
 
-# fmt: off
 def add_test_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that every test.py has."""
     add_checkpoint_option(parser)

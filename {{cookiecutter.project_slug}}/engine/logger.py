@@ -142,10 +142,7 @@ class Logger:
     def first_step(self, micro_batches: list[Losses], model: Any, batch: Any) -> None:
         """Records an image of the first batch, and warns of losses far above those of a guess.
 
-        Args:
-            micro_batches: The losses of the step.
-            model: Its `loss_of_a_guess`, if it has one, returns losses by name.
-            batch: The batch, which its `image_grid` draws for TensorBoard and report/.
+        The model's `image_grid` draws the batch, and its `loss_of_a_guess`, if any, returns these.
         """
         guessed: dict[str, float] = getattr(model, "loss_of_a_guess", dict)()
         for name, value in mean_losses(micro_batches, self.world).items():

@@ -119,11 +119,7 @@ class RunDir:
                 self._use(_unused_name())
 
     def note_files(self, train_set: Samples, val_set: Samples) -> dict[str, Any]:
-        """Notes the images and the code of this start, for files.jsonl and to find changes later.
-
-        Returns:
-            What `environment` of a checkpoint holds of them.
-        """
+        """Notes the images of this start; returns what `environment` holds of them and the code."""
         if self.writes:
             self.files = Files(self.path, train_set, val_set)
         facts = self.world.broadcast(lambda: self.files.facts() if self.files else {})
@@ -177,11 +173,10 @@ class RunDir:
                     self.checkpoints.save(state, alone=True)
                     self.checkpoints.wait()
                     saved = f"; saved step {state.n_iter}"
-            if known[1] != FAULT and not saved:
+            told, kind = str(known[0]), Fault if known[1] == FAULT else BadInput
+            if kind is BadInput and not saved:
                 raise  # a mistake at the beginning, after which nothing is to go on with
-            told = str(known[0])
             how = "" if "--resume" in told else f"; go on with: {self.resume_command()}"
-            kind = Fault if known[1] == FAULT else BadInput
             raise kind(f"{told}{saved}{how}") from error
 
     def describe(self, state: TrainState) -> str:

@@ -169,12 +169,12 @@ def _best(own: Weights, state: Any, path: Path) -> tuple[Weights, str]:
     tensors = dict(_tensors(state))
     if not tensors:
         raise BadInput(f"--weights {path}: holds no state dict")
-    prefixes = {}
+    prefixes: dict[str, None] = {}
     for key in tensors:
         parts = key.split(".")
         for i in range(len(parts)):
-            if ".".join(parts[i:]) in own:
-                prefixes["".join(f"{part}." for part in parts[:i])] = None
+            if (name := ".".join(parts[i:])) in own:
+                prefixes[key.removesuffix(name)] = None
     found = []
     for prefix in prefixes or [""]:
         named = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
