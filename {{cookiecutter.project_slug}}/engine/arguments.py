@@ -207,17 +207,12 @@ def number(kind: type, least: float, most: float = float("inf")) -> Callable[[st
     """A type for add_argument: an int or a float from `least` to `most`."""
 
     def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not least <= value <= min(most, HUGE):  # NaN is in no range
-            what = "a whole number" if kind is int else "a number"
-            limits = (
-                f"from {least:g} to {most:g}" if most < float("inf") else f"of {least:g} or more"
-            )
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {limits}")
-        return value
+        with suppress(ValueError):
+            if least <= (value := kind(text)) <= min(most, HUGE):  # NaN is in no range
+                return value
+        what = "a whole number" if kind is int else "a number"
+        limits = f"from {least:g} to {most:g}" if most < float("inf") else f"of {least:g} or more"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what} {limits}")
 
     return parse
 

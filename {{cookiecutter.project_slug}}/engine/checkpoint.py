@@ -203,7 +203,7 @@ def reading(what: Path | str) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:100]
         # The directory of the archive has no checksum: PyTorch finds what is wrong with it.
-        kind = Damaged if isinstance(error, RuntimeError) else BadInput
+        kind = Damaged if "PytorchStreamReader" in reason else BadInput
         raise kind(f"{what}: not a checkpoint ({reason})") from None
 
 

@@ -83,8 +83,7 @@ error_prefix: Callable[[], str | None] = lambda: None if SILENT else ""  # noqa:
 def begin(name: str) -> None:
     """Prepares a program for its imports, which take seconds: Ctrl-C ends them in one line.
 
-    Args:
-        name: `__name__` of the program. A test or a notebook that imports it keeps its own SIGINT.
+    `name` is its `__name__`: a test or a notebook that imports it keeps its own SIGINT.
     """
     for number in range(3):  # else the next file opened would take the place of a closed stream
         try:
