@@ -79,8 +79,10 @@ class Parser(argparse.ArgumentParser):
 
     def read_back(self, saved: Mapping[str, Any]) -> argparse.Namespace:
         """The options that a checkpoint has saved; those that were added since by default."""
+        self._require_nothing()
         self.set_defaults(**saved)
-        return self.defaults()
+        chosen = {a.dest: saved[a.dest] for a in self._actions if a.choices and a.dest in saved}
+        return super().parse_args(_config_lines(chosen))  # refuses what is a choice no more
 
     def check_read_back(self, opt: argparse.Namespace) -> None:
         """Raises BadInput unless config.txt and a checkpoint can hold the options."""

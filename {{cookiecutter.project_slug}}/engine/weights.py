@@ -22,6 +22,7 @@ from engine.errors import BadInput, shorten
 from engine.modules import layers_of
 
 Weights = dict[str, Tensor]
+NUMPY = ("numpy.core", "numpy._core")
 # What others put beside their weights, and what can run no code of theirs.
 HARMLESS: list[Any] = [
     *(Namespace, types.SimpleNamespace, collections.defaultdict, np.ndarray, np.dtype),
@@ -31,10 +32,8 @@ HARMLESS: list[Any] = [
     # By the names that versions of Python and numpy have written.
     *((PurePosixPath, f"pathlib.{part}Path") for part in ("Posix", "PurePosix", "_local.Posix")),
     *((PureWindowsPath, f"pathlib.{part}Path") for part in ("Windows", "_local.Windows")),
-    *((part, f"numpy.{core}.multiarray.{name}") for name, part in {
-        "scalar": np.float64(0).__reduce__()[0],
-        "_reconstruct": np.zeros(1).__reduce__()[0],
-    }.items() for core in ("core", "_core")),
+    *((np.float64(0).__reduce__()[0], f"{core}.multiarray.scalar") for core in NUMPY),
+    *((np.zeros(1).__reduce__()[0], f"{core}.multiarray._reconstruct") for core in NUMPY),
 ]
 # Words in the name of what others judge by.
 AVERAGED = {"ema", "averaged", "average", "avg", "swa", "shadow", "teacher"}
@@ -80,9 +79,7 @@ def load_fitting(
         )
 
 
-def _fit(
-    network: nn.Module, weights: Weights, kind: str, name: str, path: Path, head: str
-) -> bool:
+def _fit(network: nn.Module, weights: Weights, kind: str, name: str, path: Path, head: str) -> bool:
     """Puts what fits into a network, if that is most of it; prints how much."""
     own = network.state_dict()
     last = {id(parameter) for layer in layers_of(network)[-1:] for parameter in layer}
@@ -108,8 +105,8 @@ def _fit(
     left += f"; at random: {shorten(rest)}" if rest else ""
     if unused := [key for key in weights if key not in own]:
         left += f"; not used: {shorten(unused, 3)}"
-    told = f"{len(fitting)} of {len(own)} tensors of {name} from {path}{kind}{left}"
-    terminal.say(f"weights: {told}")
+    how_many = f"{len(fitting)} of {len(own)} tensors"
+    terminal.say(f"weights: {how_many} of {name} from {path}{kind}{left}")
     return True
 
 
