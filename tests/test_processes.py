@@ -415,13 +415,13 @@ def prepare_fault(kind: str, situation: str, victim: int) -> Callable[[int], Non
 
             dataset.load = slowly
         if situation == "saves":
-            save = checkpoint._save_sealed
+            save = checkpoint.torch.save
 
             def slow_save(*given: object) -> None:
                 time.sleep(0.2)
                 save(*given)
 
-            checkpoint._save_sealed = slow_save
+            checkpoint.torch.save = slow_save
         if kind in ("a bug", "not finite") and rank == victim:
             forward, steps = train.forward, iter(range(10**6))
 

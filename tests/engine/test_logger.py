@@ -165,6 +165,8 @@ def test_a_metric_that_is_no_number_is_null_in_the_records(
     assert train("run", "--epochs=1") == 0
     text = Path("run/metrics.jsonl").read_text()
     assert '"undefined": null' in text and "NaN" not in text
+    assert resume(Path("run"), "--epochs=2") == 0
+    assert Path("run/metrics.jsonl").read_text().startswith(text)
 
 
 def test_a_run_on_one_batch_prints_its_losses(

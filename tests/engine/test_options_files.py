@@ -41,6 +41,16 @@ def test_blanks_belong_to_a_value_also_when_it_is_read_back() -> None:
     assert options.make_parser().read_back(vars(opt)).data == odd
 
 
+def test_a_choice_of_a_checkpoint_that_is_gone_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        options.make_parser().read_back({"schedule": "gone"})
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert "--schedule: invalid choice: 'gone'" in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -111,6 +111,26 @@ def test_a_folder_that_cannot_be_locked_for_another_reason_is_not_left(
     assert not Path("run").exists()
 
 
+@pytest.mark.parametrize("what", ["the folder", "its lock"])
+def test_a_folder_that_may_not_be_written_to_is_refused(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    """Also where the tests are root's, who may write everywhere."""
+
+    def acquire(self: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    Path("run").mkdir()
+    if what == "its lock":
+        monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    else:
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert train("run") == 2
+    error = capsys.readouterr().err
+    assert error == "train.py: error: --run-dir run: Permission denied; name another folder\n"
+    assert Path("run").is_dir()
+
+
 def test_a_folder_without_a_name_is_another_one_for_each_run() -> None:
     opt = Namespace(data="images", run_dir=None, resume=False, keep=3)
     runs = [RunDir(opt) for _ in range(3)]  # in the same second, before one of them begins

@@ -182,6 +182,10 @@ def test_classes_that_are_numbered_are_in_the_order_of_the_numbers(
     assert "head at random" not in capsys.readouterr().out
     start({"state_dict": weights(), "classes": {"cat": 1, "dog": 0}}, CAT_DOG)
     assert "head at random: it was trained for dog, cat" in capsys.readouterr().out
+    many = {f"class {i}": i for i in range(12)}  # "10" is before "2" by its text
+    numbered = dict(reversed(many.items()))
+    start({"state_dict": weights(), "classes": numbered}, {"classes": dict.fromkeys(many, 5)})
+    assert "head at random" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Options: argparse with errors of one line, the options that tasks share, config.txt."""
 
 import argparse
-import contextlib
 import difflib
 import io
 import itertools
@@ -10,7 +9,7 @@ import re
 import sys
 from argparse import BooleanOptionalAction
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,11 +36,8 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that takes `@config.txt` and prints an error as one line, status 2."""
 
     def __init__(self, description: str) -> None:
-        super().__init__(
-            description=description,
-            formatter_class=_Help,
-            allow_abbrev=False,
-        )
+        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
+        self._given: list[str] = []
 
     def _words(self, lines: list[str]) -> Iterator[str]:
         """The arguments in the lines of a config file; `#` starts a comment line.
@@ -54,68 +50,56 @@ class Parser(argparse.ArgumentParser):
         for line in lines:
             word = line.lstrip() if line.lstrip().startswith(("--", "#")) else line
             name, _, value = word.partition(" ")
-            action = flags.get(name)
-            takes_value = action is not None and action.nargs is None
+            value = value.strip()
+            takes_value = name in flags and flags[name].nargs is None
+            is_off = word.rstrip().replace("--no-", "--", 1) in flags  # that of a store_true
             if not word.strip():
                 yield from [""] * waiting
-            elif takes_value and value.strip():
-                quoted = re.fullmatch(r"""\s*(["'])(.*)\1\s*""", value)
-                yield from (name, quoted[2] if quoted else value.strip())
+            elif takes_value and value:
+                quoted = re.fullmatch(r"""(["'])(.*)\1""", value)
+                yield from (name, quoted[2] if quoted else value)
             elif word.rstrip() in flags:
                 yield word.rstrip()
-            elif word.startswith("#") or (
-                word.startswith("--no-") and word.replace("--no-", "--", 1).rstrip() in flags
-            ):  # a comment, or a store_true that is off
-                continue
-            else:
+            elif not word.startswith("#") and not is_off:
                 yield word
-            waiting = takes_value and not value.strip()
+            waiting = takes_value and not value
 
     def files(self) -> set[str]:
         """The names of the options whose values are files or folders, by their metavar."""
         return {a.dest for a in self._actions if a.metavar in ("FILE", "DIR", "PATH")}
 
-    def require_nothing(self) -> None:
-        """Lets every option be left out."""
+    def _require_nothing(self) -> None:
         for action in self._actions:
             action.required = False
 
     def defaults(self) -> argparse.Namespace:
         """The options of a command line without any."""
-        self.require_nothing()
+        self._require_nothing()
         return super().parse_args([])
 
     def read_back(self, saved: Mapping[str, Any]) -> argparse.Namespace:
         """The options that a checkpoint has saved; those that were added since by default."""
-        known = {action.dest for action in self._actions}
-        lines = config_lines({name: saved[name] for name in saved if name in known})
-        opt = super().parse_args([*self._words(_split("\n".join(lines)))])
-        parsed = {line.partition("=")[0].replace("--no-", "--", 1) for line in lines}
-        for name, value in saved.items():
-            if _flag(name) not in parsed:
-                setattr(opt, name, value)
-        return opt
+        self._require_nothing()
+        self.set_defaults(**saved)
+        chosen = {a.dest: saved[a.dest] for a in self._actions if a.choices and a.dest in saved}
+        return super().parse_args(_config_lines(chosen))  # refuses what is a choice no more
 
     def check_read_back(self, opt: argparse.Namespace) -> None:
         """Raises BadInput unless config.txt and a checkpoint can hold the options."""
-        told = io.StringIO()
-        try:
-            with contextlib.redirect_stderr(told):
-                again = vars(self.read_back(plain(opt)))
-        except SystemExit:
-            reason = told.getvalue().rpartition("error: ")[2].partition(" (--help")[0]
-            raise BadInput(
-                f"options.py: an option cannot be read back from config.txt ({reason}); give it a "
-                "flag of its own name, and a type that reads the text of its values"
-            ) from None
-        for name, value in vars(opt).items():
-            for one in value if isinstance(value, list) else [value]:
-                if again[name] != value or not isinstance(one, str | int | float | Path | None):
-                    raise BadInput(
-                        f"options.py: {_flag(name)}: {value!r} cannot be kept in config.txt and in "
-                        "checkpoints; let the option be a text, a number or a Path, and convert it "
-                        "where it is used"
-                    )
+        self._require_nothing()  # each is read by itself
+        for name, value in plain(opt).items():
+            lines = _config_lines({name: value})
+            again = None
+            with redirect_stderr(io.StringIO()), suppress(SystemExit):
+                again = super().parse_args([*self._words(_split("\n".join(lines)))])
+            same = not lines or getattr(again, name, None) == getattr(opt, name)
+            values = value if isinstance(value, list) else [value]
+            if not same or not all(isinstance(one, str | int | float | None) for one in values):
+                raise BadInput(
+                    f"options.py: {_flag(name)}: {value!r} cannot be read back from config.txt and "
+                    "checkpoints; give the option a flag of its own name, let it be a text, a "
+                    "number or a Path, and convert it where it is used"
+                )
 
     def parse_run(self, argv: list[str] | None) -> argparse.Namespace:
         """The options of a training run; `@FILE` reads them from a config.txt.
@@ -130,7 +114,7 @@ class Parser(argparse.ArgumentParser):
         if LAUNCHED and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
             given = [*given, "--resume"]
         if "--resume" in given:
-            self.require_nothing()  # config.txt has what was required
+            self._require_nothing()  # config.txt has what was required
         opt = self.parse_args(given)
         if LAUNCHED and os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0" and opt.run_dir is None:
             self.error("torchrun --max-restarts needs --run-dir DIR, to go on in the same folder")
@@ -225,17 +209,12 @@ def number(kind: type, least: float, most: float = float("inf")) -> Callable[[st
     """A type for add_argument: an int or a float from `least` to `most`."""
 
     def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not least <= value <= min(most, HUGE):  # NaN is in no range
-            what = "a whole number" if kind is int else "a number"
-            limits = (
-                f"from {least:g} to {most:g}" if most < float("inf") else f"of {least:g} or more"
-            )
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {limits}")
-        return value
+        with suppress(ValueError):
+            if least <= (value := kind(text)) <= min(most, HUGE):  # NaN is in no range
+                return value
+        what = "a whole number" if kind is int else "a number"
+        limits = f"from {least:g} to {most:g}" if most < float("inf") else f"of {least:g} or more"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what} {limits}")
 
     return parse
 
@@ -249,26 +228,26 @@ def auto_or(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
+# fmt: off
 def _add_machine_options(parser: argparse.ArgumentParser) -> Any:
     """Returns their group, for more of the kind."""
     group = parser.add_argument_group("machine")
     add = group.add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    precision = "mixed precision; auto: bf16 if the device supports it, fp16 on older GPUs"
-    add("--precision", choices=PRECISIONS, default="auto", help=precision)
-    workers = "processes that load images; 0 loads in the main process (default: auto)"
-    add("--workers", type=auto_or(number(int, 0)), metavar="N", help=workers)
-    prefetch = "batches that a background thread keeps ready; 0 for no thread"
-    add("--prefetch", type=number(int, 0), default=2, help=prefetch)
+    add("--precision", choices=PRECISIONS, default="auto",
+        help="mixed precision; auto: bf16 if the device supports it, fp16 on older GPUs")
+    add("--workers", type=auto_or(number(int, 0)), metavar="N",
+        help="processes that load images; 0 loads in the main process (default: auto)")
+    add("--prefetch", type=number(int, 0), default=2,
+        help="batches that a background thread keeps ready; 0 for no thread")
     return group
 
 
 def _add_quiet(parser: Any) -> None:
-    quiet = "print only warnings, errors and the last line, and show no bar"
-    parser.add_argument("--quiet", action="store_true", help=quiet)
+    parser.add_argument("--quiet", action="store_true",
+        help="print only warnings, errors and the last line, and show no bar")
 
 
-# fmt: off
 def add_test_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that every test.py has."""
     add_checkpoint_option(parser)
@@ -393,21 +372,22 @@ def _add_training_machine_options(parser: argparse.ArgumentParser) -> None:
 def config_text(opt: argparse.Namespace, path: Path) -> str:
     """The options, one to a line, in the form that `@path` reads back from the file `path`."""
     head = "# The options of this run. To repeat it: python train.py @" + path.as_posix()
-    return "\n".join([head, *config_lines(vars(opt))]) + "\n"
+    return "\n".join([head, *_config_lines(vars(opt))]) + "\n"
 
 
-def config_lines(options: Mapping[str, Any]) -> list[str]:
+def _config_lines(options: Mapping[str, Any]) -> list[str]:
     """Options as lines, each an argument: `--name=value`, `--flag`, or a list below its name."""
     lines: list[str] = []
     for name, value in sorted(options.items()):
+        flag = _flag(name)
         if name in NOT_IN_CONFIG or value is None:
             continue
         if isinstance(value, bool):
-            lines.append(_flag(name) if value else _flag(name).replace("--", "--no-", 1))
+            lines.append(flag if value else flag.replace("--", "--no-", 1))
         elif isinstance(value, list):
-            lines += [_flag(name), *map(str, value)]
+            lines += [flag, *map(str, value)]
         else:
-            lines.append(f"{_flag(name)}={value}")
+            lines.append(f"{flag}={value}")
     return lines
 
 

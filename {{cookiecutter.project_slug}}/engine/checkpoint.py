@@ -1,11 +1,10 @@
-"""Writes checkpoints atomically, and verifies every byte of them before they are loaded.
+"""Writes checkpoints atomically, and verifies them before they are loaded.
 
 A checkpoint is a plain dict, readable by `torch.load(path, weights_only=True)`. It is written to a
-temporary file, flushed to the disk and then renamed, so a crash leaves no partial checkpoint. A
-digest of the whole file is checked on loading, as torch.load does not notice a flipped bit.
+temporary file, flushed to the disk and then renamed, so a crash leaves no partial checkpoint. It is
+a zip archive, whose checksums are verified: torch.load does not notice a flipped bit.
 """
 
-import errno
 import hashlib
 import os
 import pickle
@@ -13,11 +12,12 @@ import re
 import shutil
 import zipfile
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from errno import EINVAL
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -32,20 +32,11 @@ class Damaged(BadInput):
     """The bytes of a checkpoint are not those that were written."""
 
 
-class Saved(Protocol):
-    """What is saved and loaded; see state.TrainState."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any], path: Path) -> None: ...
-
-
 class Checkpoints:
     """The folder `checkpoints/` of a run: last.pt, best.pt and the newest `keep` by step.
 
-    Args:
-        folder: Where the files are; made when the first one is saved.
-        keep: How many of the newest to keep, at least 2, so that one damaged file loses little.
-        world: The processes of the run, of which the first one reads and writes.
+    At least 2 are kept, so that one damaged file loses little. The first process of `world` reads
+    and writes.
     """
 
     def __init__(self, folder: Path, keep: int = 2, world: World = ALONE) -> None:
@@ -61,15 +52,14 @@ class Checkpoints:
         for partial in self.folder.glob(".*.tmp"):
             partial.unlink(missing_ok=True)
 
-    def save(self, state: Saved, best: bool = False, alone: bool = False) -> None:
-        """Saves a state under the number of its step; `best` makes it best.pt as well.
+    def save(self, state: Any, best: bool = False, alone: bool = False) -> None:
+        """Saves a TrainState under the number of its step; `best` makes it best.pt as well.
 
         The tensors are copied here and written in a thread, one checkpoint at a time, while
         training goes on. With `alone` the other processes, which may be gone, are not asked.
 
         Raises:
-            Unsound: The previous checkpoint could not be written, or the weights differ between the
-                processes.
+            Unsound: The one before could not be written, or the processes have other weights.
         """
         self.wait()
         content = state.state_dict()
@@ -89,7 +79,10 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             # best.pt first: a kill in between repeats the validation, and loses no result.
-            write_atomically(path, lambda file: _save_sealed(state, file), [self.best] * best)
+            written = self.best if best else path
+            write_atomically(written, lambda file: torch.save(state, file))
+            if best:
+                _link(self.best, path)
             _link(path, self.last)
             for old in self.numbered()[self.keep :]:
                 old.unlink(missing_ok=True)
@@ -97,16 +90,16 @@ class Checkpoints:
         except (OSError, RuntimeError) as error:  # torch.save turns a full disk into the latter
             good = f"the last good checkpoint is {self.last}"
             kept = good if self.last.exists() else "no checkpoint exists yet"
-            cause: BaseException = error
-            while not isinstance(cause, OSError) and cause.__context__ is not None:
+            cause: Any = error
+            while not isinstance(cause, OSError) and cause.__context__:
                 cause = cause.__context__
             reason = " ".join(str(getattr(cause, "strerror", None) or error).split())[:100]
             raise Unsound(
                 f"{path}: cannot be written ({reason}); {kept}; make room and go on with --resume"
             ) from None
 
-    def load_newest(self, state: Saved) -> bool:
-        """Loads the newest valid checkpoint into `state`; returns whether there was one.
+    def load_newest(self, state: Any) -> bool:
+        """Loads the newest valid checkpoint into a TrainState; returns whether there was one.
 
         Raises:
             BadInput: No checkpoint is valid, or it does not fit the state.
@@ -123,12 +116,11 @@ class Checkpoints:
         """The newest valid checkpoint, on the CPU; None if there is no file at all.
 
         Damaged ones are skipped with a warning, and renamed once an older one is valid, so that
-        they do not count among the newest that are kept. One that cannot be read for another reason
-        is an error: to resume from an older one would lose steps.
+        they do not count among the newest that are kept.
 
         Raises:
             BadInput: There are files, and none of them is valid; or one is no checkpoint.
-            Fault: One cannot be read at the moment.
+            Fault: One cannot be read at the moment; to resume from an older one would lose steps.
         """
         damaged: list[Path] = []
         for path in (*self.numbered(), *filter(Path.exists, (self.last, self.best))):
@@ -155,10 +147,6 @@ class Checkpoints:
         return sorted(ours, key=lambda path: int(path.stem[5:]), reverse=True)
 
 
-SEEKS = (None, errno.EINVAL)  # a damaged archive makes zipfile seek to a negative offset
-SEAL_LENGTH = len(b"sha256:") + 64  # bytes at the end of a checkpoint
-
-
 def find_checkpoint(name: str) -> str:
     """The checkpoint that `--checkpoint` names: a file, or in a run folder best.pt, or last.pt."""
     folders = (Path(name), Path(name, "checkpoints"))
@@ -167,7 +155,7 @@ def find_checkpoint(name: str) -> str:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Loads a checkpoint onto the CPU, after verifying its digest.
+    """Loads a checkpoint onto the CPU, after verifying it.
 
     Raises:
         BadInput: The file is missing, not a checkpoint of train.py, or holds objects whose loading
@@ -214,7 +202,9 @@ def reading(what: Path | str) -> Iterator[None]:
         if re.search(OUT_OF_MEMORY, str(error)):
             raise
         reason = " ".join(str(error).split())[:100]
-        raise BadInput(f"{what}: not a checkpoint ({reason})") from None
+        # The directory of the archive has no checksum: PyTorch finds what is wrong with it.
+        kind = Damaged if "PytorchStreamReader" in reason else BadInput
+        raise kind(f"{what}: not a checkpoint ({reason})") from None
 
 
 def restore(model_class: Any, path: str, parser: Any) -> tuple[Any, Namespace]:
@@ -225,11 +215,8 @@ def restore(model_class: Any, path: str, parser: Any) -> tuple[Any, Namespace]:
 
     Args:
         model_class: The model; its `for_prediction` returns the options that it is made with.
-        path: The checkpoint.
+        path: The checkpoint; of another model, or no good one, it raises BadInput.
         parser: That of train.py, for the defaults of options newer than the checkpoint.
-
-    Raises:
-        BadInput: As `load`, or it is a checkpoint of another model.
     """
     state = load(Path(path))
     if state.get("model", model_class.__name__) != model_class.__name__:
@@ -247,8 +234,7 @@ def restore(model_class: Any, path: str, parser: Any) -> tuple[Any, Namespace]:
     for name, network in model.networks().items():
         weights = judged(state, name) if name in state else {}
         load_weights(network, weights, path, "networks.py was changed since then")
-    digest = digest_of(Path(path))
-    model.checkpoint = {"file": path, "digest": digest, "step": state["n_iter"]}
+    model.checkpoint = {"file": path, "digest": digest_of(Path(path)), "step": state["n_iter"]}
     return model.eval(), opt
 
 
@@ -266,14 +252,13 @@ def load_weights(
         BadInput: It is that of another network; the first difference is named, then the `remedy`.
     """
     own = network.state_dict()
-    missing = [f"no {name}" for name in own if name not in weights]
-    unknown = [f"an unknown {name}" for name in weights if name not in own]
-    reshaped = [
-        f"{name} of shape {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    if different := missing + unknown + reshaped:
+    different = [f"no {name}" for name in own if name not in weights]
+    different += [f"an unknown {name}" for name in weights if name not in own]
+    for name, now in own.items():
+        was = weights.get(name, now)
+        if was.shape != now.shape:
+            different.append(f"{name} of shape {tuple(was.shape)} instead of {tuple(now.shape)}")
+    if different:
         raise BadInput(f"{path}: a checkpoint of another network (it has {different[0]}); {remedy}")
     network.load_state_dict(weights)
 
@@ -289,65 +274,33 @@ def _copy(value: Any) -> Any:
     return value
 
 
-def _save_sealed(state: dict[str, Any], file: BinaryIO) -> None:
-    """Saves, with a digest of all bytes as the comment of the zip archive.
-
-    The checksums inside the archive cover the tensors, but not its directory.
-    """
-    torch.save(state, file)
-    end = file.seek(-2, os.SEEK_END)  # the last two bytes are the length of the comment, still 0
-    seal = _digest(file, end)
-    file.seek(end)
-    file.write(len(seal).to_bytes(2, "little") + seal)
-
-
 def verify(path: Path) -> None:
-    """Raises Damaged unless a checkpoint is whole; one saved by others has no seal to check."""
-    with open(path, "rb") as file:
-        length = max(0, path.stat().st_size - SEAL_LENGTH)
-        file.seek(length)
-        seal = file.read()
-        if seal.startswith(b"sha256:"):
-            if seal != _digest(file, length - 2):  # the length of the comment is not sealed
-                raise Damaged(f"{path}: damaged, its bytes are not those that were written")
-            return
-        try:
-            file.seek(0)
-            with zipfile.ZipFile(file) as archive:
-                member = "its end" if archive.comment else archive.testzip()  # a part of a seal
-        except Exception as error:  # zipfile raises almost anything for a damaged file
-            if isinstance(error, MemoryError) or getattr(error, "errno", None) not in SEEKS:
-                raise  # of the machine
-            raise Damaged(f"{path}: damaged or not a checkpoint ({error})") from None
-        if member is not None:
-            raise Damaged(f"{path}: damaged at {member}")
+    """Raises Damaged unless a checkpoint is a zip archive whose checksums are right."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # Of one that has the bit of a folder PyTorch would read nothing.
+            folders = [info.filename for info in archive.infolist() if info.external_attr & 0x10]
+            member = folders[0] if folders else archive.testzip()
+    except Exception as error:  # zipfile raises almost anything for a damaged file
+        # It seeks to a negative offset, too (EINVAL).
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) not in (None, EINVAL):
+            raise  # of the machine
+        raise Damaged(f"{path}: damaged or not a checkpoint ({error})") from None
+    if member is not None:
+        raise Damaged(f"{path}: damaged at {member}")
 
 
 def digest_of(path: Path) -> str:
-    """The digest of a checkpoint: that in its seal, or that of all bytes if others saved it."""
-    with open(path, "rb") as file:
-        size = path.stat().st_size
-        file.seek(max(0, size - SEAL_LENGTH))
-        seal = file.read()
-        return (seal if seal.startswith(b"sha256:") else _digest(file, size)).decode()
-
-
-def _digest(file: BinaryIO, length: int) -> bytes:
-    """A digest of the first `length` bytes."""
+    """A digest of the bytes of a checkpoint, by which reports know it again."""
     digest = hashlib.sha256()
-    file.seek(0)
-    while length > 0 and (block := file.read(min(length, 1 << 20))):
-        digest.update(block)
-        length -= len(block)
-    return b"sha256:" + digest.hexdigest().encode()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
 
 
-def write_atomically(
-    path: Path, write: Callable[[BinaryIO], object], first: Iterable[Path] = ()
-) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replaces `path` by what `write(file)` writes, or leaves it as it is after an error.
-
-    The paths in `first` get the same content, just before `path` does.
 
     Raises:
         OSError: With the filename `path`, as with a full disk.
@@ -359,8 +312,6 @@ def write_atomically(
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            for name in first:
-                _link(partial, name)
             os.replace(partial, path)
     finally:
         with suppress(OSError):  # it was renamed, or could not be made
@@ -382,7 +333,6 @@ def naming(path: Path, partial: Path | None = None) -> Iterator[None]:
 def _link(target: Path, name: Path) -> None:
     """Replaces `name` by a hard link to `target`, atomically; by a copy where links fail."""
     partial = name.with_name(f".{name.name}.{os.getpid()}.tmp")
-    partial.unlink(missing_ok=True)
     try:
         try:
             os.link(target, partial)

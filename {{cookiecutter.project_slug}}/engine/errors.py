@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import re
 import signal
-import stat
 import sys
 import traceback
 from collections.abc import Callable
@@ -84,8 +83,7 @@ error_prefix: Callable[[], str | None] = lambda: None if SILENT else ""  # noqa:
 def begin(name: str) -> None:
     """Prepares a program for its imports, which take seconds: Ctrl-C ends them in one line.
 
-    Args:
-        name: `__name__` of the program. A test or a notebook that imports it keeps its own SIGINT.
+    `name` is its `__name__`: a test or a notebook that imports it keeps its own SIGINT.
     """
     for number in range(3):  # else the next file opened would take the place of a closed stream
         try:
@@ -154,17 +152,14 @@ def shorten(names: list[str], most: int = 5) -> str:
 
 def _without_traceback(text: str) -> str:
     """The text of an error; from a DataLoader worker it comes as the end of a traceback."""
-    if "Original Traceback" not in text:
-        return text
-    return text.strip().splitlines()[-1].partition(": ")[2]
+    from_worker = "Original Traceback" in text
+    return text.strip().splitlines()[-1].partition(": ")[2] if from_worker else text
 
 
 def explain(error: Exception) -> tuple[object, int] | None:
     """The line for an error, and the exit status; None for a bug."""
-    if isinstance(error, BadInput):
-        return error, BAD_INPUT
-    if isinstance(error, Fault):
-        return error, FAULT
+    if isinstance(error, BadInput | Fault):
+        return error, BAD_INPUT if isinstance(error, BadInput) else FAULT
     if isinstance(error, OSError):
         return _reason(error), FAULT
     text = "out of memory" if isinstance(error, MemoryError) else " ".join(str(error).split())
@@ -187,18 +182,12 @@ def _reason(error: OSError) -> str:
     elif found := re.fullmatch(r"\[Errno -?\d+\] (.+): '(.+)'", own):  # as Python words it
         own = f"{found[2]}: {found[1]}"
     for name, number in reversed(re.findall(r'File "(.+)", line (\d+)', text)):
-        if (owners := _owners(name)) is not None:  # the innermost frame of the project
-            where = Path(name).relative_to(PROJECT).as_posix()
-            return f"{where}:{number}: {own}" if owners else own
+        path = Path(name)
+        if path.is_relative_to(PROJECT) and "site-packages" not in path.parts:
+            where = path.relative_to(PROJECT)  # the innermost frame of the project
+            owners = where.parts[0] not in ("engine", "task")
+            return f"{where.as_posix()}:{number}: {own}" if owners else own
     return own
-
-
-def _owners(name: str) -> bool | None:
-    """Whether a file of the project is its owner's; None of another one."""
-    path = Path(name)
-    if not path.is_relative_to(PROJECT) or "site-packages" in path.parts:
-        return None
-    return path.relative_to(PROJECT).parts[0] not in ("engine", "task")
 
 
 def _complain(problem: object, status: int) -> int:
@@ -215,14 +204,11 @@ def _program() -> str:
 
 
 class StopSignal:
-    """Whether a signal has asked the run to stop: true in the process that received it.
+    """Whether one of STOP_SIGNALS has asked the run to stop: true in the process that received it.
 
-    The signals are STOP_SIGNALS. A signal is only noted, so that the current step is finished and
-    saved. A SIGINT (Ctrl-C) after that ends the process at once, without saving: an exception
-    raised while a lock is held could make the run hang.
-
-    Args:
-        highest: Returns the highest of the numbers that all processes give it.
+    It is only noted, so that the current step is finished and saved. A SIGINT (Ctrl-C) after that
+    ends the process at once, without saving: an exception raised while a lock is held could make
+    the run hang. `highest` returns the highest of the numbers that all processes give it.
     """
 
     def __init__(self, highest: Callable[[int], int] = lambda number: number) -> None:
@@ -248,8 +234,6 @@ class StopSignal:
         if self.received and number == signal.SIGINT and not LAUNCHED:
             _end_at_once(number, frame)  # torchrun sends one again, and kills if need be
         self.received = self.received or signal.Signals(number).name
-        if number == getattr(signal, "SIGHUP", None):
-            _leave_closed_terminal()
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:
@@ -268,19 +252,12 @@ def kill_workers() -> None:
             child.kill()
 
 
-def _leave_closed_terminal() -> None:
-    """Redirects output to os.devnull if the terminal was closed: every print would fail."""
-    for stream in (1, 2):
-        # The device of a closed terminal is still open, but isatty is false.
-        if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-
-
 class _Stream(io.FileIO):
     """Standard output or standard error; a write that fails ends no computation.
 
-    What is printed to a log on a full disk is lost, with a warning. If standard output is closed,
-    as with `train.py | head`, the program ends, a training after it is saved.
+    What is printed to a log on a full disk, or to a terminal that was closed, is lost, with a
+    warning. If standard output is closed, as with `train.py | head`, the program ends, a training
+    after it is saved.
     """
 
     lost: ClassVar[set[int]] = set()  # descriptors
@@ -290,19 +267,19 @@ class _Stream(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            self._lose(self.fileno(), error)
+            if self.fileno() not in self.lost:
+                self.lost.add(self.fileno())
+                self._tell(error)
             return len(data)  # else it would be tried again, at the latest at exit
 
-    def _lose(self, stream: int, error: OSError) -> None:
-        if stream in self.lost:
-            return
-        self.lost.add(stream)
-        if stream == 1 and error.errno == errno.EPIPE:
+    def _tell(self, error: OSError) -> None:
+        is_output = self.fileno() == 1
+        if is_output and error.errno == errno.EPIPE:
             if self.stop is None:
                 raise Fault("standard output was closed")
             self.stop.received = self.stop.received or OUTPUT_CLOSED
         elif len(self.lost) == 1:  # the other one is there to tell it
-            name, other = ("output", sys.stderr) if stream == 1 else ("error", sys.stdout)
+            name, other = ("output", sys.stderr) if is_output else ("error", sys.stdout)
             line = f"warning: standard {name}: {error.strerror}; what is printed to it is lost"
             print(line, file=other)
 

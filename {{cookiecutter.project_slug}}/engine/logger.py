@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -35,21 +36,18 @@ FLUSH_EVERY = 30.0  # seconds, and with each checkpoint, TensorBoard's file gets
 
 
 class Logger:
-    """Shows the progress of a run and appends to its records. The state is never changed.
+    """Shows the progress of a run, and appends to its records. The state is never changed.
 
     A context manager. An interrupted run logs once more what it had logged after its last
     checkpoint, so that is dropped at the beginning. TensorBoard's file is on the disk once a
-    checkpoint is. A full disk ends the logging, with a warning, and not the run.
-
-    Args:
-        run: The run folder.
-        state: The state of the run.
-        world: The processes of the run, of which the first one alone records.
+    checkpoint is. A full disk ends the logging, with a warning, and not the run. Of several
+    processes the first one alone records.
     """
 
     def __init__(self, run: RunDir, state: TrainState, world: World = ALONE) -> None:
         self.metrics, self.report = run.path / "metrics.jsonl", run.path / "report"
         self.run, self.state, self.world = run, state, world
+        self._problem = ""  # a warning that is not printed yet
         self.working = self.first = world.rank == 0
         self._events: deque[Event] = deque()  # those that are not yet in TensorBoard's file
         self._flushed, self._writing = time.time(), threading.RLock()
@@ -68,19 +66,16 @@ class Logger:
         terminal.say(self.run.describe(self.state))
         total = self.state.total
         layout = BAR.replace("{digits}", str(len(str(total))))
-        how = {"total": total, "initial": n_iter, "bar_format": layout, "leave": False}
-        self.bar = terminal.bar(disable=not self.first, **how)
+        how = {"total": total, "initial": n_iter, "bar_format": layout}
+        self.bar = terminal.bar(disable=not self.first, leave=False, **how)
         return self
 
     def _open_records(self, n_iter: int) -> None:
         """Drops what is logged once more after `n_iter`, and opens TensorBoard's file."""
-        kept: list[dict] = []
-        if self.metrics.exists():
-            limit = {"train": n_iter, "val": self.state.validated}
-            points = read_points(self.metrics)
-            kept = [p for p in points if p["n_iter"] <= limit.get(p["split"], n_iter)]
-            text = "".join(json.dumps(point) + "\n" for point in kept)
-            write_atomically(self.metrics, lambda file: file.write(text.encode()))
+        limit, points = {"val": self.state.validated}, read_points(self.metrics)
+        kept = [p for p in points if p["n_iter"] <= limit.get(p["split"], n_iter)]
+        text = "".join(f"{point['line']}\n" for point in kept)
+        write_atomically(self.metrics, lambda file: file.write(os.fsencode(text)))
         self._lines = self.metrics.open("a", buffering=1, encoding="utf-8")
         # TensorBoard cannot forget points, but hides those from the step of a start on. A repeated
         # validation has the number of a step that is not repeated, whose point is added again.
@@ -93,8 +88,7 @@ class Logger:
                 self._add_scalars(point["split"], point["values"])
         config = config_text(self.state.opt, self.run.path / "config.txt")
         lines = "\n".join(f"    {drawable(line)}" for line in config.split("\n"))
-        text = summary.text("config.txt", lines)
-        self._record(n_iter + 1, summary=text)
+        self._record(n_iter + 1, summary=summary.text("config.txt", lines))
 
     def __exit__(self, *error: object) -> None:
         terminal.close(self.bar)
@@ -148,10 +142,7 @@ class Logger:
     def first_step(self, micro_batches: list[Losses], model: Any, batch: Any) -> None:
         """Records an image of the first batch, and warns of losses far above those of a guess.
 
-        Args:
-            micro_batches: The losses of the step.
-            model: Its `loss_of_a_guess`, if it has one, returns losses by name.
-            batch: The batch, which its `image_grid` draws for TensorBoard and report/.
+        The model's `image_grid` draws the batch, and its `loss_of_a_guess`, if any, returns these.
         """
         guessed: dict[str, float] = getattr(model, "loss_of_a_guess", dict)()
         for name, value in mean_losses(micro_batches, self.world).items():
@@ -213,16 +204,15 @@ class Logger:
 
     def _add(self, split: str, values: dict[str, float], more: dict[str, float]) -> None:
         """Adds a point: a line of metrics.jsonl, and the scalars `split/name`, with some more."""
-        n_iter = self.state.n_iter
         # JSON has no word for what is no number.
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        point = {"n_iter": n_iter, "epoch": self.state.epoch, "split": split, "values": finite}
+        point = {"n_iter": self.state.n_iter, "epoch": self.state.epoch, "split": split}
+        point["values"] = finite
         if split == "val":
             point["seconds"] = round(self.state.seconds, 1)
-        if not self.first:
-            return
         try:
-            self._lines.write(json.dumps(point) + "\n")
+            if self.first:
+                self._lines.write(json.dumps(point) + "\n")
         except OSError as error:
             self._give_up(error)
         self._add_scalars(split, {**values, **more})
@@ -241,7 +231,9 @@ class Logger:
             self._events.append(Event(wall_time=time.time(), step=n_iter, **what))
 
     def _checkpoint_written(self) -> None:
-        self.run.tell_problem()
+        if self._problem:  # if a checkpoint cannot be written either, its error is enough
+            terminal.warn(self._problem)
+            self._problem = ""
         self._flush()
 
     def _flush(self) -> None:
@@ -259,6 +251,5 @@ class Logger:
         with self._writing:  # of several threads that meet a full disk one says so
             if self.working:
                 where = error.filename or self.run.path
-                problem = f"{where}: {error.strerror}; the run goes on without a record"
-                self.run.problem = problem
+                self._problem = f"{where}: {error.strerror}; the run goes on without a record"
             self.working = False

@@ -32,14 +32,7 @@ class Meter:
     The compute efficiency is the time in `computing` as a share of the elapsed time; time outside
     of `waiting` and `computing` counts as neither. On CUDA, whose kernels run after the call that
     starts them has returned, computing is timed by events that the device stamps; the program
-    never waits for them.
-
-    Args:
-        device: The device of the model.
-        images: Images of an optimizer step.
-
-    Attributes:
-        begun: When the measurement began, by `time.perf_counter`.
+    never waits for them. `images` is the number of images of an optimizer step.
     """
 
     def __init__(self, device: torch.device, images: int) -> None:
@@ -49,7 +42,7 @@ class Meter:
 
     def restart(self) -> None:
         """Starts a new measurement, and drops the events that have finished."""
-        self._finished_events()
+        self._collect()
         self.begun = time.perf_counter()
         self.waited = self.computed = 0.0  # seconds
         self.steps = 0
@@ -84,7 +77,7 @@ class Meter:
     def rates(self) -> Rates:
         """The rates since the last start, and starts anew. On CUDA of finished steps alone."""
         elapsed = max(time.perf_counter() - self.begun, 1e-9)
-        self.computed += self._finished_events()
+        self._collect()
         rates = Rates(
             self.steps * self.images / elapsed,
             self.waited / elapsed,
@@ -93,13 +86,11 @@ class Meter:
         self.restart()
         return rates
 
-    def _finished_events(self) -> float:
-        """Takes the events that the device has passed; returns their time in seconds."""
-        seconds = 0.0
+    def _collect(self) -> None:
+        """Counts the time of the events that the device has passed."""
         while self.events and self.events[0][1].query():
             start, end = self.events.popleft()
-            seconds += start.elapsed_time(end) / 1000  # milliseconds
-        return seconds
+            self.computed += start.elapsed_time(end) / 1000  # milliseconds
 
 
 def make_profiler(steps: int, folder: Path) -> profile | None:

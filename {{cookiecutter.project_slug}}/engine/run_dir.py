@@ -46,27 +46,22 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 class RunDir:
-    """The folder of a run: runs/ and the time, unless it is named.
+    """The folder of a run, `opt.run_dir`, or else runs/ and the time. Process 0 alone writes.
 
     A context manager. On entry it makes the folder, locks it and writes config.txt, environment.txt
     and files.jsonl; on exit it waits for the last checkpoint and releases the lock. The lock of a
     process that is killed is released by the system.
 
-    Args:
-        opt: The options; `run_dir` is the folder, and `resume` allows it to hold a run already.
-        world: The processes of the run, of which process 0 alone writes.
-
     Raises:
         BadInput: The folder holds a run and `--resume` was not given, another process uses it, or
-            it cannot be made.
+            it cannot be made or written to.
     """
 
     def __init__(self, opt: Namespace, world: World = ALONE) -> None:
         self.opt, self.world = opt, world
         self.writes = world.rank == 0
         self.files: Files | None = None
-        self.problem = ""  # a warning about the records that is not printed yet
-        self.lockable, self.commit = True, ""
+        self.lockable = True
         self._use(opt.run_dir or _unused_name())
         inside = [Path(opt.data, split).resolve() for split in SPLITS]
         if any(self.path.resolve().is_relative_to(split) for split in inside):
@@ -81,7 +76,7 @@ class RunDir:
                 f"--run-dir {self.path}: holds a run already; add --resume or name another"
             )
         if self.path.is_dir():
-            self._lock()  # so a second process is refused at once
+            self._open()  # so a second process is refused at once
             self.lock.release()  # an error before the run begins must not leave it locked
 
     def _use(self, name: str) -> None:
@@ -89,30 +84,46 @@ class RunDir:
         self.checkpoints = Checkpoints(self.path / "checkpoints", self.opt.keep, self.world)
         self.lock = FileLock(self.path / ".lock", blocking=False)
 
-    def _lock(self) -> None:
-        if self.lockable and not _can_lock(self.path / ".lock"):
-            self.lockable = False
-            warning = "cannot be locked on this file system: start no second process in it"
-            terminal.warn(f"{self.path}: {warning}")
+    def _open(self) -> None:
+        """Makes the folder unless it is there, and locks it."""
+        new = not self.path.exists()
         try:
+            self._make_folder()
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            if self.lockable and not _can_lock(self.path / ".lock"):
+                self.lockable = False
+                warning = "cannot be locked on this file system: start no second process in it"
+                terminal.warn(f"{self.path}: {warning}")
             if self.lockable:
                 self.lock.acquire()
         except Timeout:
             raise BadInput(
                 f"--run-dir {self.path}: another process is running in it; wait, or name another"
             ) from None
+        except OSError as error:
+            if new:
+                with suppress(OSError):
+                    (self.path / ".lock").unlink(missing_ok=True)
+                    self.path.rmdir()
+            problem = f"--run-dir {self.path}: {error.strerror}; name another folder"
+            raise BadInput(problem) from None
+
+    def _make_folder(self) -> None:
+        while True:
+            try:
+                return self.path.mkdir(parents=True, exist_ok=bool(self.opt.run_dir))
+            except FileExistsError:  # another run without a name began in the same second
+                if self.opt.run_dir:
+                    raise
+                self._use(_unused_name())
 
     def note_files(self, train_set: Samples, val_set: Samples) -> dict[str, Any]:
-        """Notes the images and the code of this start, for files.jsonl and to find changes later.
-
-        Returns:
-            What `environment` of a checkpoint holds of them.
-        """
+        """Notes the images of this start; returns what `environment` holds of them and the code."""
         if self.writes:
             self.files = Files(self.path, train_set, val_set)
         facts = self.world.broadcast(lambda: self.files.facts() if self.files else {})
-        self.commit = git_commit()
-        return {**facts, "code": code_digests(), "git commit": self.commit}
+        return {**facts, "code": code_digests(), "git commit": git_commit()}
 
     def changed_files(self, before: dict[str, Any]) -> dict[str, str]:
         """What of the images has changed since the environment `before`: see contents.compare."""
@@ -121,22 +132,12 @@ class RunDir:
     def __enter__(self) -> "RunDir":
         if not self.writes:
             return self
-        new = not self.path.exists()
-        try:
-            self._make_folder()
-            self._lock()
-        except OSError as error:
-            if new:
-                with suppress(OSError):
-                    (self.path / ".lock").unlink(missing_ok=True)
-                    self.path.rmdir()
-            problem = f"--run-dir {self.path}: {error.strerror}; name another folder"
-            raise BadInput(problem) from None
+        self._open()
         self.checkpoints.clean()
         _write(self.path / "config.txt", config_text(self.opt, self.path / "config.txt"))
         path = self.path / "environment.txt"  # a block for each start
         earlier = os.fsdecode(path.read_bytes()) + "\n" if path.exists() else ""
-        facts = {**environment(self.commit), "resumed after step": self.checkpoints.resumed_after}
+        facts = {**environment(), "resumed after step": self.checkpoints.resumed_after}
         _write(path, earlier + "".join(f"{name}: {value}\n" for name, value in facts.items()))
         if self.files is not None:
             self.files.write(_write)
@@ -172,21 +173,11 @@ class RunDir:
                     self.checkpoints.save(state, alone=True)
                     self.checkpoints.wait()
                     saved = f"; saved step {state.n_iter}"
-            if known[1] != FAULT and not saved:
+            told, kind = str(known[0]), Fault if known[1] == FAULT else BadInput
+            if kind is BadInput and not saved:
                 raise  # a mistake at the beginning, after which nothing is to go on with
-            told = str(known[0])
             how = "" if "--resume" in told else f"; go on with: {self.resume_command()}"
-            kind = Fault if known[1] == FAULT else BadInput
             raise kind(f"{told}{saved}{how}") from error
-
-    def _make_folder(self) -> None:
-        while True:
-            try:
-                return self.path.mkdir(parents=True, exist_ok=bool(self.opt.run_dir))
-            except FileExistsError:  # another run without a name began in the same second
-                if self.opt.run_dir:
-                    raise
-                self._use(_unused_name())
 
     def describe(self, state: TrainState) -> str:
         """The text printed before the first step: device, batches, folder, how to resume."""
@@ -216,19 +207,9 @@ class RunDir:
         folder = shlex.quote(self.path.as_posix())
         return f"{start} {_path_to('train.py')} --run-dir {folder} --resume"
 
-    def tell_problem(self) -> None:
-        """Prints the warning about the records, if there is one.
-
-        It waits for the next checkpoint: if that cannot be written either, as on a full disk, the
-        run ends with an error, and one line is enough.
-        """
-        problem, self.problem = self.problem, ""
-        if problem:
-            terminal.warn(problem)
-
     def finish(self, state: TrainState, stop: StopSignal) -> int:
         """Reports how the run ended; returns its exit status."""
-        self.tell_problem()
+        self.checkpoints.when_written()  # what the logger has to tell
         if not state.is_over():
             saved = f"saved step {state.n_iter} as {self.checkpoints.last}"
             if stop.received == OUTPUT_CLOSED:  # so this is printed to stderr, as one line
@@ -263,12 +244,8 @@ def _can_lock(path: Path) -> bool:
 
 
 def _path_to(program: str) -> Path:
-    """The path of a program of the project."""
-    return _from_here(PROJECT / program)
-
-
-def _from_here(path: Path) -> Path:
-    """The same path, relative to the current folder if it is below that."""
+    """The path of a program of the project, from the current folder if that is above it."""
+    path = PROJECT / program
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
@@ -288,28 +265,26 @@ def git_commit(folder: Path = PROJECT) -> str:
     It is `none` without a commit, or if the repository around the folder does not track its files.
     """
     env = {name: text for name, text in os.environ.items() if name not in OTHER_REPOSITORY}
-    how: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace"}
+    how: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "timeout": 10}
 
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(folder), *words]
-        done = subprocess.run(command, timeout=10, env={**env, "LC_ALL": "C"}, **how)
-        if "dubious ownership" in done.stderr:
-            raise PermissionError("git: dubious ownership")
-        return done.stdout.strip()
+    def git(*words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(["git", "-C", folder, *words], env={**env, "LC_ALL": "C"}, **how)
 
     try:
-        if not git("ls-files", "--", "*.py"):
+        tracked = git("ls-files", "--", "*.py")
+        if "dubious ownership" in tracked.stderr:
+            return "unknown (git: dubious ownership)"
+        if not tracked.stdout.strip():
             return "none"
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or "none"
-    except PermissionError as error:
-        return f"unknown ({error})"
+        described = git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        return described.stdout.strip() or "none"
     except OSError:
         return "unknown (no git)"
     except subprocess.TimeoutExpired:
         return "unknown (git does not answer)"
 
 
-def environment(commit: str = "") -> dict[str, str]:
+def environment() -> dict[str, str]:
     """What the result of a run may depend on, as text for a file."""
     return {
         "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
@@ -320,5 +295,5 @@ def environment(commit: str = "") -> dict[str, str]:
         "processor": processor(),
         "threads": str(torch.get_num_threads()),
         "gpus": gpu_names() or "none",
-        "git commit": commit or git_commit(),
+        "git commit": git_commit(),
     }

@@ -3,7 +3,7 @@
 import math
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from engine.weights import load_fitting
 
 # Options that do not change the weights, or change them by what `environment` holds.
 WITHOUT_EFFECT = (
-    *("run_dir", "resume", "workers", "prefetch", "cache", "parallel", "device", "keep"),
-    *("threads", "timeout", "quiet"),
-    *("patience", "precision", "log_every", "save_every", "val_every", "profile"),
+    *("run_dir", "resume", "workers", "prefetch", "cache", "parallel", "device", "keep", "threads"),
+    *("timeout", "quiet", "patience", "precision", "log_every", "save_every", "val_every"),
+    "profile",
 )
 # Keys of a checkpoint that are not networks.
 RESERVED = (
@@ -42,13 +42,12 @@ class TrainState:
 
     Args:
         opt: The options.
-        model: The finished model; `info`, which it knows about the training data, is saved too,
-            and `monitors` names the metrics that may decide which checkpoint is best.
+        model: The finished model; its `info` about the training data is saved too, and `monitors`
+            names the metrics that may decide which checkpoint is best.
         optimizers: The optimizers of its networks.
         steps_per_epoch: Optimizer steps in an epoch.
         environment: What the exact result depends on besides the options.
-        changed_files: What of the images has changed since another environment, as
-            contents.compare tells it.
+        changed_files: As RunDir.changed_files.
 
     Raises:
         BadInput: `--monitor` names no such metric.
@@ -73,8 +72,7 @@ class TrainState:
             choices = ", ".join(model.monitors)
             raise BadInput(f"--monitor {self.monitor}: no metric of the model; it has {choices}")
         self.sign = -1 if model.monitors[self.monitor] is min else 1  # of a value that is better
-        reserved = {*RESERVED} & self.networks.keys()
-        if reserved:
+        if reserved := {*RESERVED} & self.networks.keys():
             raise ValueError(f"no network can be called {reserved.pop()}: checkpoints use it")
         self.total = opt.epochs * steps_per_epoch  # optimizer steps of the whole run
         self.n_iter = 0  # optimizer steps done
@@ -138,9 +136,7 @@ class TrainState:
         return ended and not self.validation_is_due()
 
     def state_dict(self) -> dict[str, Any]:
-        """The content of a checkpoint: tensors and plain values alone.
-
-        Each network is under its own name, the optimizers under `optim` by the same names.
+        """The content of a checkpoint: tensors and plain values, each network under its name.
 
         Raises:
             Diverged: A loss or a gradient was not finite, so the weights may be spoiled.
@@ -206,12 +202,9 @@ class TrainState:
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
         """Takes over a checkpoint; options and environment that differ are named in a warning.
 
-        Args:
-            state: As `state_dict` returns it.
-            path: The checkpoint or its folder, for messages.
-
         Raises:
-            BadInput: It is one of other data, another network or another optimizer.
+            BadInput: It, or that in the folder `path`, is one of other data, another network or
+                another optimizer.
         """
         if different := first_difference(state.get("info", {}), self.info):
             raise BadInput(f"{path}: written for {different}; give it the data it was trained on")
@@ -251,22 +244,15 @@ def first_difference(before: Any, now: Any, name: str = "info") -> str:
     Names, their order, texts and shapes have to be equal. Bare numbers, such as counts and means,
     need not be.
     """
-    if isinstance(before, dict) and isinstance(now, dict):
+    if isinstance(before, dict | list | tuple) and isinstance(now, dict | list | tuple):
         if list(before) != list(now):
-            return _names(before, now, name)
-        found = (first_difference(before[key], now[key], str(key)) for key in now)
+            one, other = (shorten([*map(str, names)]) or "none" for names in (before, now))
+            return f"the {name} {one}, and now they are {other}"
+        pairs = isinstance(before, dict) and isinstance(now, dict)
+        found = (first_difference(before[key], now[key], str(key)) for key in now if pairs)
         return next(filter(None, found), "")
-    if isinstance(before, list | tuple) and isinstance(now, list | tuple):
-        return _names(before, now, name) if list(before) != list(now) else ""
     numbers = all(isinstance(value, int | float) for value in (before, now))
-    if numbers or before == now:
-        return ""
-    return f"{name} {before}, and now it is {now}"
-
-
-def _names(before: Iterable, now: Iterable, name: str) -> str:
-    one, other = (shorten(list(map(str, names))) or "none" for names in (before, now))
-    return f"the {name} {one}, and now they are {other}"
+    return "" if numbers or before == now else f"{name} {before}, and now it is {now}"
 
 
 def option_changes(before: dict, now: dict, was: dict, environment: dict) -> str:

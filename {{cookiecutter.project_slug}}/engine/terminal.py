@@ -6,8 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from itertools import accumulate
 from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
@@ -25,9 +23,8 @@ _not_drawn: set[str] = set()
 def be_quiet(quiet: bool, aside: bool = False) -> None:
     """Begins the output of a program.
 
-    Args:
-        quiet: As `--quiet`: only warnings, errors and the last line are printed.
-        aside: All is printed to stderr, since stdout gets what the program writes.
+    With `quiet`, only warnings, errors and the last line are printed. With `aside`, all is printed
+    to stderr, since stdout gets what the program writes.
     """
     global _quiet, _aside
     _quiet, _aside = quiet, aside
@@ -59,8 +56,7 @@ def warn(text: str) -> None:
 
 
 def attempt(draw: Callable[[], T], what: str) -> T | None:
-    """What `draw` returns; None if it fails, with a warning the first time: no picture is worth
-    a training or a report."""
+    """What `draw` returns; None if it fails, with a warning the first time."""
     try:
         return draw()
     except Exception as error:
@@ -83,19 +79,14 @@ def bar(iterable: Iterable | None = None, disable: bool = False, **how: Any) -> 
     """A progress bar of tqdm on stderr, no wider than the terminal.
 
     Where stderr is no terminal, as in a log file, it prints lines instead: one a minute at first,
-    then at longer and longer intervals, about 200 lines in a day.
-
-    Args:
-        iterable: What to count; without it, `update` counts.
-        disable: Shows nothing, as with `--quiet`.
-        how: Further arguments of tqdm.
+    then at longer and longer intervals, about 200 lines in a day. `how` is for tqdm.
     """
-    disable = disable or _quiet
-    if not sys.stderr.isatty():
+    if sys.stderr.isatty():
+        how["dynamic_ncols"] = True
+    else:
         how |= {"file": _Lines(sys.stderr), "bar_format": LINES, "miniters": 1}
         how |= {"mininterval": LINE_EVERY, "maxinterval": LINE_EVERY, "delay": LINE_EVERY}
-        return tqdm(iterable, disable=disable, **how)
-    return tqdm(iterable, disable=disable, dynamic_ncols=True, **how)
+    return tqdm(iterable, disable=disable or _quiet, **how)
 
 
 def set_postfix(bar: tqdm, parts: list[str]) -> None:
@@ -104,10 +95,10 @@ def set_postfix(bar: tqdm, parts: list[str]) -> None:
         return
     bar.set_postfix_str("", refresh=False)
     width = bar.format_dict["ncols"]  # None: lines in a file; 0: a terminal of unknown width
-    room = math.inf if width is None else (width or 80) - len(str(bar)) - 2  # the time may grow
-    ends = accumulate(len(part) + 2 for part in parts)
-    shown = [part for part, end in zip(parts, ends, strict=True) if end <= room]
-    bar.set_postfix_str(", ".join(shown), refresh=False)
+    room = math.inf if width is None else (width or 80) - len(str(bar)) - 4  # the time may grow
+    while len(", ".join(parts)) > room and parts:
+        parts = parts[:-1]
+    bar.set_postfix_str(", ".join(parts), refresh=False)
 
 
 def close(bar: tqdm) -> None:
@@ -132,5 +123,4 @@ class _Lines:
             self.stream.write(f"{text.strip()}\n")
 
     def flush(self) -> None:
-        with suppress(OSError):
-            self.stream.flush()
+        self.stream.flush()

@@ -22,6 +22,7 @@ from engine.errors import BadInput, shorten
 from engine.modules import layers_of
 
 Weights = dict[str, Tensor]
+NUMPY = ("numpy.core", "numpy._core")
 # What others put beside their weights, and what can run no code of theirs.
 HARMLESS: list[Any] = [
     *(Namespace, types.SimpleNamespace, collections.defaultdict, np.ndarray, np.dtype),
@@ -31,10 +32,8 @@ HARMLESS: list[Any] = [
     # By the names that versions of Python and numpy have written.
     *((PurePosixPath, f"pathlib.{part}Path") for part in ("Posix", "PurePosix", "_local.Posix")),
     *((PureWindowsPath, f"pathlib.{part}Path") for part in ("Windows", "_local.Windows")),
-    *((part, f"numpy.{core}.multiarray.{name}") for name, part in {
-        "scalar": np.float64(0).__reduce__()[0],
-        "_reconstruct": np.zeros(1).__reduce__()[0],
-    }.items() for core in ("core", "_core")),
+    *((np.float64(0).__reduce__()[0], f"{core}.multiarray.scalar") for core in NUMPY),
+    *((np.zeros(1).__reduce__()[0], f"{core}.multiarray._reconstruct") for core in NUMPY),
 ]
 # Words in the name of what others judge by.
 AVERAGED = {"ema", "averaged", "average", "avg", "swa", "shadow", "teacher"}
@@ -60,17 +59,16 @@ def load_fitting(
     state = _read(path)
     trained_with: dict[str, Any] = {}
     found: dict[str, tuple[Weights, str]] = {}
-    theirs = _description(path)
-    if isinstance(state, dict) and {"n_iter", "args"} <= state.keys():
+    if {"n_iter", "args"} <= state.keys():
         verify(path)
         trained_with, theirs = state["args"], state.get("info", {})
-        own = (key for key in networks if _is_state_dict(state.get(key)))
-        found = {key: (judged(state, key), "") for key in own}
-    elif "net" in networks:
-        theirs = theirs or (state if isinstance(state, dict) else {})
-        found = {"net": _best(networks["net"].state_dict(), state, path)}
+        found = {key: (judged(state, key), "") for key in networks.keys() & state.keys()}
+    else:
+        theirs = _description(path) or state
+        if "net" in networks:
+            found = {"net": _best(networks["net"].state_dict(), state, path)}
     head = _other_head(theirs, info)
-    fitted = [_fit(networks[key], *found[key], key, path, head) for key in found]
+    fitted = [_fit(networks[key], *found[key], key, path, head) for key in networks if key in found]
     if not any(fitted):
         differ = [key for key in options if trained_with.get(key, options[key]) != options[key]]
         flags = [f"--{key.replace('_', '-')} {trained_with[key]}" for key in sorted(differ)]
@@ -81,9 +79,7 @@ def load_fitting(
         )
 
 
-def _fit(
-    network: nn.Module, weights: Weights, kind: str, name: str, path: Path, head: str
-) -> bool:
+def _fit(network: nn.Module, weights: Weights, kind: str, name: str, path: Path, head: str) -> bool:
     """Puts what fits into a network, if that is most of it; prints how much."""
     own = network.state_dict()
     last = {id(parameter) for layer in layers_of(network)[-1:] for parameter in layer}
@@ -109,8 +105,8 @@ def _fit(
     left += f"; at random: {shorten(rest)}" if rest else ""
     if unused := [key for key in weights if key not in own]:
         left += f"; not used: {shorten(unused, 3)}"
-    told = f"{len(fitting)} of {len(own)} tensors of {name} from {path}{kind}{left}"
-    terminal.say(f"weights: {told}")
+    how_many = f"{len(fitting)} of {len(own)} tensors"
+    terminal.say(f"weights: {how_many} of {name} from {path}{kind}{left}")
     return True
 
 
@@ -125,24 +121,24 @@ def _other_head(theirs: dict[str, Any], info: dict[str, Any]) -> str:
             continue
         if not isinstance(before := theirs.get(key), dict | list | tuple):
             return f"the file does not say which {key} it was trained for"
-        if isinstance(before, dict) and sorted(map(str, before.values())) == [
-            *map(str, range(len(before)))
-        ]:
+        numbers = {*map(str, range(len(before)))}
+        if isinstance(before, dict) and {*map(str, before.values())} == numbers:
             before = sorted(before, key=before.__getitem__)  # the index of each name
         if list(before) != list(now):
             return f"it was trained for {shorten([*map(str, before)])}"
     return ""
 
 
-def _read(path: Path) -> Any:
-    """What a file holds, on the CPU."""
+def _read(path: Path) -> dict[Any, Any]:
+    """What a file holds, on the CPU; empty if it is no dict."""
     if not path.is_file():
         raise BadInput(f"--weights {path}: no such file")
     try:
         with reading(f"--weights {path}"), torch.serialization.safe_globals(HARMLESS):
             if path.suffix == ".safetensors":
                 return load_file(path)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            return state if isinstance(state, dict) else {}
     except BadInput:
         what = known_kind(path)
         if what and what != ARCHIVE:  # which PyTorch's files are, too
@@ -161,53 +157,40 @@ def _description(path: Path) -> dict[str, Any]:
 
 
 def _best(own: Weights, state: Any, path: Path) -> tuple[Weights, str]:
-    """Of the state dicts in a file of others the one that fits best, and which one it is.
+    """Of the weights in a file of others those that fit best, and which ones they are.
 
-    Of those that fit as well averaged weights are preferred. What they lack, as buffers, comes from
-    the best of the others.
+    They are told apart by what is in front of the names of the network: a key of the file, and what
+    wrappers add, as `module.`. Of those that fit as well averaged weights are preferred. What these
+    lack, as buffers, comes from the best of the others.
     """
-    found = []
-    for place, weights in _state_dicts(state):
-        for prefix, named in _without_prefixes(own, weights).items():
-            fits = len(_fitting(own, named))
-            large = sum(own[key].dim() > 1 for key in _fitting(own, named))
-            averaged = not AVERAGED.isdisjoint(re.split("[._]", f"{place}.{prefix}".lower()))
-            found.append((large, averaged, fits, -len(place + prefix), place + prefix, named))
-    if not found:
+    tensors = dict(_tensors(state))
+    if not tensors:
         raise BadInput(f"--weights {path}: holds no state dict")
-    found.sort(key=lambda one: one[:4], reverse=True)
-    _, averaged, _, _, place, best = found[0]
-    for *_, other in found[1:]:
-        if averaged:
-            best = {**{key: other[key] for key in _fitting(own, other)}, **best}
-    return best, f" (the averaged ones, {place.rstrip('.')})" if averaged else ""
-
-
-def _state_dicts(value: Any, place: str = "") -> Iterator[tuple[str, Weights]]:
-    """The dicts in a file that hold tensors, and their places."""
-    if not isinstance(value, dict) or place.count(".") > 3:
-        return
-    tensors = {key: item for key, item in value.items() if isinstance(item, Tensor)}
-    if tensors and all(isinstance(key, str) for key in tensors):
-        yield place, tensors
-    for key, item in value.items():
-        if isinstance(key, str):
-            yield from _state_dicts(item, f"{place}{key}.")
-
-
-def _without_prefixes(own: Weights, weights: Weights) -> dict[str, Weights]:
-    """The weights by what is in front of names of a network, as wrappers put it: `module.`, say."""
     prefixes: dict[str, None] = {}
-    for key in weights:
+    for key in tensors:
         parts = key.split(".")
         for i in range(len(parts)):
-            if ".".join(parts[i:]) in own:
-                prefixes["".join(f"{part}." for part in parts[:i])] = None
-    return {
-        prefix: {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-        for prefix in prefixes or {"": None}
-    }
+            if (name := ".".join(parts[i:])) in own:
+                prefixes[key.removesuffix(name)] = None
+    found = []
+    for prefix in prefixes or [""]:
+        named = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        fitting = _fitting(own, named)
+        large = sum(own[key].dim() > 1 for key in fitting)
+        averaged = not AVERAGED.isdisjoint(re.split("[._]", prefix.lower()))
+        found.append((large, averaged, len(fitting), -len(prefix), prefix, named))
+    (_, averaged, _, _, prefix, best), *others = sorted(found, key=lambda o: o[:4], reverse=True)
+    if not averaged:
+        return best, ""
+    for *_, named in others:
+        best = {**{key: named[key] for key in _fitting(own, named)}, **best}
+    return best, f" (the averaged ones, {prefix.rstrip('.')})"
 
 
-def _is_state_dict(value: object) -> bool:
-    return isinstance(value, dict) and any(isinstance(item, Tensor) for item in value.values())
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors in a file, by their places in its dicts."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _tensors(item, f"{name}.{key}" if name else str(key))

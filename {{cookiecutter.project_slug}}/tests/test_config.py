@@ -128,6 +128,7 @@ def test_an_own_option_survives_a_resume_and_the_other_programs(
         {"type": complex},
         {"type": lambda text: text.split(","), "default": ["a", "b"]},
         {"action": "append", "default": ["a"]},
+        {"nargs": "+", "type": Path, "default": [Path("a")]},
         {"dest": "another", "default": "x"},
         {"dest": "plain", "action": "store_false"},
         {"default": "two\nlines"},

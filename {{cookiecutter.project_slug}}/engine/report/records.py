@@ -53,18 +53,19 @@ def read_records(folder: Path) -> Records:
 
 
 def read_points(path: Path) -> list[dict[str, Any]]:
-    """The points of a metrics.jsonl, with the values that are numbers.
+    """The points of a metrics.jsonl, with the values that are numbers, and its `line`.
 
     Lines that a kill or a full disk has cut off are left out, as are those of other programs.
     """
     found = []
-    for point in map(_parse, _read(path).split("\n")):
+    for line in _read(path).split("\n"):
+        point = _parse(line)
         step, values = point.get("n_iter"), point.get("values")
         if type(step) is not int or not 0 <= step < 2**53:
             continue
         if isinstance(values, dict) and isinstance(point.get("split"), str):
             numbers = {name: value for name, value in values.items() if is_number(value)}
-            found.append({**point, "values": numbers})
+            found.append({**point, "values": numbers, "line": line})
     return found
 
 
