@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine import errors
 from engine.data.source import code_digests
@@ -40,10 +40,9 @@ LONG = timedelta(days=7)  # the limit where one process may be busy, as with dec
 
 
 class World:
-    """The process group of a run.
+    """The process group of a run, a context manager that destroys it at its end.
 
-    A context manager that destroys the group at its end. All methods but `share` are collective:
-    every process calls them, in the same order.
+    All methods but `share` are collective: every process calls them, in the same order.
 
     Args:
         rank: The number of this process, counted from 0; process 0 alone prints and writes.
@@ -308,39 +307,30 @@ class TreeSum:
     process computes it, for any power of two of processes.
 
     Args:
-        micro_batches: The number of micro-batches of a step.
+        micro_batches: The number P of micro-batches of a step.
     """
 
     def __init__(self, micro_batches: int) -> None:
         self.run = micro_batches // (micro_batches & -micro_batches)
-        self.clear()
-
-    def clear(self) -> None:
-        """Begins a new step."""
-        self.levels: list[list[Tensor] | None] = []
-        self.current: list[Tensor] | None = None
-        self.in_run = 0
+        self.added = 0
+        self.sums: list[list[Tensor]] = []  # of subtrees that wait for their other half
 
     def add(self, tensors: list[Tensor]) -> None:
         """Adds the tensors of the next micro-batch, which are changed in place."""
-        self.current = tensors if self.current is None else _add(self.current, tensors)
-        self.in_run += 1
-        if self.in_run < self.run:
-            return
-        carry, self.current, self.in_run = self.current, None, 0
-        for level, waiting in enumerate(self.levels):
-            if waiting is None:
-                self.levels[level] = carry
-                return
-            carry, self.levels[level] = _add(waiting, carry), None
-        self.levels.append(carry)
+        if self.added % self.run:
+            tensors = _add(self.sums.pop(), tensors)
+        self.added += 1
+        runs, rest = divmod(self.added, self.run)
+        while rest == 0 and runs % 2 == 0:
+            tensors, runs = _add(self.sums.pop(), tensors), runs // 2
+        self.sums.append(tensors)
 
     def total(self) -> list[Tensor]:
         """The sum of all that was added; a new step begins."""
-        total, *others = [part for part in (self.current, *self.levels) if part is not None]
-        for part in others:
-            total = _add(part, total)
-        self.clear()
+        total = self.sums.pop()
+        while self.sums:
+            total = _add(self.sums.pop(), total)
+        self.added = 0
         return total
 
 
@@ -366,16 +356,6 @@ def _exchange(given: Tensor, received: Tensor, partner: int) -> None:
     send = dist.P2POp(dist.isend, given, partner)
     for work in dist.batch_isend_irecv([send, dist.P2POp(dist.irecv, received, partner)]):
         work.wait()
-
-
-def buffers_of(networks: dict[str, nn.Module]) -> list[Tensor]:
-    """The buffers that forward passes may change, such as the statistics of batch norm."""
-    return [
-        buffer
-        for network in networks.values()
-        if list(network.parameters())  # one without them, such as an image pool, has `end_step`
-        for buffer in network.buffers()
-    ]
 
 
 @contextmanager

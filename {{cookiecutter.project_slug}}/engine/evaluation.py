@@ -1,6 +1,7 @@
 """Running the model on batches: losses for training, metrics for validation."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -143,13 +144,10 @@ def mean_losses(micro_batches: list[Losses], world: World = ALONE) -> dict[str, 
     Raises:
         ValueError: Losses of two networks have the same name.
     """
-    names: dict[str, str] = {}
-    for network, named in micro_batches[0].items():
-        for name in named:
-            if name in names:
-                raise ValueError(f"two losses are called {name}: give each a name of its own")
-            names[name] = network
-    own = [[one[names[name]][name].item() for name in names] for one in micro_batches]
-    values = world.all_gather_object(own)
-    columns = list(zip(*chain.from_iterable(values), strict=True))
-    return {name: math.fsum(columns[i]) / len(columns[i]) for i, name in enumerate(names)}
+    names = [(network, name) for network, losses in micro_batches[0].items() for name in losses]
+    found = Counter(name for _, name in names)
+    if twice := [name for name in found if found[name] > 1]:
+        raise ValueError(f"two losses are called {twice[0]}: give each a name of its own")
+    own = [[one[network][name].item() for network, name in names] for one in micro_batches]
+    columns = zip(*chain.from_iterable(world.all_gather_object(own)), strict=True)
+    return {name: math.fsum(c) / len(c) for name, c in zip(found, columns, strict=True)}

@@ -55,9 +55,13 @@ def layers_of(network: nn.Module) -> list[list[nn.Parameter]]:
 
 
 def rest_of(network: nn.Module) -> list[nn.Module]:
-    """The modules of a network that have no part in the head, its last layer."""
+    """The modules before the head, the last layer. Dropout right before it is the head's own."""
     head = {id(parameter) for parameter in layers_of(network)[-1]}
-    return [m for m in network.modules() if not any(id(p) in head for p in m.parameters())]
+    rest = [m for m in network.modules() if not any(id(p) in head for p in m.parameters())]
+    layers = {part for m in rest if list(m.parameters()) for part in m.modules()}
+    while rest and rest[-1] not in layers:
+        rest.pop()
+    return rest
 
 
 def norms_of(network: nn.Module) -> list[nn.Module]:
@@ -94,7 +98,8 @@ def run_with_hooks(
         sample: A sample of the data set, of which the model takes batches.
         hooks: For modules of the model, what is called after their `forward`.
     """
-    device = next(model.parameters()).device
+    tensors = (*model.parameters(), *model.buffers(), torch.empty(0))
+    device = tensors[0].device
     with ExitStack() as hooked:
         hooked.callback(model.train, model.training)
         for module, hook in hooks.items():
@@ -173,7 +178,7 @@ def parallelize(
     if how == "super":
         return SuperNetwork(model, amp)
     for name, network in with_weights(networks).items() if how == "split" else ():
-        setattr(model, name, _data_parallel(network, amp))
+        setattr(model, name, _data_parallel(_WithAutocast(network, amp), amp))
     return model
 
 
@@ -190,26 +195,12 @@ class SuperNetwork(nn.Module):
 
     def __init__(self, model: nn.Module, amp: Amp) -> None:
         super().__init__()
-        self.replicas = _data_parallel(_Weighted(model), amp)
+        self.replicas = _data_parallel(_Share(model, amp), amp)
 
     def forward(self, *batch: Tensor) -> Losses:
         return {
             network: {name: shares.sum() / len(batch[0]) for name, shares in losses.items()}
             for network, losses in self.replicas(*batch).items()
-        }
-
-
-class _Weighted(nn.Module):
-    """The losses of a share of a batch, times its size, of shape (1,) for them to be joined."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *batch: Tensor) -> Losses:
-        return {
-            network: {name: loss.reshape(1) * len(batch[0]) for name, loss in losses.items()}
-            for network, losses in self.model(*batch).items()
         }
 
 
@@ -221,12 +212,21 @@ class _WithAutocast(nn.Module):
         super().__init__()
         self.module, self.amp = module, amp
 
-    def forward(self, *inputs: Tensor) -> object:
+    def forward(self, *inputs: Tensor) -> Any:
         with self.amp.autocast():
             return self.module(*inputs)
 
 
+class _Share(_WithAutocast):
+    """The losses of a share of a batch, times its size, of shape (1,) for them to be joined."""
+
+    def forward(self, *batch: Tensor) -> Losses:
+        return {
+            network: {name: loss.reshape(1) * len(batch[0]) for name, loss in losses.items()}
+            for network, losses in super().forward(*batch).items()
+        }
+
+
 def _data_parallel(module: nn.Module, amp: Amp) -> nn.Module:
-    wrapped = _WithAutocast(module, amp)
     # Off CUDA, DataParallel would move the module to the first GPU it finds.
-    return nn.DataParallel(wrapped) if amp.device.type == "cuda" else wrapped
+    return nn.DataParallel(module) if amp.device.type == "cuda" else module

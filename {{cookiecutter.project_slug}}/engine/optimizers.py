@@ -13,7 +13,7 @@ from torch.amp import GradScaler
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from engine.averages import Averages
-from engine.distributed import ALONE, TreeSum, World, buffers_of
+from engine.distributed import ALONE, TreeSum, World
 from engine.errors import BadInput, Diverged
 from engine.evaluation import Losses
 from engine.modules import layers_of, norms_of, rest_of, with_weights
@@ -56,24 +56,28 @@ class Optimizers:
             if any(parameter.requires_grad for parameter in network.parameters())
         }
         self.weights = {name: parameters_of(one) for name, one in self.optimizers.items()}
+        if not self.weights:
+            raise BadInput(
+                "the networks have no parameter that requires a gradient, so nothing to train; see "
+                "networks() of the model"
+            )
         heads = {id(p) for name in self.weights for p in layers_of(networks[name])[-1]}
         self.heads = {name: [p for p in ws if id(p) in heads] for name, ws in self.weights.items()}
         # What is in evaluation mode: beside heads that are trained alone, and --hold-norms.
-        several = with_weights(networks).values()
+        several = with_weights(networks)
         self.head_only, alone = False, opt.freeze or opt.head_epochs
-        self.rest = [module for net in several if alone for module in rest_of(net)]
-        self.held = [module for net in several if opt.hold_norms for module in norms_of(net)]
+        self.rest = [m for net in several.values() if alone for m in rest_of(net)]
+        self.held = [m for net in several.values() if opt.hold_norms for m in norms_of(net)]
         if opt.hold_norms and not self.held:
             raise BadInput("--hold-norms: the networks have no batch norm; leave it out")
         # A module takes its time to say that it has no such attribute: not at each step.
         ending = [network for network in networks.values() if hasattr(network, "end_step")]
         self.end_steps: list[Any] = [network.end_step for network in ending]
-        self.averages = Averages(with_weights(networks), opt.ema)
-        self.buffers = buffers_of(networks)
-        self.statistics = [buffer for buffer in self.buffers if buffer.is_floating_point()]
-        self.counts = [buffer for buffer in self.buffers if not buffer.is_floating_point()]
+        self.averages = Averages(several, opt.ema)
+        # What forward passes may change, such as the statistics of batch norm. That of networks
+        # without parameters, such as an image pool, is changed by their `end_step`.
+        self.buffers = [buffer for net in several.values() for buffer in net.buffers()]
         self.before: list[Tensor] = []  # the buffers at the beginning of the step
-        self.counted: list[Tensor] = []  # the counts after a micro-batch
         self.divided = opt.accumulate > 1 or world.size > 1
         self.gradients, self.means = TreeSum(opt.accumulate), TreeSum(opt.accumulate)
         self.n_iter = 0
@@ -150,8 +154,7 @@ class Optimizers:
             gradients.append(torch.zeros_like(parameter) if unused else parameter.grad)
             parameter.grad = None
         self.gradients.add(cast(list[Tensor], gradients))
-        self.means.add([buffer.to(_wide(buffer), copy=True) for buffer in self.statistics])
-        self.counted = [buffer.clone() for buffer in self.counts]
+        self.means.add([buffer.to(_wide(buffer), copy=True) for buffer in self.buffers])
         for buffer, before in zip(self.buffers, self.before, strict=True):
             buffer.copy_(before)
 
@@ -162,10 +165,8 @@ class Optimizers:
         trained = chain.from_iterable(self.trained.values())
         for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.grad = gradient
-        for buffer, total in zip(self.statistics, sums, strict=True):
-            buffer.copy_(total / self.accumulate)
-        for buffer, counted in zip(self.counts, self.counted, strict=True):
-            buffer.copy_(counted)  # the same after each micro-batch
+        for buffer, total in zip(self.buffers, sums, strict=True):
+            buffer.copy_(total / self.accumulate)  # counts are the same after each micro-batch
 
     def check(self) -> None:
         """Raises Diverged if a value since the last check was not finite; waits for the device."""
@@ -185,19 +186,15 @@ class Optimizers:
         """Takes over what the optimizers remember of each weight; options stay those given now.
 
         Raises:
-            ValueError: The state is one of other weights; nothing is changed.
+            ValueError: The state is one of other weights.
         """
-        groups: dict[str, list[dict]] = {}
         for name, optimizer in self.optimizers.items():
-            own, theirs = optimizer.state_dict()["param_groups"], state[name]["param_groups"]
-            if [len(g["params"]) for g in own] != [len(g["params"]) for g in theirs]:
-                raise ValueError(f"the optimizer of {name} has other weights")
-            groups[name] = [
-                {**group, "params": loaded["params"]}
-                for group, loaded in zip(own, theirs, strict=True)
+            own, loaded = optimizer.state_dict()["param_groups"], state[name]["param_groups"]
+            groups = [
+                {**group, "params": other["params"]}
+                for group, other in zip(own, loaded, strict=True)
             ]
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict({"state": state[name]["state"], "param_groups": groups[name]})
+            optimizer.load_state_dict({"state": state[name]["state"], "param_groups": groups})
             preset_momentum(optimizer)  # it has none if --momentum was 0 before
 
     def _guarded(self, norm: Tensor) -> Tensor:
