@@ -42,12 +42,9 @@ LONG = timedelta(days=7)  # the limit where one process may be busy, as with dec
 class World:
     """The process group of a run, a context manager that destroys it at its end.
 
-    All methods but `share` are collective: every process calls them, in the same order.
-
-    Args:
-        rank: The number of this process, counted from 0; process 0 alone prints and writes.
-        size: The number of processes.
-        exact: Whether sums have the bits that one process alone would give them.
+    All methods but `share` are collective: every process calls them, in the same order. `rank` is
+    the number of this process of `size`, counted from 0; process 0 alone prints and writes. `exact`
+    says whether sums have the bits that one process alone would give them.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, exact: bool = True) -> None:
@@ -79,7 +76,7 @@ class World:
         vars(opt).update(self.broadcast(lambda: vars(opt)), device=opt.device)
 
     def _agree_on_prefix(self, store: dist.Store, timeout: float) -> str:
-        """Returns a prefix for keys that all processes of this start have in common.
+        """A prefix for keys that all processes of this start have in common.
 
         After an elastic restart the store still has the keys of the processes that have ended. So
         each process asks process 0 under a random name, and uses the answer to that name alone.
@@ -205,7 +202,7 @@ class World:
         """Raises Unsound if the tensors of a checkpoint differ between the processes."""
         if self.size == 1:
             return
-        first, *others = self.all_gather_object([int(total) for total in _checksums(content)])
+        first, *others = self.all_gather_object(list(_checksums(content)))
         if any(other != first for other in others):
             raise Unsound(
                 "the weights differ between the processes, which must not happen; go on with "
@@ -235,8 +232,8 @@ class World:
         """Recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005), in place.
 
         Neighbours are added first, then pairs of them, and so on: the tree that one process alone
-        builds. Since a + b = b + a, all get the same bits. Each process sends 2 (W - 1) / W of the
-        tensor, as in a ring. W is a power of two and divides the length.
+        builds. Since a + b = b + a, all get the same bits. W is a power of two and divides the
+        length.
         """
         part, distance = flat, 1
         halves: list[tuple[Tensor, Tensor, int]] = []
@@ -256,18 +253,15 @@ ALONE = World()  # a run that torchrun has not started
 
 
 def start(opt: Namespace, device: torch.device) -> World:
-    """The processes that torchrun started, or this one alone.
-
-    Args:
-        opt: The options; those of process 0 hold for all.
-        device: The device of this process.
+    """The processes that torchrun started, which get the options of process 0, or this one alone.
 
     Raises:
         BadInput: The micro-batches of a step cannot be divided among so many processes, their code
             differs, or another launcher than torchrun has started several.
         Unsound: The others cannot be reached.
     """
-    _check_launcher()
+    if not LAUNCHED:
+        _refuse_launchers()
     rank, size = (int(os.environ[n]) for n in ("RANK", "WORLD_SIZE")) if LAUNCHED else (0, 1)
     exact = size & (size - 1) == 0 and (device.type == "cpu" or opt.deterministic)
     world = World(rank, size, exact)
@@ -282,10 +276,8 @@ def start(opt: Namespace, device: torch.device) -> World:
     return world
 
 
-def _check_launcher() -> None:
+def _refuse_launchers() -> None:
     """Refuses several processes of another launcher, each of which would train alone."""
-    if LAUNCHED:
-        return
     numbers = {name: int(text) for name, text in os.environ.items() if text.isdecimal()}
     sizes = [name for name in LAUNCHERS if numbers.get(name, 0) > 1]
     # In an sbatch script Slurm sets the number of tasks of the job, though it is one process.
@@ -300,14 +292,11 @@ def _check_launcher() -> None:
 
 
 class TreeSum:
-    """The sum of the tensors of each micro-batch of a step, in a binary tree.
+    """The sum of the tensors of each of the P micro-batches of a step, in a binary tree.
 
     Of P = 2^a q micro-batches, q odd, runs of q are added one after the other; their sums are added
     in pairs, then the sums of pairs, and so on. So the subtree of a process is the same whichever
     process computes it, for any power of two of processes.
-
-    Args:
-        micro_batches: The number P of micro-batches of a step.
     """
 
     def __init__(self, micro_batches: int) -> None:
@@ -340,12 +329,10 @@ def _add(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
     return first
 
 
-def _checksums(value: Any) -> Iterator[Tensor]:
-    """A sum of the bits of each tensor in a checkpoint: integers, so the order has no effect."""
+def _checksums(value: Any) -> Iterator[int]:
+    """The sum of the bytes of each tensor in a checkpoint."""
     if isinstance(value, Tensor):
-        bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(value.element_size())
-        whole = value.view(bits) if value.is_floating_point() and bits else value
-        yield whole.sum(dtype=torch.int64).cpu()
+        yield int(value.flatten().view(torch.uint8).sum(dtype=torch.int64))
     elif isinstance(value, dict):
         for item in value.values():
             yield from _checksums(item)
@@ -360,10 +347,8 @@ def _exchange(given: Tensor, received: Tensor, partner: int) -> None:
 
 @contextmanager
 def _communication(meeting: bool = False) -> Iterator[None]:
-    """Turns errors of communication into Unsound, since a step may be half done.
-
-    `meeting` is the first communication.
-    """
+    """Turns errors of communication, of which `meeting` is the first, into Unsound: a step may be
+    half done."""
     try:
         yield
     except RuntimeError as error:

@@ -47,7 +47,7 @@ def forward(model: nn.Module, batch: Batch, amp: Amp) -> Losses:
 def evaluate(
     model: Any, loader: Loader, amp: Amp, world: World = ALONE, until: object = False
 ) -> Metrics:
-    """The metrics of a model in evaluation mode over all images of `loader`.
+    """The metrics of a model in evaluation mode over all images of the loaders of all processes.
 
     As soon as `until` is true the pass ends with the images seen by then. The model is in training
     mode afterwards. The result does not depend on which process had which batch.
@@ -58,9 +58,6 @@ def evaluate(
             `compute_metrics(totals, images)` turns these into metrics. `image_grid(*batch)` draws
             the first batch, `figures(totals)` draws the rest.
         loader: Batches of tensors, whose first dimension are images.
-        amp: The precision.
-        world: The processes of the run; the images are those of the loaders of all.
-        until: Looked at after each batch.
     """
     parts: list[dict[str, Tensor | Rows]] = []
     counts: dict[str, Tensor] = {}
@@ -135,11 +132,7 @@ def _totals(
 
 
 def mean_losses(micro_batches: list[Losses], world: World = ALONE) -> dict[str, float]:
-    """The losses of a step by their own names, averaged over its micro-batches.
-
-    Args:
-        micro_batches: Those of this process.
-        world: The processes of the run.
+    """The losses of a step by their own names, averaged over the micro-batches of all processes.
 
     Raises:
         ValueError: Losses of two networks have the same name.

@@ -91,13 +91,7 @@ def refuses(network: nn.Module, size: int) -> str:
 def run_with_hooks(
     model: nn.Module, sample: tuple[Tensor, ...], hooks: dict[nn.Module, Callable[..., None]]
 ) -> None:
-    """Runs a model once, in evaluation mode, on a batch of a sample twice, with forward hooks.
-
-    Args:
-        model: The finished model.
-        sample: A sample of the data set, of which the model takes batches.
-        hooks: For modules of the model, what is called after their `forward`.
-    """
+    """Runs a model once, in evaluation mode, on a batch of a sample twice, with forward hooks."""
     tensors = (*model.parameters(), *model.buffers(), torch.empty(0))
     device = tensors[0].device
     with ExitStack() as hooked:
@@ -109,14 +103,10 @@ def run_with_hooks(
 
 
 def check_gradients(model: nn.Module, sample: tuple[Tensor, ...], amp: Amp) -> None:
-    """Refuses convolutions for which PyTorch silently computes a wrong gradient.
+    """Raises BadInput for convolutions of which PyTorch silently computes a wrong gradient.
 
     In bf16 on the CPU, parts of the weight's gradient of a convolution with padding are left unset
-    if its input is narrower than its stride (found with PyTorch 2.14, by repeating steps). For the
-    arguments see `run_with_hooks`.
-
-    Raises:
-        BadInput: There is such a convolution.
+    if its input is narrower than its stride (found with PyTorch 2.14, by repeating steps).
     """
     if amp.device.type != "cpu" or amp.dtype != torch.bfloat16:
         return
@@ -140,9 +130,7 @@ def compile_networks(networks: dict[str, nn.Module]) -> None:
         network.compile()
 
 
-def parallelize(
-    model: nn.Module, networks: dict[str, nn.Module], how: str, amp: Amp
-) -> nn.Module:
+def parallelize(model: nn.Module, networks: dict[str, nn.Module], how: str, amp: Amp) -> nn.Module:
     """Spreads the work over the GPUs of this machine.
 
     `split` (and `auto` where there are several GPUs and none was named) divides the batch of each
@@ -150,12 +138,13 @@ def parallelize(
     of networks and losses: each GPU computes the losses of its share, and only they come back. The
     modules in `networks` stay the bare ones, so that state dicts have no `module.` prefix.
 
+    On the CPU there is nothing to divide, and the wrappers hand the batches through.
+
     Args:
         model: The finished model; its attributes that are networks are wrapped for `split`.
         networks: The bare networks by the name of the attribute.
         how: One of PARALLEL.
-        amp: The device of the model, and its precision. On the CPU there is nothing to divide, and
-            the wrappers hand the batches through.
+        amp: The device of the model, and its precision.
 
     Returns:
         The module to call with a batch for its losses.
@@ -185,12 +174,8 @@ def parallelize(
 class SuperNetwork(nn.Module):
     """A model with its networks and losses, copied to every GPU; each takes a share of the batch.
 
-    A loss of the whole batch is the mean of those of the shares, each weighted by its number of
-    samples, since the last share may be smaller.
-
-    Args:
-        model: Returns losses (evaluation.Losses), each the mean over the samples it was given.
-        amp: The device of the model, and its precision.
+    A loss of the whole batch is the mean of those of the shares, which are means over samples,
+    weighted by their numbers of samples, since the last share may be smaller.
     """
 
     def __init__(self, model: nn.Module, amp: Amp) -> None:

@@ -27,15 +27,11 @@ FUSED = True  # one kernel for all weights, on every kind of device
 class Optimizers:
     """An optimizer for each network that has parameters to train.
 
-    The order of a step is `zero_grad`, `backward` for each micro-batch, `step`.
-
-    Args:
-        opt: The options.
-        networks: The networks by name.
-        scaler: The scaler of the losses; does nothing unless the precision is fp16.
-        world: The processes that divide the micro-batches of a step among them.
+    The order of a step is `zero_grad`, `backward` for each micro-batch, `step`. The scaler of the
+    losses does nothing unless the precision is fp16.
 
     Raises:
+        BadInput: There is nothing to train, or no norm for `--hold-norms`.
         Diverged: A loss or the norm of a gradient is not finite. On the CPU that is noticed at
             once, before it can reach the weights. Elsewhere it is noticed by `check`, since asking
             at each step would make the program wait for the device.
@@ -78,6 +74,8 @@ class Optimizers:
         # without parameters, such as an image pool, is changed by their `end_step`.
         self.buffers = [buffer for net in several.values() for buffer in net.buffers()]
         self.before: list[Tensor] = []  # the buffers at the beginning of the step
+        on_mps = any(buffer.device.type == "mps" for buffer in self.buffers)
+        self.wide = torch.float32 if on_mps else torch.float64  # to average in; MPS has no float64
         self.divided = opt.accumulate > 1 or world.size > 1
         self.gradients, self.means = TreeSum(opt.accumulate), TreeSum(opt.accumulate)
         self.n_iter = 0
@@ -108,15 +106,10 @@ class Optimizers:
             self.before = [buffer.clone() for buffer in self.buffers]
 
     def backward(self, losses: Losses) -> None:
-        """Adds the gradients of the losses of a micro-batch.
+        """Adds the gradients of the losses of a micro-batch; BadInput if one is no scalar.
 
-        Args:
-            losses: For each network, by name, its losses. They are added up, and their gradients
-                go into the parameters of that network alone: a generator's loss passes through the
-                discriminator and must not train it.
-
-        Raises:
-            BadInput: A loss is not a scalar.
+        The losses of a network are added up, and their gradients go into its parameters alone: a
+        generator's loss passes through the discriminator and must not train it.
         """
         for name in self.optimizers:
             for loss_name, value in losses[name].items():
@@ -154,7 +147,7 @@ class Optimizers:
             gradients.append(torch.zeros_like(parameter) if unused else parameter.grad)
             parameter.grad = None
         self.gradients.add(cast(list[Tensor], gradients))
-        self.means.add([buffer.to(_wide(buffer), copy=True) for buffer in self.buffers])
+        self.means.add([buffer.to(self.wide, copy=True) for buffer in self.buffers])
         for buffer, before in zip(self.buffers, self.before, strict=True):
             buffer.copy_(before)
 
@@ -186,7 +179,7 @@ class Optimizers:
         """Takes over what the optimizers remember of each weight; options stay those given now.
 
         Raises:
-            ValueError: The state is one of other weights.
+            KeyError, ValueError: The state is one of other weights.
         """
         for name, optimizer in self.optimizers.items():
             own, loaded = optimizer.state_dict()["param_groups"], state[name]["param_groups"]
@@ -198,7 +191,7 @@ class Optimizers:
             preset_momentum(optimizer)  # it has none if --momentum was 0 before
 
     def _guarded(self, norm: Tensor) -> Tensor:
-        """A scalar that has to be finite: the norm of a gradient.
+        """The norm of a gradient, which has to be finite.
 
         In fp16, where the scaler skips a step whose norm is not finite and halves its scale, it is
         0 instead, or infinite once the scale has become tiny.
@@ -237,19 +230,13 @@ class Optimizers:
         )
 
 
-def _wide(tensor: Tensor) -> torch.dtype:
-    """The type to average in: float64, where the device has it."""
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
-
-
 def make_optimizer(opt: Namespace, network: nn.Module) -> Optimizer:
     """The optimizer for `--optimizer`, over the parameters that require a gradient."""
-    groups = parameter_groups(opt, network)
+    groups, momentum = parameter_groups(opt, network), opt.momentum
     if opt.optimizer != "sgd":
         kind = {"adam": Adam, "adamw": AdamW}[opt.optimizer]
-        return kind(groups, opt.lr, betas=(opt.momentum, 0.999), fused=FUSED)
-    nesterov = opt.momentum > 0
-    sgd = SGD(groups, opt.lr, momentum=opt.momentum, nesterov=nesterov, fused=FUSED)
+        return kind(groups, opt.lr, betas=(momentum, 0.999), fused=FUSED)
+    sgd = SGD(groups, opt.lr, momentum=momentum, nesterov=momentum > 0, fused=FUSED)
     preset_momentum(sgd)
     return sgd
 
@@ -265,12 +252,10 @@ def parameter_groups(opt: Namespace, network: nn.Module) -> list[dict[str, Any]]
     seen: set[int] = set()  # a weight that two layers share belongs to the first
     for depth, layer in enumerate(reversed(layers_of(network))):
         for parameter in layer:
-            if not parameter.requires_grad or id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            decays = parameter.dim() > 1
-            key = opt.layer_decay**depth, opt.weight_decay if decays else 0.0
-            groups.setdefault(key, []).append(parameter)
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                decay = opt.weight_decay if parameter.dim() > 1 else 0.0
+                groups.setdefault((opt.layer_decay**depth, decay), []).append(parameter)
     return [
         {"params": params, "lr_scale": scale, "weight_decay": decay}
         for (scale, decay), params in groups.items()
@@ -315,14 +300,9 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
 
 
 def clip_gradient(optimizer: Optimizer, scaler: GradScaler, limit: float) -> Tensor:
-    """Scales the gradient down to a norm of `limit`; 0 leaves it as it is.
-
-    Returns:
-        Its norm before, a scalar on the device.
-    """
+    """Scales the gradient down to a norm of `limit`, if that is not 0; returns its norm before."""
     scaler.unscale_(optimizer)
-    gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
-    norm = total_norm(gradients)
+    norm = total_norm([p.grad for p in parameters_of(optimizer) if p.grad is not None])
     if limit:
         nn.utils.clip_grads_with_norm_(parameters_of(optimizer), limit, norm)
     return norm
