@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -28,10 +29,11 @@ from engine.report.records import Records, read_judged, read_metrics, read_recor
 from engine.run_dir import environment
 
 RESAMPLES = 1000  # of a bootstrap
-SPEED = ("images_per_second", "data_wait", "efficiency")  # logged beside the losses
 MOST_CHARTS = 24
 ENOUGH = 10  # images for the interval of a mean
 Z = 1.959964  # 95 % of a normal distribution lie between -Z and Z
+# What is between the brackets of a list or an object in JSON that holds no other one.
+INNERMOST = re.compile(r'(?<=[\[{])\n[^\[\]{}"]*(?:"(?:\\.|[^"\\])*"[^\[\]{}"]*)*(?=[\]}])')
 
 
 class Report:
@@ -67,8 +69,10 @@ class Report:
 
     def write_metrics(self, metrics: Mapping[str, object]) -> None:
         """Writes metrics.json: which checkpoint was judged, by which images, and the metrics."""
-        text = json_text({**self.facts, **metrics}) + "\n"
-        write_atomically(self.folder / "metrics.json", lambda file: file.write(text.encode()))
+        self._write("metrics.json", json_text({**self.facts, **metrics}) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        write_atomically(self.folder / name, lambda file: file.write(text.encode()))
 
     def save_picture(self, name: str, draw: Callable[[], Tensor]) -> None:
         """Saves what `draw` returns, uint8 (3, H, W), unless that fails."""
@@ -96,7 +100,7 @@ class Report:
             self._options_section(),
             self._environment_section(),
         )
-        write_atomically(self.folder / "index.html", lambda file: file.write(text.encode()))
+        self._write("index.html", text)
 
     def _batch_section(self) -> list[Html]:
         batches = sorted((self.records.folder / "report").glob("batch-*.png"))
@@ -115,11 +119,9 @@ class Report:
         facts = {}
         if self.records.seconds:
             facts["trained in"] = terminal.duration(self.records.seconds)
-        for name in SPEED:
+        for name, (title, show) in SPEED.items():
             if values := self.records.curve("train", name)[1]:
-                middle = median(values)
-                text = f"{middle:,.0f}" if name == SPEED[0] else percent(middle)
-                facts[name.replace("_", " ").replace("images per second", "images/s")] = text
+                facts[title] = show(median(values))
         note = "Medians over the logged steps. Efficiency: the share of the elapsed time that the "
         note += "same steps take on data already loaded."
         return [section("Speed", tiles(facts), element("p", note, class_="soft"))] if facts else []
@@ -140,11 +142,12 @@ class Report:
         starts, here = self.records.starts, environment()
         trained = starts[-1] if starts else {}
         rows = [(name, trained.get(name, ""), here.get(name, "")) for name in {**here, **trained}]
-        count = len(starts) - 1
-        resumed = f"was resumed {count} time{'s' * (count > 1)}; the last start is shown"
-        note = f"The training {resumed if len(starts) > 1 else 'was not resumed'}."
+        note = "The training was not resumed."
         if not starts:
             note = "There is no environment.txt of the training beside the checkpoint."
+        elif count := len(starts) - 1:
+            times = f"{count} time{'s' * (count > 1)}"
+            note = f"The training was resumed {times}; the last start is shown."
         head = ("", "training", "this test")
         return section("Environment", element("p", note, class_="soft"), table(head, rows))
 
@@ -157,11 +160,11 @@ def curves_section(runs: list[Records], pairs: dict[str, str]) -> Html:
         pairs: As in Report.write.
     """
     charts, alone = [], len(runs) == 1
-    in_val = dict.fromkeys(name for run in runs for name in run.names("val"))
-    in_train = dict.fromkeys(name for run in runs for name in run.names("train"))
-    both = {*in_val, *pairs.values()} if alone else set()  # in one chart, or in one for each
-    rest = [name for name in in_train if name not in both]
-    for split, name in [*(("val", n) for n in in_val), *(("train", n) for n in rest)]:
+    series = dict.fromkeys((s, n) for s in ("val", "train") for run in runs for n in run.names(s))
+    shared = {n for s, n in series if s == "val"} | {*pairs.values()} if alone else set()
+    for split, name in series:
+        if split == "train" and name in shared:
+            continue  # it is in the chart of the validation
         lines = [run.curve(split, name) for run in runs]
         if alone and split == "val":
             lines.insert(0, runs[0].curve("train", pairs.get(name, name)))
@@ -232,21 +235,10 @@ def digest_images(data_set: Any) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def json_text(value: Any, indent: str = "") -> str:
+def json_text(value: object) -> str:
     """JSON with a line for each value, and for each row of a table; what is not finite is null."""
-    inner = list(value.values()) if isinstance(value, Mapping) else value
-    nested = isinstance(inner, list) and any(isinstance(one, dict | list) for one in inner)
-    if indent and not (nested and indent == "  "):
-        try:
-            return json.dumps(value, allow_nan=False)
-        except ValueError:
-            return json.dumps(_finite(value))
-    deeper = indent + "  "
-    parts = [json_text(one, deeper) for one in inner]
-    if isinstance(value, Mapping):
-        parts = [f"{json.dumps(k)}: {part}" for k, part in zip(value, parts, strict=True)]
-    begin, end = "{}" if isinstance(value, Mapping) else "[]"
-    return begin + ",".join(f"\n{deeper}{part}" for part in parts) + f"\n{indent}{end}"
+    text = json.dumps(_finite(value), indent=2)
+    return INNERMOST.sub(lambda found: re.sub("\n *", " ", found[0]).strip(), text)
 
 
 def _finite(value: Any) -> Any:
@@ -297,20 +289,17 @@ def share_interval(right: int, count: int) -> tuple[float, float]:
     numbers = np.arange(1, count + 1)
     ways = np.concatenate([[0.0], np.cumsum(np.log(count + 1 - numbers) - np.log(numbers))])
 
-    def at_least(k: int, share: float) -> float:
-        """The probability of k or more right images, if it is `share` for each."""
-        found = np.arange(k, count + 1)
-        logs = found * math.log(share) + (count - found) * math.log1p(-share)
-        return float(np.exp(ways[k:] + logs).sum())
-
     def lowest(k: int) -> float:
-        low, high = 0.0, 1.0
-        for _ in range(40):  # by bisection
+        """The share for which k or more are right with a probability of 2.5 %, by bisection."""
+        found, low, high = np.arange(k, count + 1), 0.0, 1.0
+        for _ in range(40):
             middle = (low + high) / 2
-            low, high = (low, middle) if at_least(k, middle) > 0.025 else (middle, high)
-        return low
+            logs = found * math.log(middle) + (count - found) * math.log1p(-middle)
+            enough = np.exp(ways[k:] + logs).sum() > 0.025
+            low, high = (low, middle) if enough else (middle, high)
+        return low if k else 0.0
 
-    return lowest(right) if right else 0.0, 1 - lowest(count - right) if right < count else 1.0
+    return lowest(right), 1 - lowest(count - right)
 
 
 def paired_interval(better: int, worse: int, count: int) -> tuple[float, float]:
@@ -371,3 +360,10 @@ def compare_images(
 def percent(share: float) -> str:
     """A share as text; what is not all is never rounded to 100 %."""
     return "> 99.9 %" if 0.9995 <= share < 1 else f"{share:.1%}".replace("%", " %")
+
+
+SPEED = {  # logged beside the losses
+    "images_per_second": ("images/s", "{:,.0f}".format),
+    "data_wait": ("data wait", percent),
+    "efficiency": ("efficiency", percent),
+}

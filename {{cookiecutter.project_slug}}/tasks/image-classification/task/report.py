@@ -15,8 +15,8 @@ from torch import Tensor
 
 from engine.checkpoint import write_atomically
 from engine.report.common import Report, compare_images, drawn, percent, share_interval
-from engine.report.figures import draw_calibration
-from engine.report.grids import captioned_grid, draw_counts
+from engine.report.figures import draw_chart
+from engine.report.grids import WIDTH, captioned_grid, draw_counts
 from engine.report.page import Html, element, image, section, table, tiles
 from engine.report.records import is_number, read_metrics
 from engine.terminal import say
@@ -26,7 +26,8 @@ from task.tables import csv_content
 
 PART = 4096  # images at a time, since the scores of a large set fill the memory as they are
 BINS = 15  # of the confidence, as in Guo et al. 2017
-MOST_CLASSES = 20  # of a confusion matrix on the page
+MOST_CONFUSED = 20  # pairs of classes on the page
+MATRIX = "row: true class, column: predicted class"
 CONFUSION = 4000  # pixels of the cells in confusion.png, which leave 250 classes their names
 SHOWN = 14  # images of a kind on the page
 
@@ -138,20 +139,19 @@ def write_report(
         loss: The name of the loss in metrics.jsonl.
     """
     save_predictions(results, report.folder / "predictions.csv")
-    title = "row: true class, column: predicted class"
     mistakes = results.worst_mistakes()[:worst]
 
     def sheet() -> Tensor:
         captions = [results.describe(i) for i in mistakes]
         return captioned_grid([test_set[i][0] for i in mistakes], captions, columns=6, cell=150)
 
-    counts = partial(draw_counts, results.matrix, results.classes, title, most=CONFUSION)
+    counts = partial(draw_counts, results.matrix, results.classes, MATRIX, most=CONFUSION)
     report.save_picture("confusion.png", counts)
     report.save_picture("mistakes.png", sheet)
     sections = [
         *_images_sections(results, test_set),
         _classes_section(metrics),
-        _confusion_section(results),
+        *_confusion_sections(results),
         _calibration_section(results),
     ]
     verdict = _verdict(metrics, results)
@@ -253,38 +253,30 @@ def _classes_section(metrics: dict[str, Any]) -> Html:
     return section("Classes, the most mistakes first", table(head, rows, class_="numbers"))
 
 
-def _confusion_section(results: Results) -> Html:
-    matrix, classes = results.matrix, results.classes
-    if len(classes) > MOST_CLASSES:
-        off = matrix - matrix.diag().diag()
-        counts, places = off.flatten().topk(MOST_CLASSES)
-        pairs = zip(counts.tolist(), places.tolist(), strict=True)
-        k, head = len(classes), ("class", "taken for", "images")
-        confused = [(classes[p // k], classes[p % k], n) for n, p in pairs if n]
-        return section("Most confused classes", table(head, confused))
-    note = "Row: true class. Column: predicted class. A shade is the share of its row."
-    shares = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)
-    rows = [
-        (element("th", name, scope="row"), *map(_shaded, matrix[i].tolist(), shares[i].tolist()))
-        for i, name in enumerate(classes)
+def _confusion_sections(results: Results) -> list[Html]:
+    mistakes, k = results.matrix - results.matrix.diag().diag(), len(results.classes)
+    counts, places = mistakes.flatten().topk(min(MOST_CONFUSED, k * k))
+    found = zip(counts.tolist(), places.tolist(), strict=True)
+    pairs = [(results.classes[p // k], results.classes[p % k], n) for n, p in found if n]
+    what = "confusion matrix"
+    draw = partial(draw_counts, results.matrix, results.classes, MATRIX)
+    shown = drawn(lambda: image(draw(), "A shade is the share of its row.", what, most=WIDTH), what)
+    return [
+        section("Confusion matrix", element("div", shown, class_="batch")),
+        section("Most confused classes", table(("class", "taken for", "images"), pairs)),
     ]
-    shown = table(("", *classes), rows, class_="matrix")
-    return section("Confusion matrix", element("p", note, class_="soft"), shown)
-
-
-def _shaded(count: int, share: float) -> Html:
-    style = f"background: rgb(var(--shade) / {0.6 * share:.2f})"
-    return element("td", count or "", style=style) if count else element("td", "·", class_="soft")
 
 
 def _calibration_section(results: Results) -> Html:
     confidence, accuracy, counts = results.calibration()
+    filled = counts > 0
     note = (
-        f"Calibration error {percent(results.calibration_error())} over {BINS} bins. Bars: "
-        "the accuracy of the images whose prediction has such a probability; points: its mean. "
-        "Bars below the dashed line: the network is too sure of itself."
+        f"Calibration error {percent(results.calibration_error())} over {BINS} bins: the accuracy "
+        "of the images whose prediction has such a probability, over its mean. Below the diagonal "
+        "the network is too sure of itself."
     )
-    draw = partial(draw_calibration, confidence, accuracy, counts)
+    lines = [(confidence[filled].tolist(), accuracy[filled].tolist()), ([0, 1], [0, 1])]
+    draw = partial(draw_chart, lines, "accuracy over confidence, against the diagonal")
     chart = element("figure", drawn(draw, "calibration"))
     grid = element("div", chart, class_="charts")
     return section("Calibration", element("p", note, class_="soft"), grid)
