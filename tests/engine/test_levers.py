@@ -175,7 +175,7 @@ def test_dropout_of_the_head_is_on_while_the_head_alone_learns() -> None:
 
 def test_networks_with_nothing_to_train_are_refused() -> None:
     networks = {"net": nn.Linear(2, 2).requires_grad_(False), "pool": nn.Identity()}
-    with pytest.raises(BadInput, match="nothing to train"):
+    with pytest.raises(BadInput, match="no parameter requires a gradient"):
         Optimizers(make_options(), networks, NO_SCALER)
 
 

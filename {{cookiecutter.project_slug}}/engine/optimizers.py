@@ -21,6 +21,7 @@ from engine.modules import layers_of, norms_of, rest_of, with_weights
 LEAST_SCALE = 2.0**-20  # of the losses in fp16, which begins at 2**16
 SCHEDULES = ("cosine", "linear", "late-linear", "constant")
 OPTIMIZERS = ("sgd", "adam", "adamw")
+Networks = dict[str, nn.Module]  # by name
 FUSED = True  # one kernel for all weights, on every kind of device
 
 
@@ -38,11 +39,7 @@ class Optimizers:
     """
 
     def __init__(
-        self,
-        opt: Namespace,
-        networks: dict[str, nn.Module],
-        scaler: GradScaler,
-        world: World = ALONE,
+        self, opt: Namespace, networks: Networks, scaler: GradScaler, world: World = ALONE
     ) -> None:
         self.networks, self.scaler, self.world = networks, scaler, world
         self.accumulate, self.clip_grad = opt.accumulate, opt.clip_grad
@@ -53,10 +50,7 @@ class Optimizers:
         }
         self.weights = {name: parameters_of(one) for name, one in self.optimizers.items()}
         if not self.weights:
-            raise BadInput(
-                "the networks have no parameter that requires a gradient, so nothing to train; see "
-                "networks() of the model"
-            )
+            raise BadInput("networks() of the model: no parameter requires a gradient; train one")
         heads = {id(p) for name in self.weights for p in layers_of(networks[name])[-1]}
         self.heads = {name: [p for p in ws if id(p) in heads] for name, ws in self.weights.items()}
         # What is in evaluation mode: beside heads that are trained alone, and --hold-norms.
@@ -74,8 +68,6 @@ class Optimizers:
         # without parameters, such as an image pool, is changed by their `end_step`.
         self.buffers = [buffer for net in several.values() for buffer in net.buffers()]
         self.before: list[Tensor] = []  # the buffers at the beginning of the step
-        on_mps = any(buffer.device.type == "mps" for buffer in self.buffers)
-        self.wide = torch.float32 if on_mps else torch.float64  # to average in; MPS has no float64
         self.divided = opt.accumulate > 1 or world.size > 1
         self.gradients, self.means = TreeSum(opt.accumulate), TreeSum(opt.accumulate)
         self.n_iter = 0
@@ -147,7 +139,8 @@ class Optimizers:
             gradients.append(torch.zeros_like(parameter) if unused else parameter.grad)
             parameter.grad = None
         self.gradients.add(cast(list[Tensor], gradients))
-        self.means.add([buffer.to(self.wide, copy=True) for buffer in self.buffers])
+        types = [torch.float32 if b.is_mps else torch.float64 for b in self.buffers]  # the widest
+        self.means.add([b.to(kind, copy=True) for b, kind in zip(self.buffers, types, strict=True)])
         for buffer, before in zip(self.buffers, self.before, strict=True):
             buffer.copy_(before)
 

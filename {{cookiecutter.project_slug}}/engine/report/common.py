@@ -7,6 +7,7 @@ import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -122,9 +123,11 @@ class Report:
         for name, (title, show) in SPEED.items():
             if values := self.records.curve("train", name)[1]:
                 facts[title] = show(median(values))
-        note = "Medians over the logged steps. Efficiency: the share of the elapsed time that the "
-        note += "same steps take on data already loaded."
-        return [section("Speed", tiles(facts), element("p", note, class_="soft"))] if facts else []
+        note = (
+            "Medians over the logged steps. Efficiency: the share of the elapsed time that the "
+            "same steps take on data already loaded."
+        )
+        return [section("Speed", tiles(facts), note=note)] if facts else []
 
     def _options_section(self) -> Html:
         usual = {k: "auto" if v is None else v for k, v in vars(self.defaults).items()}
@@ -133,10 +136,12 @@ class Report:
             for name, value in sorted(vars(self.trained_with).items())
             if value not in (None, usual.get(name)) and name not in NOT_IN_CONFIG
         ]
-        note = "Those of the training that differ from the defaults, or were chosen automatically; "
-        note += "config.txt holds all."
+        note = (
+            "Those of the training that differ from the defaults, or were chosen automatically; "
+            "config.txt holds all."
+        )
         shown = table(("option", "value", "default"), rows) if rows else "None."
-        return section("Options", element("p", note, class_="soft"), shown)
+        return section("Options", shown, note=note)
 
     def _environment_section(self) -> Html:
         starts, here = self.records.starts, environment()
@@ -148,8 +153,7 @@ class Report:
         elif count := len(starts) - 1:
             times = f"{count} time{'s' * (count > 1)}"
             note = f"The training was resumed {times}; the last start is shown."
-        head = ("", "training", "this test")
-        return section("Environment", element("p", note, class_="soft"), table(head, rows))
+        return section("Environment", table(("", "training", "this test"), rows), note=note)
 
 
 def curves_section(runs: list[Records], pairs: dict[str, str]) -> Html:
@@ -159,29 +163,34 @@ def curves_section(runs: list[Records], pairs: dict[str, str]) -> Html:
         runs: Their records.
         pairs: As in Report.write.
     """
-    charts, alone = [], len(runs) == 1
-    series = dict.fromkeys((s, n) for s in ("val", "train") for run in runs for n in run.names(s))
-    shared = {n for s, n in series if s == "val"} | {*pairs.values()} if alone else set()
-    for split, name in series:
-        if split == "train" and name in shared:
-            continue  # it is in the chart of the validation
-        lines = [run.curve(split, name) for run in runs]
-        if alone and split == "val":
-            lines.insert(0, runs[0].curve("train", pairs.get(name, name)))
-        marks = runs[0].resumes() if alone else ()
-        title = f"{split} {name}" if not alone else name
-        named = f"{title} over the steps of the training"
-        chart = drawn(partial(draw_chart, lines, named, marks), f"curve of {title}")
-        charts.append(element("figure", element("h3", title.replace("_", " ")), chart))
+    alone, marks, note = runs[0], runs[0].resumes(), "Over the steps of the optimizer."
+    if len(runs) == 1:
+        charts = {
+            name: [alone.curve("train", pairs.get(name, name)), alone.curve("val", name)]
+            for name in alone.names("val")
+        }
+        rest = [n for n in alone.names("train") if n not in (*charts, *pairs.values())]
+        charts |= {name: [alone.curve("train", name)] for name in rest}
+        names = ["training", "validation"]
+        if marks:
+            steps = ", ".join(map(str, marks))
+            note += f" Dotted lines: the run was stopped and resumed after step {steps}."
+    else:
+        charts = {
+            f"{split} {name}": [run.curve(split, name) for run in runs]
+            for split in ("val", "train")
+            for name in chain.from_iterable(run.names(split) for run in runs)
+        }
+        names, marks = [str(run.folder) for run in runs], []
     if not charts:
         return section("Curves", element("p", "There is no metrics.jsonl beside the checkpoint."))
-    names = ("training", "validation") if alone else [str(run.folder) for run in runs]
-    note = "Over the steps of the optimizer."
-    if alone and runs[0].resumes():
-        steps = ", ".join(map(str, runs[0].resumes()))
-        note += f" Dotted lines: the run was stopped and resumed after step {steps}."
-    grid = element("div", *charts[:MOST_CHARTS], class_="charts")
-    return section("Curves", element("p", note, class_="soft"), keys(names), grid)
+    figures = []
+    for title, lines in list(charts.items())[:MOST_CHARTS]:
+        draw = partial(draw_chart, lines, f"{title} over the steps of the training", marks)
+        chart = drawn(draw, f"curve of {title}")
+        figures.append(element("figure", element("h3", title.replace("_", " ")), chart))
+    grid = element("div", *figures, class_="charts")
+    return section("Curves", keys(names), grid, note=note)
 
 
 def drawn(draw: Callable[[], Html], what: str) -> Html:

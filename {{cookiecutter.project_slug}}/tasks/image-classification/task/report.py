@@ -278,5 +278,4 @@ def _calibration_section(results: Results) -> Html:
     lines = [(confidence[filled].tolist(), accuracy[filled].tolist()), ([0, 1], [0, 1])]
     draw = partial(draw_chart, lines, "accuracy over confidence, against the diagonal")
     chart = element("figure", drawn(draw, "calibration"))
-    grid = element("div", chart, class_="charts")
-    return section("Calibration", element("p", note, class_="soft"), grid)
+    return section("Calibration", element("div", chart, class_="charts"), note=note)
