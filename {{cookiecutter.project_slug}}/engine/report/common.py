@@ -262,15 +262,9 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
     """The 95 % interval of a mean, by bootstrap over images (Efron 1979): percentiles of the means.
 
     It is too narrow for few images: that of 4 normal values covers their mean in 80 % of cases,
-    that of 10 in 91 %, that of 30 in 93 %.
-
-    Args:
-        values: Of each image, of shape (N,).
-        seed: Of the resamples, so that a report can be repeated.
-
-    Returns:
-        Its ends; None for less than ENOUGH images, or if all values are equal, as resamples of
-        them say nothing of other images.
+    that of 10 in 91 %, that of 30 in 93 %. So there is none for less than ENOUGH images, nor if all
+    values are equal, as resamples of them say nothing of other images. The seed is that of the
+    resamples, so that a report can be repeated.
     """
     values = values.astype(float)
     if len(values) < ENOUGH or np.ptp(values) <= 1e-9 * np.abs(values).max():
@@ -289,12 +283,7 @@ def no_interval(count: int) -> str:
 
 
 def share_interval(right: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share, exact for any number of images (Clopper and Pearson 1934).
-
-    Args:
-        right: How many of the images are right.
-        count: How many there are.
-    """
+    """The 95 % interval of a share, exact for any number of images (Clopper and Pearson 1934)."""
     numbers = np.arange(1, count + 1)
     ways = np.concatenate([[0.0], np.cumsum(np.log(count + 1 - numbers) - np.log(numbers))])
 
@@ -314,13 +303,8 @@ def share_interval(right: int, count: int) -> tuple[float, float]:
 def paired_interval(better: int, worse: int, count: int) -> tuple[float, float]:
     """The 95 % interval of the difference of two shares of the same images (Agresti and Min 2005).
 
-    Half an image is added to each of the four cases, so that it has a width even if no image
-    differs.
-
-    Args:
-        better: Images that are right here alone.
-        worse: Those that are right there alone.
-        count: All images.
+    Of all, `better` images are right here alone and `worse` there alone. Half an image is added to
+    each of the four cases, so that it has a width even if no image differs.
     """
     difference, differ = (better - worse) / (count + 2), (better + worse + 1) / (count + 2)
     half = Z * math.sqrt((differ - difference**2) / (count + 2))
