@@ -39,8 +39,8 @@ class Averages:
 
     def restart(self) -> None:
         """The averages start from the weights as they are now."""
-        for name, network in self.networks.items():
-            self.averaged[name].load_state_dict(network.state_dict())
+        for ours, theirs in self.pairs:
+            ours.data.copy_(theirs.data)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -28,11 +28,7 @@ M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # from malloc.h
 
 
 def pick_device(name: str) -> torch.device:
-    """Returns the device for `--device`; `auto` takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        BadInput: There is no such device on this machine.
-    """
+    """The device for `--device`, or BadInput; `auto` takes CUDA, then MPS, then the CPU."""
     have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next((kind for kind in have if have[kind]), "cpu")

@@ -60,17 +60,19 @@ def evaluate(
         loader: Batches of tensors, whose first dimension are images.
     """
     parts: list[dict[str, Tensor | Rows]] = []
-    counts: dict[str, Tensor] = {}
+    counts: dict[str, Any] = {}  # the integers, added on the device
     images, grid = 0, None
     model.eval()
     with loader.batches() as batches:
         for batch in batches:
             images += len(batch[0])
             with amp.autocast():
-                sums = model.compute_sums(*batch)
+                sums = {**model.compute_sums(*batch)}
                 if not parts and world.rank == 0:
                     grid = attempt(partial(model.image_grid, *batch), "image val/images")
-            parts.append(_add_counts(counts, sums))
+            for name in [name for name, value in sums.items() if _is_integer(value)]:
+                counts[name] = counts.get(name, 0) + sums.pop(name).long()
+            parts.append(sums)
             if until:
                 break
     model.train()
@@ -83,17 +85,8 @@ def evaluate(
     return metrics
 
 
-def _add_counts(
-    counts: dict[str, Tensor], sums: dict[str, Tensor | Rows]
-) -> dict[str, Tensor | Rows]:
-    """Adds the integers of a batch to `counts`, on the device, and returns the rest."""
-    rest: dict[str, Tensor | Rows] = {}
-    for name, value in sums.items():
-        if isinstance(value, Rows) or value.is_floating_point():
-            rest[name] = value
-        else:
-            counts[name] = counts[name] + value if name in counts else value.long()
-    return rest
+def _is_integer(value: Tensor | Rows) -> bool:
+    return isinstance(value, Tensor) and not value.is_floating_point()
 
 
 def means(totals: dict[str, Tensor], images: int) -> dict[str, float]:
@@ -102,7 +95,7 @@ def means(totals: dict[str, Tensor], images: int) -> dict[str, float]:
 
 
 def _totals(
-    world: World, images: int, counts: dict[str, Tensor], parts: list[dict[str, Tensor | Rows]]
+    world: World, images: int, counts: dict[str, Any], parts: list[dict[str, Tensor | Rows]]
 ) -> tuple[int, dict[str, Tensor]]:
     """The number of images, and the sums and rows of all processes, on the CPU.
 
@@ -117,10 +110,7 @@ def _totals(
     }
     found = world.all_gather_object((images, {k: v.cpu() for k, v in counts.items()}, floats, rows))
     _, counts, floats, first_rows = found[0]  # whose first batch is the first one of all
-    totals: dict[str, Tensor] = {
-        name: torch.stack([each[1][name] for each in found if name in each[1]]).sum(0)
-        for name in counts
-    }
+    totals = {name: sum(each[1].get(name, 0) for each in found) for name in counts}
     for name in floats:
         values = torch.cat([each[2][name] for each in found if name in each[2]])
         sums = [math.fsum(column) for column in values.reshape(len(values), -1).T.tolist()]

@@ -136,9 +136,8 @@ def parallelize(model: nn.Module, networks: dict[str, nn.Module], how: str, amp:
     `split` (and `auto` where there are several GPUs and none was named) divides the batch of each
     network, in place; the losses see the whole batch. `super` takes the model as one super network
     of networks and losses: each GPU computes the losses of its share, and only they come back. The
-    modules in `networks` stay the bare ones, so that state dicts have no `module.` prefix.
-
-    On the CPU there is nothing to divide, and the wrappers hand the batches through.
+    modules in `networks` stay the bare ones, so that state dicts have no `module.` prefix. On the
+    CPU there is nothing to divide, and the wrappers hand the batches through.
 
     Args:
         model: The finished model; its attributes that are networks are wrapped for `split`.

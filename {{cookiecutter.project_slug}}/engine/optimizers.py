@@ -5,7 +5,7 @@ from argparse import Namespace
 from functools import reduce
 from itertools import chain
 from operator import add
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -157,11 +157,15 @@ class Optimizers:
     def check(self) -> None:
         """Raises Diverged if a value since the last check was not finite; waits for the device."""
         unchecked, self._unchecked = self._unchecked, []
-        if unchecked:
-            finite = torch.stack([value for _, value in unchecked]).isfinite().tolist()
-            for (n_iter, _), fine in zip(unchecked, finite, strict=True):
-                if not fine:
-                    self._refuse(n_iter)
+        if not unchecked:
+            return
+        finite = torch.stack([value for _, value in unchecked]).isfinite().tolist()
+        for (n_iter, _), fine in zip(unchecked, finite, strict=True):
+            if not fine:
+                raise Diverged(
+                    f"the loss or the gradient of step {n_iter + 1} is not finite; try a lower "
+                    "--lr, a longer --warmup or --clip-grad 1"
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """The state of each optimizer by name. What is saved has passed the check."""
@@ -171,8 +175,7 @@ class Optimizers:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what the optimizers remember of each weight; options stay those given now.
 
-        Raises:
-            KeyError, ValueError: The state is one of other weights.
+        Raises KeyError or ValueError if the state is one of other weights.
         """
         for name, optimizer in self.optimizers.items():
             own, loaded = optimizer.state_dict()["param_groups"], state[name]["param_groups"]
@@ -184,7 +187,7 @@ class Optimizers:
             preset_momentum(optimizer)  # it has none if --momentum was 0 before
 
     def _guarded(self, norm: Tensor) -> Tensor:
-        """The norm of a gradient, which has to be finite.
+        """A norm of a gradient, which has to be finite.
 
         In fp16, where the scaler skips a step whose norm is not finite and halves its scale, it is
         0 instead, or infinite once the scale has become tiny.
@@ -208,19 +211,10 @@ class Optimizers:
 
     def _watch(self, value: Tensor) -> None:
         """Notes a scalar that has to be finite."""
-        if value.is_cpu:
-            if not math.isfinite(value.item()):
-                self._refuse(self.n_iter)
-            return
         self._unchecked.append((self.n_iter, value.detach()))
-        if len(self._unchecked) >= 1000:  # a long time without a check must not fill the memory
+        # At once where no device is waited for; else now and then, not to fill the memory.
+        if value.is_cpu or len(self._unchecked) >= 1000:
             self.check()
-
-    def _refuse(self, n_iter: int) -> NoReturn:
-        raise Diverged(
-            f"the loss or the gradient of step {n_iter + 1} is not finite; try a lower --lr, a "
-            "longer --warmup or --clip-grad 1"
-        )
 
 
 def make_optimizer(opt: Namespace, network: nn.Module) -> Optimizer:

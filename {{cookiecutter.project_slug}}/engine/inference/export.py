@@ -184,7 +184,11 @@ def convert(model: Any, form: str, side: int | None, metadata: str) -> bytes:
             program = torch.export.export(
                 Predict(model).eval(), (example,), dynamic_shapes=(dims,), strict=False
             )
-            return {"onnx": onnx_content, "pt2": pt2_content}[form](program, metadata)
+            if form == "onnx":
+                return onnx_content(program, metadata)
+            file = io.BytesIO()
+            torch.export.save(program, file, extra_files={METADATA: metadata})
+            return file.getvalue()
     except Exception as error:  # the exporters raise almost anything
         reason = " ".join(str(error).split())[:200]
         raise BadInput(
@@ -209,12 +213,6 @@ def onnx_content(program: torch.export.ExportedProgram, metadata: str) -> bytes:
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA, metadata
     return model.SerializeToString()
-
-
-def pt2_content(program: torch.export.ExportedProgram, metadata: str) -> bytes:
-    file = io.BytesIO()
-    torch.export.save(program, file, extra_files={METADATA: metadata})
-    return file.getvalue()
 
 
 def check_images(

@@ -77,11 +77,7 @@ def load_model(opt: Namespace, model_class: Any, parser: Parser) -> Predictor:
 
 
 def open_exported(path: Path) -> tuple[Run, dict[str, Any]]:
-    """A function that runs an ONNX file on the CPU, and its metadata.
-
-    Raises:
-        BadInput: It is missing, damaged or not written by export.py; or a package is missing.
-    """
+    """A function that runs an ONNX file of export.py on the CPU, and its metadata, or BadInput."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     try:
@@ -126,11 +122,7 @@ def silence() -> Iterator[None]:
 
 
 def optional(package: str) -> Any:
-    """Imports a package that training does not need.
-
-    Raises:
-        BadInput: It is not installed.
-    """
+    """Imports a package that training does not need; BadInput if it is not installed."""
     try:
         return importlib.import_module(package)
     except ImportError:

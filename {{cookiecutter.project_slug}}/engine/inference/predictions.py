@@ -48,11 +48,7 @@ class ImageFiles(Dataset):
             return torch.zeros(3, self.side, self.side, dtype=torch.uint8), torch.tensor(False)
 
     def problems(self, readable: list[bool]) -> list[str]:
-        """A line for each image that is not `readable`, by reading it again.
-
-        Raises:
-            BadInput: None could be read.
-        """
+        """A line for each image that is not `readable`, read again for it; BadInput if none is."""
         lines = []
         for file in [self.files[i] for i, could in enumerate(readable) if not could]:
             try:

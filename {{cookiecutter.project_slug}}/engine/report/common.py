@@ -109,12 +109,10 @@ class Report:
             return []
         step = batches[-1].stem.removeprefix("batch-").lstrip("0")
         caption = f"The batch of step {step}, as the network is trained on it"
-
-        def show() -> Html:
-            with Image.open(batches[-1]) as picture:
-                return image(picture, caption, "images of a batch", most=900)
-
-        return [section("A batch", element("div", drawn(show, "batch"), class_="batch"))]
+        shown = drawn(
+            lambda: image(Image.open(batches[-1]), caption, "images of a batch", most=900), "batch"
+        )
+        return [section("A batch", element("div", shown, class_="batch"))]
 
     def _speed_section(self) -> list[Html]:
         facts = {}
@@ -159,9 +157,7 @@ class Report:
 def curves_section(runs: list[Records], pairs: dict[str, str]) -> Html:
     """The curves of one run (training and validation), or of several (a colour for each).
 
-    Args:
-        runs: Their records.
-        pairs: As in Report.write.
+    For the `pairs` of one run see Report.write.
     """
     alone, marks, note = runs[0], runs[0].resumes(), "Over the steps of the optimizer."
     if len(runs) == 1:
@@ -199,11 +195,7 @@ def drawn(draw: Callable[[], Html], what: str) -> Html:
 
 
 def find_report(named: str, digest: str) -> Path:
-    """The folder of the report on some images: `named` itself, or one in that folder of a run.
-
-    Raises:
-        BadInput: There is none.
-    """
+    """The folder of the report on some images: `named`, or one in that run; or BadInput."""
     folders = [Path(named), *sorted(Path(named).glob("report*"))]
     found = [folder for folder in folders if "images" in read_metrics(folder)]
     for folder in found:
@@ -246,16 +238,9 @@ def digest_images(data_set: Any) -> str:
 
 def json_text(value: object) -> str:
     """JSON with a line for each value, and for each row of a table; what is not finite is null."""
-    text = json.dumps(_finite(value), indent=2)
+    finite = json.loads(json.dumps(value), parse_constant=lambda name: None)
+    text = json.dumps(finite, indent=2)
     return INNERMOST.sub(lambda found: re.sub("\n *", " ", found[0]).strip(), text)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
@@ -316,11 +301,7 @@ def compare_images(
 ) -> str:
     """What is better than in another report of the same images, as a sentence; paired.
 
-    Args:
-        ours: The metric of each image, by its file.
-        theirs: The same of the other report.
-        unit: Of the metric, for the sentence.
-        scale: By which the metric is multiplied for the sentence.
+    The metrics of images are given by their files; the sentence has them times `scale`, in `unit`.
     """
     if ours.keys() != theirs.keys():
         return "That report lists other images, so there is no comparison by image."

@@ -73,8 +73,7 @@ def is_number(value: object) -> TypeGuard[float]:
 def read_options(folder: Path) -> dict[str, str]:
     """The options in the config.txt of a run, by their names with dashes; flags are yes or no.
 
-    Raises:
-        BadInput: There is no config.txt, so this is no run folder.
+    Raises BadInput if there is none, so this is no run folder.
     """
     if not (folder / "config.txt").is_file():
         raise BadInput(f"{folder}: no config.txt in it; name the folder of a run, as runs/a")
