@@ -66,8 +66,9 @@ def read_points(path: Path) -> list[dict[str, Any]]:
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether a value that was read from JSON is a finite number."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and abs(value) <= sys.float_info.max  # which an int may exceed
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # which an int may exceed
 
 
 def read_options(folder: Path) -> dict[str, str]:
