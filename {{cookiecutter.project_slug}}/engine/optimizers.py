@@ -67,7 +67,10 @@ class Optimizers:
         # What forward passes may change, such as the statistics of batch norm. That of networks
         # without parameters, such as an image pool, is changed by their `end_step`.
         self.buffers = [buffer for net in several.values() for buffer in net.buffers()]
+        self.statistics = [buffer for buffer in self.buffers if buffer.is_floating_point()]
+        self.counts = [buffer for buffer in self.buffers if not buffer.is_floating_point()]
         self.before: list[Tensor] = []  # the buffers at the beginning of the step
+        self.counted: list[Tensor] = []  # the counts after a micro-batch
         self.divided = opt.accumulate > 1 or world.size > 1
         self.gradients, self.means = TreeSum(opt.accumulate), TreeSum(opt.accumulate)
         self.n_iter = 0
@@ -139,8 +142,8 @@ class Optimizers:
             gradients.append(torch.zeros_like(parameter) if unused else parameter.grad)
             parameter.grad = None
         self.gradients.add(cast(list[Tensor], gradients))
-        types = [torch.float32 if b.is_mps else torch.float64 for b in self.buffers]  # the widest
-        self.means.add([b.to(kind, copy=True) for b, kind in zip(self.buffers, types, strict=True)])
+        self.means.add([buffer.to(_wide(buffer), copy=True) for buffer in self.statistics])
+        self.counted = [buffer.clone() for buffer in self.counts]
         for buffer, before in zip(self.buffers, self.before, strict=True):
             buffer.copy_(before)
 
@@ -151,8 +154,10 @@ class Optimizers:
         trained = chain.from_iterable(self.trained.values())
         for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.grad = gradient
-        for buffer, total in zip(self.buffers, sums, strict=True):
-            buffer.copy_(total / self.accumulate)  # counts are the same after each micro-batch
+        for buffer, total in zip(self.statistics, sums, strict=True):
+            buffer.copy_(total / self.accumulate)
+        for buffer, counted in zip(self.counts, self.counted, strict=True):
+            buffer.copy_(counted)  # the same after each micro-batch
 
     def check(self) -> None:
         """Raises Diverged if a value since the last check was not finite; waits for the device."""
@@ -215,6 +220,11 @@ class Optimizers:
         # At once where no device is waited for; else now and then, not to fill the memory.
         if value.is_cpu or len(self._unchecked) >= 1000:
             self.check()
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """The type to average in: float64, where the device has it."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def make_optimizer(opt: Namespace, network: nn.Module) -> Optimizer:
