@@ -12,7 +12,7 @@ from needs import needs
 from programs import last, resume, same_weights, tensors, train_refuses
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torchvision.models import resnet18, vit_b_16
+from torchvision.models import mobilenet_v3_small, resnet18, vgg11, vit_b_16
 
 import options
 from engine.averages import Averages
@@ -22,6 +22,7 @@ from engine.optimizers import Optimizers, make_optimizer, parameters_of
 from engine.weights import load_fitting
 from model import Model
 
+NO_SCALER = torch.amp.GradScaler("cpu", enabled=False)
 LEVERS = {
     "ema": ["--ema=0.9"],
     "head-epochs": ["--head-epochs=1"],
@@ -95,7 +96,7 @@ def test_norms_and_biases_do_not_decay() -> None:
 def test_each_layer_learns_slower_than_the_next_one() -> None:
     network = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
     opt = make_options("--layer-decay=0.5", "--weight-decay=0")
-    optimizers = Optimizers(opt, {"net": network}, torch.amp.GradScaler("cpu", enabled=False))
+    optimizers = Optimizers(opt, {"net": network}, NO_SCALER)
     optimizers.zero_grad(0, lr=0.8)
     (optimizer,) = optimizers.optimizers.values()
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
@@ -151,6 +152,31 @@ def test_frozen_layers_stay_in_evaluation_mode_until_all_learn(build: Build) -> 
     optimizers.zero_grad(0, 0.1, head_only=True)
     optimizers.zero_grad(0, 0.1)  # asks the network, which may keep a part in evaluation mode
     assert not rest[0].training
+
+
+def test_dropout_of_the_head_is_on_while_the_head_alone_learns() -> None:
+    """That of torchvision's classifiers, which precedes the last layer; not that of others."""
+    block = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    early, late = nn.Dropout(), nn.Dropout()
+    head = nn.Sequential(early, nn.Linear(2, 2), nn.ReLU(), late, nn.Linear(2, 3))
+    network = nn.ModuleDict({"features": block, "drop": nn.Dropout(), "classifier": head})
+    for words in (["--head-epochs=1"], ["--weights=x.pt", "--freeze"]):
+        optimizers = Optimizers(make_options(*words), {"net": network.train()}, NO_SCALER)
+        optimizers.zero_grad(0, 0.1, head_only=True)
+        assert [m for m in network.modules() if isinstance(m, nn.Dropout) and m.training] == [late]
+        assert head.training and head[-1].training and not head[1].training
+    found = rest_of(vit_b_16(num_classes=7))
+    assert sum(isinstance(module, nn.Dropout) for module in found) == 12 * 3 + 1
+    for network_of, count in ((mobilenet_v3_small, 1), (vgg11, 1), (resnet18, 0)):
+        made = network_of()
+        own = {*made.modules()} - {*rest_of(made)}
+        assert sum(isinstance(module, nn.Dropout) for module in own) == count
+
+
+def test_networks_with_nothing_to_train_are_refused() -> None:
+    networks = {"net": nn.Linear(2, 2).requires_grad_(False), "pool": nn.Identity()}
+    with pytest.raises(BadInput, match="no parameter requires a gradient"):
+        Optimizers(make_options(), networks, NO_SCALER)
 
 
 def test_held_norms_keep_their_statistics_and_learn(

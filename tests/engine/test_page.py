@@ -14,7 +14,7 @@ from programs import resume, status
 
 import test
 from engine.report.common import compare_images, find_report, interval, percent
-from engine.report.figures import draw_calibration, draw_chart
+from engine.report.figures import draw_chart
 from engine.report.page import COLOURS, document, element, escape, image, keys, table
 from engine.report.records import (
     Records,
@@ -43,10 +43,8 @@ def test_hostile_names_are_text() -> None:
 def test_charts_share_a_page() -> None:
     random = np.random.default_rng(0)
     lines = [(list(range(n)), [float("nan"), *random.random(n - 1)]) for n in (5, 3000)]
-    counts = torch.tensor([0, 3, 4])
-    shares = torch.tensor([0.0, 0.4, 0.9])
     charts = [draw_chart(lines, '"<i>"', marks=[3]) for _ in range(2)]
-    text = document("charts", *charts, draw_calibration(shares, shares, counts))
+    text = document("charts", *charts, draw_chart([([0.4, 0.9], [0.5, 0.7])], "shares"))
     page = check_whole(text)
     assert page.all("alt").count('"<i>"') == 2 and page.all("class").count("chart") == 3
     for source in page.all("src"):

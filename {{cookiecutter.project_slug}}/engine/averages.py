@@ -15,12 +15,8 @@ class Averages:
 
     After step n an average keeps the share min(decay, (1 + n) / (10 + n)) of itself and takes the
     rest from the network, so that it soon forgets the weights that training began with
-    (TensorFlow's ExponentialMovingAverage). What it is after a step depends on that step's number
-    alone, so that nothing but the average has to be saved.
-
-    Args:
-        networks: Networks by name.
-        decay: In (0, 1); with 0 there are no averages.
+    (TensorFlow's ExponentialMovingAverage). The share depends on n alone, so that nothing but the
+    average has to be saved. With a decay of 0 there are none.
     """
 
     def __init__(self, networks: dict[str, nn.Module], decay: float) -> None:
@@ -28,8 +24,6 @@ class Averages:
         self.averaged = {name: copy.deepcopy(net) for name, net in self.networks.items()}
         ours, theirs = _tensors(self.averaged), _tensors(self.networks)
         self.pairs = list(zip(ours, theirs, strict=True))
-        self.floats = [pair for pair in self.pairs if pair[0].is_floating_point()]
-        self.counts = [pair for pair in self.pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self, n_iter: int) -> None:
@@ -37,15 +31,16 @@ class Averages:
         if not self.networks:
             return
         average = get_ema_multi_avg_fn(min(self.decay, (1 + n_iter) / (10 + n_iter)))
-        ours, theirs = zip(*self.floats, strict=True)
-        average(list(ours), list(theirs), 0)
-        for count, now in self.counts:
-            count.copy_(now)
+        floats = [pair for pair in self.pairs if pair[0].is_floating_point()]
+        average(*map(list, zip(*floats, strict=True)), 0)
+        for count, now in self.pairs:
+            if not count.is_floating_point():
+                count.copy_(now)
 
     def restart(self) -> None:
         """The averages start from the weights as they are now."""
-        for name, network in self.networks.items():
-            self.averaged[name].load_state_dict(network.state_dict())
+        for ours, theirs in self.pairs:
+            ours.data.copy_(theirs.data)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -28,11 +28,7 @@ M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # from malloc.h
 
 
 def pick_device(name: str) -> torch.device:
-    """Returns the device for `--device`; `auto` takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        BadInput: There is no such device on this machine.
-    """
+    """The device for `--device`, or BadInput; `auto` takes CUDA, then MPS, then the CPU."""
     have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next((kind for kind in have if have[kind]), "cpu")
@@ -78,11 +74,9 @@ def processor() -> str:
 def set_up(deterministic: bool, threads: int | None = None) -> None:
     """Sets up threads, determinism and memory, once, before anything is computed.
 
-    Args:
-        deterministic: As `--deterministic`: on CUDA take kernels that give the same bits each time,
-            at some cost of speed, and refuse operations without one. On the CPU all kernels do, for
-            an equal number of threads.
-        threads: As `--threads`; None: OMP_NUM_THREADS, or else the number of cores.
+    With `deterministic` CUDA takes kernels that give the same bits each time, and refuses
+    operations without one; on the CPU all do, for an equal number of threads. Without `threads` it
+    is OMP_NUM_THREADS, or else the number of cores.
     """
     # For several processes torchrun sets OMP_NUM_THREADS to 1; that is no choice of the user.
     if processes_here() > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
@@ -97,10 +91,10 @@ def set_up(deterministic: bool, threads: int | None = None) -> None:
 
 
 def keep_memory() -> None:
-    """Makes malloc of glibc reuse the memory of freed tensors.
+    """Makes malloc of glibc reuse the memory of freed tensors; see `man mallopt`.
 
     By default it returns large blocks to the system, which has to clear the pages of each new
-    tensor again: a tenth of the time of a small network on the CPU. See `man mallopt`.
+    tensor again: a tenth of the time of a small network on the CPU.
     """
     with suppress(OSError, AttributeError):  # another C library
         library = ctypes.CDLL("libc.so.6")
@@ -169,15 +163,9 @@ def memory() -> int:
 class Amp:
     """Automatic mixed precision: weights stay float32, operations may use shorter types.
 
-    `auto` takes bf16 where the device has instructions for it, else fp16 on CUDA, else fp32. On
-    CUDA, fp32 uses TF32 unless `--precision fp32` was given.
-
-    Args:
-        precision: One of PRECISIONS.
-        device: The device of the model.
-
-    Raises:
-        BadInput: The device does not support the precision.
+    Of PRECISIONS, `auto` takes bf16 where the device has instructions for it, else fp16 on CUDA,
+    else fp32. On CUDA, fp32 uses TF32 unless `--precision fp32` was given. BadInput: the device
+    does not support it.
     """
 
     def __init__(self, precision: str, device: torch.device) -> None:
@@ -207,8 +195,7 @@ def best_precision(device: torch.device) -> str:
 def cpu_has_bf16() -> bool:
     """Whether PyTorch uses the processor's instructions for bf16, without which it is slow.
 
-    The environment can exclude them: ATEN_CPU_CAPABILITY for PyTorch's own kernels,
-    ONEDNN_MAX_CPU_ISA for those of oneDNN, which are most.
+    ATEN_CPU_CAPABILITY can exclude them from its own kernels, ONEDNN_MAX_CPU_ISA from oneDNN's.
     """
     words = set(_read(CPU_INFO).split())
     if "bf16" in words:  # ARM
@@ -224,11 +211,8 @@ def environment(
 ) -> dict[str, str | int]:
     """Everything besides the options that the exact result of a run depends on.
 
-    Args:
-        amp: The device and its precision.
-        train_set: The training data; `fingerprint()` is a checksum of the list of its samples.
-        parallel: As `--parallel`; how batches are divided depends on the number of GPUs.
-        processes: Their number, if the result depends on it.
+    That is `processes`, their number, only if it is given. How batches are divided depends on
+    `--parallel` and the number of GPUs.
     """
     facts: dict[str, str | int] = {
         "list of training images": train_set.fingerprint(),

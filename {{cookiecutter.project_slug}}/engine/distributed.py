@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine import errors
 from engine.data.source import code_digests
@@ -40,15 +40,11 @@ LONG = timedelta(days=7)  # the limit where one process may be busy, as with dec
 
 
 class World:
-    """The process group of a run.
+    """The process group of a run, a context manager that destroys it at its end.
 
-    A context manager that destroys the group at its end. All methods but `share` are collective:
-    every process calls them, in the same order.
-
-    Args:
-        rank: The number of this process, counted from 0; process 0 alone prints and writes.
-        size: The number of processes.
-        exact: Whether sums have the bits that one process alone would give them.
+    All methods but `share` are collective: every process calls them, in the same order. `rank` is
+    the number of this process of `size`, counted from 0; process 0 alone prints and writes. `exact`
+    says whether sums have the bits that one process alone would give them.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, exact: bool = True) -> None:
@@ -80,7 +76,7 @@ class World:
         vars(opt).update(self.broadcast(lambda: vars(opt)), device=opt.device)
 
     def _agree_on_prefix(self, store: dist.Store, timeout: float) -> str:
-        """Returns a prefix for keys that all processes of this start have in common.
+        """A prefix for keys that all processes of this start have in common.
 
         After an elastic restart the store still has the keys of the processes that have ended. So
         each process asks process 0 under a random name, and uses the answer to that name alone.
@@ -206,7 +202,7 @@ class World:
         """Raises Unsound if the tensors of a checkpoint differ between the processes."""
         if self.size == 1:
             return
-        first, *others = self.all_gather_object([int(total) for total in _checksums(content)])
+        first, *others = self.all_gather_object(list(_checksums(content)))
         if any(other != first for other in others):
             raise Unsound(
                 "the weights differ between the processes, which must not happen; go on with "
@@ -236,8 +232,8 @@ class World:
         """Recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005), in place.
 
         Neighbours are added first, then pairs of them, and so on: the tree that one process alone
-        builds. Since a + b = b + a, all get the same bits. Each process sends 2 (W - 1) / W of the
-        tensor, as in a ring. W is a power of two and divides the length.
+        builds. Since a + b = b + a, all get the same bits. W is a power of two and divides the
+        length.
         """
         part, distance = flat, 1
         halves: list[tuple[Tensor, Tensor, int]] = []
@@ -257,18 +253,15 @@ ALONE = World()  # a run that torchrun has not started
 
 
 def start(opt: Namespace, device: torch.device) -> World:
-    """The processes that torchrun started, or this one alone.
-
-    Args:
-        opt: The options; those of process 0 hold for all.
-        device: The device of this process.
+    """The processes that torchrun started, which get the options of process 0, or this one alone.
 
     Raises:
         BadInput: The micro-batches of a step cannot be divided among so many processes, their code
             differs, or another launcher than torchrun has started several.
         Unsound: The others cannot be reached.
     """
-    _check_launcher()
+    if not LAUNCHED:
+        _refuse_launchers()
     rank, size = (int(os.environ[n]) for n in ("RANK", "WORLD_SIZE")) if LAUNCHED else (0, 1)
     exact = size & (size - 1) == 0 and (device.type == "cpu" or opt.deterministic)
     world = World(rank, size, exact)
@@ -283,10 +276,8 @@ def start(opt: Namespace, device: torch.device) -> World:
     return world
 
 
-def _check_launcher() -> None:
+def _refuse_launchers() -> None:
     """Refuses several processes of another launcher, each of which would train alone."""
-    if LAUNCHED:
-        return
     numbers = {name: int(text) for name, text in os.environ.items() if text.isdecimal()}
     sizes = [name for name in LAUNCHERS if numbers.get(name, 0) > 1]
     # In an sbatch script Slurm sets the number of tasks of the job, though it is one process.
@@ -301,46 +292,34 @@ def _check_launcher() -> None:
 
 
 class TreeSum:
-    """The sum of the tensors of each micro-batch of a step, in a binary tree.
+    """The sum of the tensors of each of the P micro-batches of a step, in a binary tree.
 
     Of P = 2^a q micro-batches, q odd, runs of q are added one after the other; their sums are added
     in pairs, then the sums of pairs, and so on. So the subtree of a process is the same whichever
     process computes it, for any power of two of processes.
-
-    Args:
-        micro_batches: The number of micro-batches of a step.
     """
 
     def __init__(self, micro_batches: int) -> None:
         self.run = micro_batches // (micro_batches & -micro_batches)
-        self.clear()
-
-    def clear(self) -> None:
-        """Begins a new step."""
-        self.levels: list[list[Tensor] | None] = []
-        self.current: list[Tensor] | None = None
-        self.in_run = 0
+        self.added = 0
+        self.sums: list[list[Tensor]] = []  # of subtrees that wait for their other half
 
     def add(self, tensors: list[Tensor]) -> None:
         """Adds the tensors of the next micro-batch, which are changed in place."""
-        self.current = tensors if self.current is None else _add(self.current, tensors)
-        self.in_run += 1
-        if self.in_run < self.run:
-            return
-        carry, self.current, self.in_run = self.current, None, 0
-        for level, waiting in enumerate(self.levels):
-            if waiting is None:
-                self.levels[level] = carry
-                return
-            carry, self.levels[level] = _add(waiting, carry), None
-        self.levels.append(carry)
+        if self.added % self.run:
+            tensors = _add(self.sums.pop(), tensors)
+        self.added += 1
+        runs, rest = divmod(self.added, self.run)
+        while rest == 0 and runs % 2 == 0:
+            tensors, runs = _add(self.sums.pop(), tensors), runs // 2
+        self.sums.append(tensors)
 
     def total(self) -> list[Tensor]:
         """The sum of all that was added; a new step begins."""
-        total, *others = [part for part in (self.current, *self.levels) if part is not None]
-        for part in others:
-            total = _add(part, total)
-        self.clear()
+        total = self.sums.pop()
+        while self.sums:
+            total = _add(self.sums.pop(), total)
+        self.added = 0
         return total
 
 
@@ -350,12 +329,12 @@ def _add(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
     return first
 
 
-def _checksums(value: Any) -> Iterator[Tensor]:
+def _checksums(value: Any) -> Iterator[int]:
     """A sum of the bits of each tensor in a checkpoint: integers, so the order has no effect."""
     if isinstance(value, Tensor):
         bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(value.element_size())
         whole = value.view(bits) if value.is_floating_point() and bits else value
-        yield whole.sum(dtype=torch.int64).cpu()
+        yield int(whole.sum(dtype=torch.int64))
     elif isinstance(value, dict):
         for item in value.values():
             yield from _checksums(item)
@@ -368,22 +347,10 @@ def _exchange(given: Tensor, received: Tensor, partner: int) -> None:
         work.wait()
 
 
-def buffers_of(networks: dict[str, nn.Module]) -> list[Tensor]:
-    """The buffers that forward passes may change, such as the statistics of batch norm."""
-    return [
-        buffer
-        for network in networks.values()
-        if list(network.parameters())  # one without them, such as an image pool, has `end_step`
-        for buffer in network.buffers()
-    ]
-
-
 @contextmanager
 def _communication(meeting: bool = False) -> Iterator[None]:
-    """Turns errors of communication into Unsound, since a step may be half done.
-
-    `meeting` is the first communication.
-    """
+    """Turns errors of communication, of which `meeting` is the first, into Unsound: a step may be
+    half done."""
     try:
         yield
     except RuntimeError as error:

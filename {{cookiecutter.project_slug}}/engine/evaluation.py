@@ -1,6 +1,7 @@
 """Running the model on batches: losses for training, metrics for validation."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +47,7 @@ def forward(model: nn.Module, batch: Batch, amp: Amp) -> Losses:
 def evaluate(
     model: Any, loader: Loader, amp: Amp, world: World = ALONE, until: object = False
 ) -> Metrics:
-    """The metrics of a model in evaluation mode over all images of `loader`.
+    """The metrics of a model in evaluation mode over all images of the loaders of all processes.
 
     As soon as `until` is true the pass ends with the images seen by then. The model is in training
     mode afterwards. The result does not depend on which process had which batch.
@@ -57,22 +58,21 @@ def evaluate(
             `compute_metrics(totals, images)` turns these into metrics. `image_grid(*batch)` draws
             the first batch, `figures(totals)` draws the rest.
         loader: Batches of tensors, whose first dimension are images.
-        amp: The precision.
-        world: The processes of the run; the images are those of the loaders of all.
-        until: Looked at after each batch.
     """
     parts: list[dict[str, Tensor | Rows]] = []
-    counts: dict[str, Tensor] = {}
+    counts: dict[str, Any] = {}  # the integers, added on the device
     images, grid = 0, None
     model.eval()
     with loader.batches() as batches:
         for batch in batches:
             images += len(batch[0])
             with amp.autocast():
-                sums = model.compute_sums(*batch)
+                sums = {**model.compute_sums(*batch)}
                 if not parts and world.rank == 0:
                     grid = attempt(partial(model.image_grid, *batch), "image val/images")
-            parts.append(_add_counts(counts, sums))
+            for name in [name for name, value in sums.items() if _is_integer(value)]:
+                counts[name] = counts.get(name, 0) + sums.pop(name).long()
+            parts.append(sums)
             if until:
                 break
     model.train()
@@ -85,17 +85,8 @@ def evaluate(
     return metrics
 
 
-def _add_counts(
-    counts: dict[str, Tensor], sums: dict[str, Tensor | Rows]
-) -> dict[str, Tensor | Rows]:
-    """Adds the integers of a batch to `counts`, on the device, and returns the rest."""
-    rest: dict[str, Tensor | Rows] = {}
-    for name, value in sums.items():
-        if isinstance(value, Rows) or value.is_floating_point():
-            rest[name] = value
-        else:
-            counts[name] = counts[name] + value if name in counts else value.long()
-    return rest
+def _is_integer(value: Tensor | Rows) -> bool:
+    return isinstance(value, Tensor) and not value.is_floating_point()
 
 
 def means(totals: dict[str, Tensor], images: int) -> dict[str, float]:
@@ -104,7 +95,7 @@ def means(totals: dict[str, Tensor], images: int) -> dict[str, float]:
 
 
 def _totals(
-    world: World, images: int, counts: dict[str, Tensor], parts: list[dict[str, Tensor | Rows]]
+    world: World, images: int, counts: dict[str, Any], parts: list[dict[str, Tensor | Rows]]
 ) -> tuple[int, dict[str, Tensor]]:
     """The number of images, and the sums and rows of all processes, on the CPU.
 
@@ -119,10 +110,7 @@ def _totals(
     }
     found = world.all_gather_object((images, {k: v.cpu() for k, v in counts.items()}, floats, rows))
     _, counts, floats, first_rows = found[0]  # whose first batch is the first one of all
-    totals: dict[str, Tensor] = {
-        name: torch.stack([each[1][name] for each in found if name in each[1]]).sum(0)
-        for name in counts
-    }
+    totals = {name: sum(each[1].get(name, 0) for each in found) for name in counts}
     for name in floats:
         values = torch.cat([each[2][name] for each in found if name in each[2]])
         sums = [math.fsum(column) for column in values.reshape(len(values), -1).T.tolist()]
@@ -134,22 +122,15 @@ def _totals(
 
 
 def mean_losses(micro_batches: list[Losses], world: World = ALONE) -> dict[str, float]:
-    """The losses of a step by their own names, averaged over its micro-batches.
-
-    Args:
-        micro_batches: Those of this process.
-        world: The processes of the run.
+    """The losses of a step by their own names, averaged over the micro-batches of all processes.
 
     Raises:
         ValueError: Losses of two networks have the same name.
     """
-    names: dict[str, str] = {}
-    for network, named in micro_batches[0].items():
-        for name in named:
-            if name in names:
-                raise ValueError(f"two losses are called {name}: give each a name of its own")
-            names[name] = network
-    own = [[one[names[name]][name].item() for name in names] for one in micro_batches]
-    values = world.all_gather_object(own)
-    columns = list(zip(*chain.from_iterable(values), strict=True))
-    return {name: math.fsum(columns[i]) / len(columns[i]) for i, name in enumerate(names)}
+    names = [(network, name) for network, losses in micro_batches[0].items() for name in losses]
+    found = Counter(name for _, name in names)
+    if twice := [name for name in found if found[name] > 1]:
+        raise ValueError(f"two losses are called {twice[0]}: give each a name of its own")
+    own = [[one[network][name].item() for network, name in names] for one in micro_batches]
+    columns = zip(*chain.from_iterable(world.all_gather_object(own)), strict=True)
+    return {name: math.fsum(c) / len(c) for name, c in zip(found, columns, strict=True)}

@@ -55,9 +55,13 @@ def layers_of(network: nn.Module) -> list[list[nn.Parameter]]:
 
 
 def rest_of(network: nn.Module) -> list[nn.Module]:
-    """The modules of a network that have no part in the head, its last layer."""
+    """The modules before the head, the last layer. Dropout right before it is the head's own."""
     head = {id(parameter) for parameter in layers_of(network)[-1]}
-    return [m for m in network.modules() if not any(id(p) in head for p in m.parameters())]
+    rest = [m for m in network.modules() if not any(id(p) in head for p in m.parameters())]
+    layers = {part for m in rest if list(m.parameters()) for part in m.modules()}
+    while rest and rest[-1] not in layers:
+        rest.pop()
+    return rest
 
 
 def norms_of(network: nn.Module) -> list[nn.Module]:
@@ -87,14 +91,9 @@ def refuses(network: nn.Module, size: int) -> str:
 def run_with_hooks(
     model: nn.Module, sample: tuple[Tensor, ...], hooks: dict[nn.Module, Callable[..., None]]
 ) -> None:
-    """Runs a model once, in evaluation mode, on a batch of a sample twice, with forward hooks.
-
-    Args:
-        model: The finished model.
-        sample: A sample of the data set, of which the model takes batches.
-        hooks: For modules of the model, what is called after their `forward`.
-    """
-    device = next(model.parameters()).device
+    """Runs a model once, in evaluation mode, on a batch of a sample twice, with forward hooks."""
+    tensors = (*model.parameters(), *model.buffers(), torch.empty(0))
+    device = tensors[0].device
     with ExitStack() as hooked:
         hooked.callback(model.train, model.training)
         for module, hook in hooks.items():
@@ -104,14 +103,10 @@ def run_with_hooks(
 
 
 def check_gradients(model: nn.Module, sample: tuple[Tensor, ...], amp: Amp) -> None:
-    """Refuses convolutions for which PyTorch silently computes a wrong gradient.
+    """Raises BadInput for convolutions of which PyTorch silently computes a wrong gradient.
 
     In bf16 on the CPU, parts of the weight's gradient of a convolution with padding are left unset
-    if its input is narrower than its stride (found with PyTorch 2.14, by repeating steps). For the
-    arguments see `run_with_hooks`.
-
-    Raises:
-        BadInput: There is such a convolution.
+    if its input is narrower than its stride (found with PyTorch 2.14, by repeating steps).
     """
     if amp.device.type != "cpu" or amp.dtype != torch.bfloat16:
         return
@@ -135,22 +130,20 @@ def compile_networks(networks: dict[str, nn.Module]) -> None:
         network.compile()
 
 
-def parallelize(
-    model: nn.Module, networks: dict[str, nn.Module], how: str, amp: Amp
-) -> nn.Module:
+def parallelize(model: nn.Module, networks: dict[str, nn.Module], how: str, amp: Amp) -> nn.Module:
     """Spreads the work over the GPUs of this machine.
 
     `split` (and `auto` where there are several GPUs and none was named) divides the batch of each
     network, in place; the losses see the whole batch. `super` takes the model as one super network
     of networks and losses: each GPU computes the losses of its share, and only they come back. The
-    modules in `networks` stay the bare ones, so that state dicts have no `module.` prefix.
+    modules in `networks` stay the bare ones, so that state dicts have no `module.` prefix. On the
+    CPU there is nothing to divide, and the wrappers hand the batches through.
 
     Args:
         model: The finished model; its attributes that are networks are wrapped for `split`.
         networks: The bare networks by the name of the attribute.
         how: One of PARALLEL.
-        amp: The device of the model, and its precision. On the CPU there is nothing to divide, and
-            the wrappers hand the batches through.
+        amp: The device of the model, and its precision.
 
     Returns:
         The module to call with a batch for its losses.
@@ -173,43 +166,25 @@ def parallelize(
     if how == "super":
         return SuperNetwork(model, amp)
     for name, network in with_weights(networks).items() if how == "split" else ():
-        setattr(model, name, _data_parallel(network, amp))
+        setattr(model, name, _data_parallel(_WithAutocast(network, amp), amp))
     return model
 
 
 class SuperNetwork(nn.Module):
     """A model with its networks and losses, copied to every GPU; each takes a share of the batch.
 
-    A loss of the whole batch is the mean of those of the shares, each weighted by its number of
-    samples, since the last share may be smaller.
-
-    Args:
-        model: Returns losses (evaluation.Losses), each the mean over the samples it was given.
-        amp: The device of the model, and its precision.
+    A loss of the whole batch is the mean of those of the shares, which are means over samples,
+    weighted by their numbers of samples, since the last share may be smaller.
     """
 
     def __init__(self, model: nn.Module, amp: Amp) -> None:
         super().__init__()
-        self.replicas = _data_parallel(_Weighted(model), amp)
+        self.replicas = _data_parallel(_Share(model, amp), amp)
 
     def forward(self, *batch: Tensor) -> Losses:
         return {
             network: {name: shares.sum() / len(batch[0]) for name, shares in losses.items()}
             for network, losses in self.replicas(*batch).items()
-        }
-
-
-class _Weighted(nn.Module):
-    """The losses of a share of a batch, times its size, of shape (1,) for them to be joined."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *batch: Tensor) -> Losses:
-        return {
-            network: {name: loss.reshape(1) * len(batch[0]) for name, loss in losses.items()}
-            for network, losses in self.model(*batch).items()
         }
 
 
@@ -221,12 +196,21 @@ class _WithAutocast(nn.Module):
         super().__init__()
         self.module, self.amp = module, amp
 
-    def forward(self, *inputs: Tensor) -> object:
+    def forward(self, *inputs: Tensor) -> Any:
         with self.amp.autocast():
             return self.module(*inputs)
 
 
+class _Share(_WithAutocast):
+    """The losses of a share of a batch, times its size, of shape (1,) for them to be joined."""
+
+    def forward(self, *batch: Tensor) -> Losses:
+        return {
+            network: {name: loss.reshape(1) * len(batch[0]) for name, loss in losses.items()}
+            for network, losses in super().forward(*batch).items()
+        }
+
+
 def _data_parallel(module: nn.Module, amp: Amp) -> nn.Module:
-    wrapped = _WithAutocast(module, amp)
     # Off CUDA, DataParallel would move the module to the first GPU it finds.
-    return nn.DataParallel(wrapped) if amp.device.type == "cuda" else wrapped
+    return nn.DataParallel(module) if amp.device.type == "cuda" else module

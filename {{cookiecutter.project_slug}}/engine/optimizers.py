@@ -5,7 +5,7 @@ from argparse import Namespace
 from functools import reduce
 from itertools import chain
 from operator import add
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.amp import GradScaler
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from engine.averages import Averages
-from engine.distributed import ALONE, TreeSum, World, buffers_of
+from engine.distributed import ALONE, TreeSum, World
 from engine.errors import BadInput, Diverged
 from engine.evaluation import Losses
 from engine.modules import layers_of, norms_of, rest_of, with_weights
@@ -21,32 +21,25 @@ from engine.modules import layers_of, norms_of, rest_of, with_weights
 LEAST_SCALE = 2.0**-20  # of the losses in fp16, which begins at 2**16
 SCHEDULES = ("cosine", "linear", "late-linear", "constant")
 OPTIMIZERS = ("sgd", "adam", "adamw")
+Networks = dict[str, nn.Module]  # by name
 FUSED = True  # one kernel for all weights, on every kind of device
 
 
 class Optimizers:
     """An optimizer for each network that has parameters to train.
 
-    The order of a step is `zero_grad`, `backward` for each micro-batch, `step`.
-
-    Args:
-        opt: The options.
-        networks: The networks by name.
-        scaler: The scaler of the losses; does nothing unless the precision is fp16.
-        world: The processes that divide the micro-batches of a step among them.
+    The order of a step is `zero_grad`, `backward` for each micro-batch, `step`. The scaler of the
+    losses does nothing unless the precision is fp16.
 
     Raises:
+        BadInput: There is nothing to train, or no norm for `--hold-norms`.
         Diverged: A loss or the norm of a gradient is not finite. On the CPU that is noticed at
             once, before it can reach the weights. Elsewhere it is noticed by `check`, since asking
             at each step would make the program wait for the device.
     """
 
     def __init__(
-        self,
-        opt: Namespace,
-        networks: dict[str, nn.Module],
-        scaler: GradScaler,
-        world: World = ALONE,
+        self, opt: Namespace, networks: Networks, scaler: GradScaler, world: World = ALONE
     ) -> None:
         self.networks, self.scaler, self.world = networks, scaler, world
         self.accumulate, self.clip_grad = opt.accumulate, opt.clip_grad
@@ -56,20 +49,24 @@ class Optimizers:
             if any(parameter.requires_grad for parameter in network.parameters())
         }
         self.weights = {name: parameters_of(one) for name, one in self.optimizers.items()}
+        if not self.weights:
+            raise BadInput("networks() of the model: no parameter requires a gradient; train one")
         heads = {id(p) for name in self.weights for p in layers_of(networks[name])[-1]}
         self.heads = {name: [p for p in ws if id(p) in heads] for name, ws in self.weights.items()}
         # What is in evaluation mode: beside heads that are trained alone, and --hold-norms.
-        several = with_weights(networks).values()
+        several = with_weights(networks)
         self.head_only, alone = False, opt.freeze or opt.head_epochs
-        self.rest = [module for net in several if alone for module in rest_of(net)]
-        self.held = [module for net in several if opt.hold_norms for module in norms_of(net)]
+        self.rest = [m for net in several.values() if alone for m in rest_of(net)]
+        self.held = [m for net in several.values() if opt.hold_norms for m in norms_of(net)]
         if opt.hold_norms and not self.held:
             raise BadInput("--hold-norms: the networks have no batch norm; leave it out")
         # A module takes its time to say that it has no such attribute: not at each step.
         ending = [network for network in networks.values() if hasattr(network, "end_step")]
         self.end_steps: list[Any] = [network.end_step for network in ending]
-        self.averages = Averages(with_weights(networks), opt.ema)
-        self.buffers = buffers_of(networks)
+        self.averages = Averages(several, opt.ema)
+        # What forward passes may change, such as the statistics of batch norm. That of networks
+        # without parameters, such as an image pool, is changed by their `end_step`.
+        self.buffers = [buffer for net in several.values() for buffer in net.buffers()]
         self.statistics = [buffer for buffer in self.buffers if buffer.is_floating_point()]
         self.counts = [buffer for buffer in self.buffers if not buffer.is_floating_point()]
         self.before: list[Tensor] = []  # the buffers at the beginning of the step
@@ -104,15 +101,10 @@ class Optimizers:
             self.before = [buffer.clone() for buffer in self.buffers]
 
     def backward(self, losses: Losses) -> None:
-        """Adds the gradients of the losses of a micro-batch.
+        """Adds the gradients of the losses of a micro-batch; BadInput if one is no scalar.
 
-        Args:
-            losses: For each network, by name, its losses. They are added up, and their gradients
-                go into the parameters of that network alone: a generator's loss passes through the
-                discriminator and must not train it.
-
-        Raises:
-            BadInput: A loss is not a scalar.
+        The losses of a network are added up, and their gradients go into its parameters alone: a
+        generator's loss passes through the discriminator and must not train it.
         """
         for name in self.optimizers:
             for loss_name, value in losses[name].items():
@@ -170,11 +162,15 @@ class Optimizers:
     def check(self) -> None:
         """Raises Diverged if a value since the last check was not finite; waits for the device."""
         unchecked, self._unchecked = self._unchecked, []
-        if unchecked:
-            finite = torch.stack([value for _, value in unchecked]).isfinite().tolist()
-            for (n_iter, _), fine in zip(unchecked, finite, strict=True):
-                if not fine:
-                    self._refuse(n_iter)
+        if not unchecked:
+            return
+        finite = torch.stack([value for _, value in unchecked]).isfinite().tolist()
+        for (n_iter, _), fine in zip(unchecked, finite, strict=True):
+            if not fine:
+                raise Diverged(
+                    f"the loss or the gradient of step {n_iter + 1} is not finite; try a lower "
+                    "--lr, a longer --warmup or --clip-grad 1"
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """The state of each optimizer by name. What is saved has passed the check."""
@@ -184,24 +180,19 @@ class Optimizers:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what the optimizers remember of each weight; options stay those given now.
 
-        Raises:
-            ValueError: The state is one of other weights; nothing is changed.
+        Raises KeyError or ValueError if the state is one of other weights.
         """
-        groups: dict[str, list[dict]] = {}
         for name, optimizer in self.optimizers.items():
-            own, theirs = optimizer.state_dict()["param_groups"], state[name]["param_groups"]
-            if [len(g["params"]) for g in own] != [len(g["params"]) for g in theirs]:
-                raise ValueError(f"the optimizer of {name} has other weights")
-            groups[name] = [
-                {**group, "params": loaded["params"]}
-                for group, loaded in zip(own, theirs, strict=True)
+            own, loaded = optimizer.state_dict()["param_groups"], state[name]["param_groups"]
+            groups = [
+                {**group, "params": other["params"]}
+                for group, other in zip(own, loaded, strict=True)
             ]
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict({"state": state[name]["state"], "param_groups": groups[name]})
+            optimizer.load_state_dict({"state": state[name]["state"], "param_groups": groups})
             preset_momentum(optimizer)  # it has none if --momentum was 0 before
 
     def _guarded(self, norm: Tensor) -> Tensor:
-        """A scalar that has to be finite: the norm of a gradient.
+        """A norm of a gradient, which has to be finite.
 
         In fp16, where the scaler skips a step whose norm is not finite and halves its scale, it is
         0 instead, or infinite once the scale has become tiny.
@@ -225,19 +216,10 @@ class Optimizers:
 
     def _watch(self, value: Tensor) -> None:
         """Notes a scalar that has to be finite."""
-        if value.is_cpu:
-            if not math.isfinite(value.item()):
-                self._refuse(self.n_iter)
-            return
         self._unchecked.append((self.n_iter, value.detach()))
-        if len(self._unchecked) >= 1000:  # a long time without a check must not fill the memory
+        # At once where no device is waited for; else now and then, not to fill the memory.
+        if value.is_cpu or len(self._unchecked) >= 1000:
             self.check()
-
-    def _refuse(self, n_iter: int) -> NoReturn:
-        raise Diverged(
-            f"the loss or the gradient of step {n_iter + 1} is not finite; try a lower --lr, a "
-            "longer --warmup or --clip-grad 1"
-        )
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
@@ -247,12 +229,11 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 def make_optimizer(opt: Namespace, network: nn.Module) -> Optimizer:
     """The optimizer for `--optimizer`, over the parameters that require a gradient."""
-    groups = parameter_groups(opt, network)
+    groups, momentum = parameter_groups(opt, network), opt.momentum
     if opt.optimizer != "sgd":
         kind = {"adam": Adam, "adamw": AdamW}[opt.optimizer]
-        return kind(groups, opt.lr, betas=(opt.momentum, 0.999), fused=FUSED)
-    nesterov = opt.momentum > 0
-    sgd = SGD(groups, opt.lr, momentum=opt.momentum, nesterov=nesterov, fused=FUSED)
+        return kind(groups, opt.lr, betas=(momentum, 0.999), fused=FUSED)
+    sgd = SGD(groups, opt.lr, momentum=momentum, nesterov=momentum > 0, fused=FUSED)
     preset_momentum(sgd)
     return sgd
 
@@ -268,12 +249,10 @@ def parameter_groups(opt: Namespace, network: nn.Module) -> list[dict[str, Any]]
     seen: set[int] = set()  # a weight that two layers share belongs to the first
     for depth, layer in enumerate(reversed(layers_of(network))):
         for parameter in layer:
-            if not parameter.requires_grad or id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            decays = parameter.dim() > 1
-            key = opt.layer_decay**depth, opt.weight_decay if decays else 0.0
-            groups.setdefault(key, []).append(parameter)
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                decay = opt.weight_decay if parameter.dim() > 1 else 0.0
+                groups.setdefault((opt.layer_decay**depth, decay), []).append(parameter)
     return [
         {"params": params, "lr_scale": scale, "weight_decay": decay}
         for (scale, decay), params in groups.items()
@@ -318,14 +297,9 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
 
 
 def clip_gradient(optimizer: Optimizer, scaler: GradScaler, limit: float) -> Tensor:
-    """Scales the gradient down to a norm of `limit`; 0 leaves it as it is.
-
-    Returns:
-        Its norm before, a scalar on the device.
-    """
+    """Scales the gradient down to a norm of `limit`, if that is not 0; returns its norm before."""
     scaler.unscale_(optimizer)
-    gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
-    norm = total_norm(gradients)
+    norm = total_norm([p.grad for p in parameters_of(optimizer) if p.grad is not None])
     if limit:
         nn.utils.clip_grads_with_norm_(parameters_of(optimizer), limit, norm)
     return norm

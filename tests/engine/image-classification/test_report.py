@@ -78,8 +78,8 @@ def test_the_columns_of_the_table_are_aligned() -> None:
 
 def test_the_worst_mistakes_come_first(results: Results) -> None:
     assert results.worst_mistakes() == [4, 2, 5]
-    assert results.confident_mistakes() == [4, 2, 5]
-    assert results.best() == [1, 0, 3]
+    assert results.most_confident(right=False) == [4, 2, 5]
+    assert results.most_confident(right=True) == [1, 0, 3]
     assert results.describe(4) == "dog, taken for\ncat (99%)"
     assert results.describe(1) == "cat (79%)"
 
@@ -88,7 +88,7 @@ def test_the_worst_mistake_need_not_be_the_most_confident() -> None:
     """The truth gets 9 % and 5 % of the two, what it is taken for 91 % and 48 %."""
     scores = torch.tensor([[0.91, 0.09, 1e-9], [0.48, 0.05, 0.47]]).log()
     results = Results(scores, torch.tensor([1, 1]), ["a", "b"], CLASSES)
-    assert results.confident_mistakes() == [0, 1]
+    assert results.most_confident(right=False) == [0, 1]
     assert results.worst_mistakes() == [1, 0]
 
 

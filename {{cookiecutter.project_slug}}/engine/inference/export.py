@@ -67,10 +67,10 @@ def export(model_class: Any, parser: Parser, load: Load, data_dir: Callable[[str
     """The program export.py; returns its exit status.
 
     Args:
-        model_class: The class of the model.
+        model_class: The finished model.
         parser: That of train.py.
         load: Reads an image as predict.py does, given the options of the training.
-        data_dir: The folder for `--data`.
+        data_dir: Gives the folder for `--data`.
 
     Raises:
         BadInput: The checkpoint or an option cannot be used, or the network cannot be exported.
@@ -122,8 +122,7 @@ def is_exported(path: Path) -> bool:
 
 
 def describe(model: Any, trained_with: Namespace, files: set[str]) -> dict[str, Any]:
-    """The metadata of an exported model, as values that JSON has; options that name `files` are
-    left out.
+    """The metadata of an exported model, for JSON; options that name `files` are left out.
 
     The model's `describe_output` returns image_size, height and width of the input, or None if they
     vary; output, a description; range, by which differences are divided; and anything else.
@@ -164,13 +163,9 @@ def write_weights(model: Any, metadata: dict[str, Any], out: Output, beside: Out
 
 
 def convert(model: Any, form: str, side: int | None, metadata: str) -> bytes:
-    """Converts a model to the content of a file.
+    """A model on the CPU, in evaluation mode, as the content of an onnx or pt2 file.
 
-    Args:
-        model: In evaluation mode, on the CPU.
-        form: onnx or pt2.
-        side: Height and width of the images in pixels; None if they may vary.
-        metadata: JSON.
+    Its images are `side` pixels high and wide; None: that may vary.
 
     Raises:
         BadInput: PyTorch cannot export the network, or it is too large for an ONNX file.
@@ -189,7 +184,11 @@ def convert(model: Any, form: str, side: int | None, metadata: str) -> bytes:
             program = torch.export.export(
                 Predict(model).eval(), (example,), dynamic_shapes=(dims,), strict=False
             )
-            return {"onnx": onnx_content, "pt2": pt2_content}[form](program, metadata)
+            if form == "onnx":
+                return onnx_content(program, metadata)
+            file = io.BytesIO()
+            torch.export.save(program, file, extra_files={METADATA: metadata})
+            return file.getvalue()
     except Exception as error:  # the exporters raise almost anything
         reason = " ".join(str(error).split())[:200]
         raise BadInput(
@@ -216,13 +215,6 @@ def onnx_content(program: torch.export.ExportedProgram, metadata: str) -> bytes:
     return model.SerializeToString()
 
 
-def pt2_content(program: torch.export.ExportedProgram, metadata: str) -> bytes:
-    """The content of a pt2 file."""
-    file = io.BytesIO()
-    torch.export.save(program, file, extra_files={METADATA: metadata})
-    return file.getvalue()
-
-
 def check_images(
     opt: Namespace, load: Load, folder: Path, side: int | None
 ) -> tuple[list[Tensor], str]:
@@ -244,12 +236,8 @@ def check_images(
 def compare(model: Any, content: bytes, form: str, images: list[Tensor], vary: bool) -> float:
     """The largest difference between the outputs of a model and of the file exported from it.
 
-    Args:
-        model: In evaluation mode.
-        content: The content of the file.
-        form: onnx or pt2.
-        images: uint8 (3, H, W); repeated if a batch is larger.
-        vary: Whether the size of the images may vary: each batch then gets a different one.
+    The images, uint8 (3, H, W), are repeated if a batch is larger. If their size may `vary`, each
+    batch gets a different one.
     """
     run: Run
     if form == "pt2":  # torch.export.load can run code of the file, but this one is our own

@@ -32,18 +32,11 @@ Run = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained model, from a checkpoint or an exported file, for predict.py.
+    """A trained model, from a checkpoint or an exported file, for predict.py."""
 
-    Attributes:
-        predict: From uint8 (N, 3, H, W) to the model's output, float32.
-        output: What the model says of it (`describe_output`); of a file, all of its metadata.
-        options: Those of the training.
-        amp: Where and how to compute.
-    """
-
-    predict: Run
-    output: dict[str, Any]
-    options: Namespace
+    predict: Run  # from uint8 (N, 3, H, W) to the model's output, float32
+    output: dict[str, Any]  # what `describe_output` says of it; of a file, all of its metadata
+    options: Namespace  # of the training
     amp: Amp
 
 
@@ -53,7 +46,7 @@ def load_model(opt: Namespace, model_class: Any, parser: Parser) -> Predictor:
     Args:
         opt: The options of a program: checkpoint, device, precision.
         model_class: The finished model.
-        parser: That of the options of training, for those that an exported file does not have.
+        parser: That of train.py, for options that an exported file does not have.
 
     Raises:
         BadInput: The file cannot be used, or not with the device or the precision.
@@ -84,11 +77,7 @@ def load_model(opt: Namespace, model_class: Any, parser: Parser) -> Predictor:
 
 
 def open_exported(path: Path) -> tuple[Run, dict[str, Any]]:
-    """A function that runs an ONNX file on the CPU, and its metadata.
-
-    Raises:
-        BadInput: It is missing, damaged or not written by export.py; or a package is missing.
-    """
+    """A function that runs an ONNX file of export.py on the CPU, and its metadata, or BadInput."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     try:
@@ -133,11 +122,7 @@ def silence() -> Iterator[None]:
 
 
 def optional(package: str) -> Any:
-    """Imports a package that training does not need.
-
-    Raises:
-        BadInput: It is not installed.
-    """
+    """Imports a package that training does not need; BadInput if it is not installed."""
     try:
         return importlib.import_module(package)
     except ImportError:

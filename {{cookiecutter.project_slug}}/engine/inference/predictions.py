@@ -17,20 +17,18 @@ from engine.terminal import conclude, warn
 
 
 class ImageFiles(Dataset):
-    """Images without labels, for predictions.
+    """Images without labels, for predictions; each with whether it could be read, bool.
 
     One that cannot be read does not end the program, which may have a million of them to go.
+    `files` has their paths.
 
     Args:
         paths: Files, and folders whose images are all taken, those of subfolders included; `-` for
             the files and folders that standard input names, one a line, also in UTF-16 or ended
             by NUL.
         load: From a path to an image, uint8 (3, H, W); worker processes must be able to import it.
-        side: Height and width of the black image that stands for one that cannot be read; all
+        side: Height and width of the black image that stands for one that cannot be read, since all
             images of a batch need one size.
-
-    Returns:
-        For an index: the image, and whether it could be read, bool; `files` has its path.
 
     Raises:
         BadInput: A path does not exist, a folder holds no image, standard input is empty.
@@ -50,14 +48,7 @@ class ImageFiles(Dataset):
             return torch.zeros(3, self.side, self.side, dtype=torch.uint8), torch.tensor(False)
 
     def problems(self, readable: list[bool]) -> list[str]:
-        """A line for each image that could not be read; they are read once more for that.
-
-        Args:
-            readable: For each image whether it could be read.
-
-        Raises:
-            BadInput: None could be read.
-        """
+        """A line for each image that is not `readable`, read again for it; BadInput if none is."""
         lines = []
         for file in [self.files[i] for i, could in enumerate(readable) if not could]:
             try:
@@ -66,9 +57,9 @@ class ImageFiles(Dataset):
             except BadInput as error:
                 lines.append(str(error))
             except OSError as error:
-                reason = error.strerror or str(error)
                 gone = isinstance(error, FileNotFoundError)
-                lines.append(f"{file}: " + ("no such file" if gone else reason))
+                reason = "no such file" if gone else error.strerror or str(error)
+                lines.append(f"{file}: {reason}")
         if not any(readable):
             raise BadInput(lines[0] + f" (none of {len(lines)} images is)" * (len(lines) > 1))
         return lines
@@ -89,13 +80,8 @@ def _named_images(name: str) -> list[str]:
 def _images_of(name: str, listed: bool = False) -> list[str]:
     """A file, or all images of a folder; what a folder holds besides is named in a line.
 
-    Args:
-        name: Its path.
-        listed: Of a list: a path that does not exist may only have blanks at its end, and else is
-            named with the images that cannot be read.
-
-    Raises:
-        BadInput: It does not exist, or is a folder without images.
+    A path of a list that does not exist may only have blanks at its end or quotes, and else is
+    named with the images that cannot be read.
     """
     if not os.path.exists(name):
         if not listed:
@@ -115,11 +101,10 @@ def _images_of(name: str, listed: bool = False) -> list[str]:
 
 def _text(content: bytes) -> str:
     """A list of names as text: in the encoding of file names, or as PowerShell writes it."""
-    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
-    marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-    for mark, encoding in marks.items():
-        if content.startswith(mark):
-            return content.decode(encoding, "replace")
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return content.decode("utf-32", "replace")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
     even, odd = content[::2].count(0), content[1::2].count(0)
     if max(even, odd) > len(content) // 5:  # UTF-16 without a mark; names that NUL ends have fewer
         return content.decode("utf-16-le" if odd > even else "utf-16-be", "replace")
@@ -129,7 +114,7 @@ def _text(content: bytes) -> str:
 def end(
     images: ImageFiles, readable: list[bool], out: str, write: Callable[[], object] = lambda: None
 ) -> int:
-    """Writes the predictions, and names the images that could not be read; the exit status.
+    """Writes the predictions, and names the images that are not `readable`; the exit status.
 
     Args:
         images: The images.

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import math
+import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,10 +30,11 @@ from engine.report.records import Records, read_judged, read_metrics, read_recor
 from engine.run_dir import environment
 
 RESAMPLES = 1000  # of a bootstrap
-SPEED = ("images_per_second", "data_wait", "efficiency")  # logged beside the losses
 MOST_CHARTS = 24
 ENOUGH = 10  # images for the interval of a mean
 Z = 1.959964  # 95 % of a normal distribution lie between -Z and Z
+# What is between the brackets of a list or an object in JSON that holds no other one.
+INNERMOST = re.compile(r'(?<=[\[{])\n[^\[\]{}"]*(?:"(?:\\.|[^"\\])*"[^\[\]{}"]*)*(?=[\]}])')
 
 
 class Report:
@@ -67,8 +70,10 @@ class Report:
 
     def write_metrics(self, metrics: Mapping[str, object]) -> None:
         """Writes metrics.json: which checkpoint was judged, by which images, and the metrics."""
-        text = json_text({**self.facts, **metrics}) + "\n"
-        write_atomically(self.folder / "metrics.json", lambda file: file.write(text.encode()))
+        self._write("metrics.json", json_text({**self.facts, **metrics}) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        write_atomically(self.folder / name, lambda file: file.write(text.encode()))
 
     def save_picture(self, name: str, draw: Callable[[], Tensor]) -> None:
         """Saves what `draw` returns, uint8 (3, H, W), unless that fails."""
@@ -96,7 +101,7 @@ class Report:
             self._options_section(),
             self._environment_section(),
         )
-        write_atomically(self.folder / "index.html", lambda file: file.write(text.encode()))
+        self._write("index.html", text)
 
     def _batch_section(self) -> list[Html]:
         batches = sorted((self.records.folder / "report").glob("batch-*.png"))
@@ -104,25 +109,23 @@ class Report:
             return []
         step = batches[-1].stem.removeprefix("batch-").lstrip("0")
         caption = f"The batch of step {step}, as the network is trained on it"
-
-        def show() -> Html:
-            with Image.open(batches[-1]) as picture:
-                return image(picture, caption, "images of a batch", most=900)
-
-        return [section("A batch", element("div", drawn(show, "batch"), class_="batch"))]
+        shown = drawn(
+            lambda: image(Image.open(batches[-1]), caption, "images of a batch", most=900), "batch"
+        )
+        return [section("A batch", element("div", shown, class_="batch"))]
 
     def _speed_section(self) -> list[Html]:
         facts = {}
         if self.records.seconds:
             facts["trained in"] = terminal.duration(self.records.seconds)
-        for name in SPEED:
+        for name, (title, show) in SPEED.items():
             if values := self.records.curve("train", name)[1]:
-                middle = median(values)
-                text = f"{middle:,.0f}" if name == SPEED[0] else percent(middle)
-                facts[name.replace("_", " ").replace("images per second", "images/s")] = text
-        note = "Medians over the logged steps. Efficiency: the share of the elapsed time that the "
-        note += "same steps take on data already loaded."
-        return [section("Speed", tiles(facts), element("p", note, class_="soft"))] if facts else []
+                facts[title] = show(median(values))
+        note = (
+            "Medians over the logged steps. Efficiency: the share of the elapsed time that the "
+            "same steps take on data already loaded."
+        )
+        return [section("Speed", tiles(facts), note=note)] if facts else []
 
     def _options_section(self) -> Html:
         usual = {k: "auto" if v is None else v for k, v in vars(self.defaults).items()}
@@ -131,54 +134,59 @@ class Report:
             for name, value in sorted(vars(self.trained_with).items())
             if value not in (None, usual.get(name)) and name not in NOT_IN_CONFIG
         ]
-        note = "Those of the training that differ from the defaults, or were chosen automatically; "
-        note += "config.txt holds all."
+        note = (
+            "Those of the training that differ from the defaults, or were chosen automatically; "
+            "config.txt holds all."
+        )
         shown = table(("option", "value", "default"), rows) if rows else "None."
-        return section("Options", element("p", note, class_="soft"), shown)
+        return section("Options", shown, note=note)
 
     def _environment_section(self) -> Html:
         starts, here = self.records.starts, environment()
         trained = starts[-1] if starts else {}
         rows = [(name, trained.get(name, ""), here.get(name, "")) for name in {**here, **trained}]
-        count = len(starts) - 1
-        resumed = f"was resumed {count} time{'s' * (count > 1)}; the last start is shown"
-        note = f"The training {resumed if len(starts) > 1 else 'was not resumed'}."
+        note = "The training was not resumed."
         if not starts:
             note = "There is no environment.txt of the training beside the checkpoint."
-        head = ("", "training", "this test")
-        return section("Environment", element("p", note, class_="soft"), table(head, rows))
+        elif count := len(starts) - 1:
+            times = f"{count} time{'s' * (count > 1)}"
+            note = f"The training was resumed {times}; the last start is shown."
+        return section("Environment", table(("", "training", "this test"), rows), note=note)
 
 
 def curves_section(runs: list[Records], pairs: dict[str, str]) -> Html:
     """The curves of one run (training and validation), or of several (a colour for each).
 
-    Args:
-        runs: Their records.
-        pairs: As in Report.write.
+    For the `pairs` of one run see Report.write.
     """
-    charts, alone = [], len(runs) == 1
-    in_val = dict.fromkeys(name for run in runs for name in run.names("val"))
-    in_train = dict.fromkeys(name for run in runs for name in run.names("train"))
-    both = {*in_val, *pairs.values()} if alone else set()  # in one chart, or in one for each
-    rest = [name for name in in_train if name not in both]
-    for split, name in [*(("val", n) for n in in_val), *(("train", n) for n in rest)]:
-        lines = [run.curve(split, name) for run in runs]
-        if alone and split == "val":
-            lines.insert(0, runs[0].curve("train", pairs.get(name, name)))
-        marks = runs[0].resumes() if alone else ()
-        title = f"{split} {name}" if not alone else name
-        named = f"{title} over the steps of the training"
-        chart = drawn(partial(draw_chart, lines, named, marks), f"curve of {title}")
-        charts.append(element("figure", element("h3", title.replace("_", " ")), chart))
+    alone, marks, note = runs[0], runs[0].resumes(), "Over the steps of the optimizer."
+    if len(runs) == 1:
+        charts = {
+            name: [alone.curve("train", pairs.get(name, name)), alone.curve("val", name)]
+            for name in alone.names("val")
+        }
+        rest = [n for n in alone.names("train") if n not in (*charts, *pairs.values())]
+        charts |= {name: [alone.curve("train", name)] for name in rest}
+        names = ["training", "validation"]
+        if marks:
+            steps = ", ".join(map(str, marks))
+            note += f" Dotted lines: the run was stopped and resumed after step {steps}."
+    else:
+        charts = {
+            f"{split} {name}": [run.curve(split, name) for run in runs]
+            for split in ("val", "train")
+            for name in chain.from_iterable(run.names(split) for run in runs)
+        }
+        names, marks = [str(run.folder) for run in runs], []
     if not charts:
         return section("Curves", element("p", "There is no metrics.jsonl beside the checkpoint."))
-    names = ("training", "validation") if alone else [str(run.folder) for run in runs]
-    note = "Over the steps of the optimizer."
-    if alone and runs[0].resumes():
-        steps = ", ".join(map(str, runs[0].resumes()))
-        note += f" Dotted lines: the run was stopped and resumed after step {steps}."
-    grid = element("div", *charts[:MOST_CHARTS], class_="charts")
-    return section("Curves", element("p", note, class_="soft"), keys(names), grid)
+    figures = []
+    for title, lines in list(charts.items())[:MOST_CHARTS]:
+        draw = partial(draw_chart, lines, f"{title} over the steps of the training", marks)
+        chart = drawn(draw, f"curve of {title}")
+        figures.append(element("figure", element("h3", title.replace("_", " ")), chart))
+    grid = element("div", *figures, class_="charts")
+    return section("Curves", keys(names), grid, note=note)
 
 
 def drawn(draw: Callable[[], Html], what: str) -> Html:
@@ -187,11 +195,7 @@ def drawn(draw: Callable[[], Html], what: str) -> Html:
 
 
 def find_report(named: str, digest: str) -> Path:
-    """The folder of the report on some images: `named` itself, or one in that folder of a run.
-
-    Raises:
-        BadInput: There is none.
-    """
+    """The folder of the report on some images: `named`, or one in that run; or BadInput."""
     folders = [Path(named), *sorted(Path(named).glob("report*"))]
     found = [folder for folder in folders if "images" in read_metrics(folder)]
     for folder in found:
@@ -232,44 +236,20 @@ def digest_images(data_set: Any) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def json_text(value: Any, indent: str = "") -> str:
+def json_text(value: object) -> str:
     """JSON with a line for each value, and for each row of a table; what is not finite is null."""
-    inner = list(value.values()) if isinstance(value, Mapping) else value
-    nested = isinstance(inner, list) and any(isinstance(one, dict | list) for one in inner)
-    if indent and not (nested and indent == "  "):
-        try:
-            return json.dumps(value, allow_nan=False)
-        except ValueError:
-            return json.dumps(_finite(value))
-    deeper = indent + "  "
-    parts = [json_text(one, deeper) for one in inner]
-    if isinstance(value, Mapping):
-        parts = [f"{json.dumps(k)}: {part}" for k, part in zip(value, parts, strict=True)]
-    begin, end = "{}" if isinstance(value, Mapping) else "[]"
-    return begin + ",".join(f"\n{deeper}{part}" for part in parts) + f"\n{indent}{end}"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    finite = json.loads(json.dumps(value), parse_constant=lambda name: None)
+    text = json.dumps(finite, indent=2)
+    return INNERMOST.sub(lambda found: re.sub("\n *", " ", found[0]).strip(), text)
 
 
 def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
     """The 95 % interval of a mean, by bootstrap over images (Efron 1979): percentiles of the means.
 
     It is too narrow for few images: that of 4 normal values covers their mean in 80 % of cases,
-    that of 10 in 91 %, that of 30 in 93 %.
-
-    Args:
-        values: Of each image, of shape (N,).
-        seed: Of the resamples, so that a report can be repeated.
-
-    Returns:
-        Its ends; None for less than ENOUGH images, or if all values are equal, as resamples of
-        them say nothing of other images.
+    that of 10 in 91 %, that of 30 in 93 %. So there is none for less than ENOUGH images, nor if all
+    values are equal, as resamples of them say nothing of other images. The seed is that of the
+    resamples, so that a report can be repeated.
     """
     values = values.astype(float)
     if len(values) < ENOUGH or np.ptp(values) <= 1e-9 * np.abs(values).max():
@@ -288,41 +268,28 @@ def no_interval(count: int) -> str:
 
 
 def share_interval(right: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share, exact for any number of images (Clopper and Pearson 1934).
-
-    Args:
-        right: How many of the images are right.
-        count: How many there are.
-    """
+    """The 95 % interval of a share, exact for any number of images (Clopper and Pearson 1934)."""
     numbers = np.arange(1, count + 1)
     ways = np.concatenate([[0.0], np.cumsum(np.log(count + 1 - numbers) - np.log(numbers))])
 
-    def at_least(k: int, share: float) -> float:
-        """The probability of k or more right images, if it is `share` for each."""
-        found = np.arange(k, count + 1)
-        logs = found * math.log(share) + (count - found) * math.log1p(-share)
-        return float(np.exp(ways[k:] + logs).sum())
-
     def lowest(k: int) -> float:
-        low, high = 0.0, 1.0
-        for _ in range(40):  # by bisection
+        """The share for which k or more are right with a probability of 2.5 %, by bisection."""
+        found, low, high = np.arange(k, count + 1), 0.0, 1.0
+        for _ in range(40):
             middle = (low + high) / 2
-            low, high = (low, middle) if at_least(k, middle) > 0.025 else (middle, high)
-        return low
+            logs = found * math.log(middle) + (count - found) * math.log1p(-middle)
+            enough = np.exp(ways[k:] + logs).sum() > 0.025
+            low, high = (low, middle) if enough else (middle, high)
+        return low if k else 0.0
 
-    return lowest(right) if right else 0.0, 1 - lowest(count - right) if right < count else 1.0
+    return lowest(right), 1 - lowest(count - right)
 
 
 def paired_interval(better: int, worse: int, count: int) -> tuple[float, float]:
     """The 95 % interval of the difference of two shares of the same images (Agresti and Min 2005).
 
-    Half an image is added to each of the four cases, so that it has a width even if no image
-    differs.
-
-    Args:
-        better: Images that are right here alone.
-        worse: Those that are right there alone.
-        count: All images.
+    Of all, `better` images are right here alone and `worse` there alone. Half an image is added to
+    each of the four cases, so that it has a width even if no image differs.
     """
     difference, differ = (better - worse) / (count + 2), (better + worse + 1) / (count + 2)
     half = Z * math.sqrt((differ - difference**2) / (count + 2))
@@ -334,11 +301,7 @@ def compare_images(
 ) -> str:
     """What is better than in another report of the same images, as a sentence; paired.
 
-    Args:
-        ours: The metric of each image, by its file.
-        theirs: The same of the other report.
-        unit: Of the metric, for the sentence.
-        scale: By which the metric is multiplied for the sentence.
+    The metrics of images are given by their files; the sentence has them times `scale`, in `unit`.
     """
     if ours.keys() != theirs.keys():
         return "That report lists other images, so there is no comparison by image."
@@ -371,3 +334,10 @@ def compare_images(
 def percent(share: float) -> str:
     """A share as text; what is not all is never rounded to 100 %."""
     return "> 99.9 %" if 0.9995 <= share < 1 else f"{share:.1%}".replace("%", " %")
+
+
+SPEED = {  # logged beside the losses
+    "images_per_second": ("images/s", "{:,.0f}".format),
+    "data_wait": ("data wait", percent),
+    "efficiency": ("efficiency", percent),
+}

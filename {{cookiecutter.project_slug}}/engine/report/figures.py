@@ -1,15 +1,12 @@
-"""Charts for reports, drawn by matplotlib without a display."""
+"""A chart for reports, drawn by matplotlib without a display."""
 
 import io
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
-from torch import Tensor
 
 from engine.report.page import COLOURS, STROKES, Html, data_url, element
 
@@ -30,55 +27,29 @@ LOOK: dict[Any, Any] = {  # transparent with black ink, which style.css inverts 
 
 @rc_context(LOOK)
 def draw_chart(
-    lines: list[tuple[list[int], list[float]]], name: str, marks: Sequence[float] = ()
+    lines: Sequence[tuple[Sequence[float], Sequence[float]]],
+    name: str,
+    marks: Sequence[float] = (),
 ) -> Html:
-    """Curves over the steps of a run, as an image in SVG.
+    """Curves, as over the steps of a run, as an image in SVG.
+
+    No id or style in it can meet those of the page or of another chart.
 
     Args:
-        lines: The steps and the values of each curve; page.keys is their legend.
+        lines: x, from 0 on and ascending, and y of each curve; page.keys is their legend.
         name: What the chart shows, for those who do not see it.
-        marks: Steps that get a dotted line.
+        marks: Values of x that get a dotted line.
     """
-    figure, axes = _new_figure(3.6, 2.3)
-    for steps, values in lines:
-        thin = max(1, len(steps) // MOST_POINTS)
-        shown = steps[::-1][::thin][::-1], values[::-1][::thin][::-1]  # with the last one
-        axes.plot(*shown, marker="o" if len(steps) < 20 else "")
-    last = max((steps[-1] for steps, _ in lines if steps), default=1)
+    figure = Figure(figsize=(3.6, 2.3), layout="constrained")  # inches
+    axes = figure.add_subplot()
+    for x, y in lines:
+        thin = max(1, len(x) // MOST_POINTS)
+        shown = x[::-1][::thin][::-1], y[::-1][::thin][::-1]  # with the last one
+        axes.plot(*shown, marker="o" if len(x) < 20 else "")
+    last = max((x[-1] for x, _ in lines if x), default=1)
     axes.set_xlim(-0.02 * last, 1.02 * last)
-    for step in marks:
-        axes.axvline(step, color="black", lw=0.8, ls=":")
-    return _to_html(figure, name)
-
-
-@rc_context(LOOK)
-def draw_calibration(confidence: Tensor, accuracy: Tensor, counts: Tensor) -> Html:
-    """A reliability diagram as an image in SVG: the accuracy of images in each bin of confidence.
-
-    Args:
-        confidence: The mean of each bin, in [0, 1].
-        accuracy: That of each bin, in [0, 1].
-        counts: Images in each bin; bins without any are left out.
-    """
-    figure, axes = _new_figure(3.6, 3.0)
-    filled, width = counts > 0, 1 / len(counts)
-    left = (torch.arange(len(counts))[filled] * width).numpy()
-    heights = accuracy[filled].numpy()
-    axes.bar(left, heights, width, align="edge", color=COLOURS[0], alpha=0.55)
-    axes.plot(confidence[filled].numpy(), heights, "o", color=COLOURS[1])
-    axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    return _to_html(figure, "accuracy over confidence, against the diagonal")
-
-
-def _new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of the given size in inches, and its only axes."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _to_html(figure: Figure, name: str) -> Html:
-    """A chart as an image, in which no id or style can meet those of the page or another chart."""
+    for mark in marks:
+        axes.axvline(mark, color="black", lw=0.8, ls=":")
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return element("img", class_="chart", src=data_url("svg+xml", file.getvalue()), alt=name)

@@ -26,16 +26,14 @@ def grid_columns(images: Tensor, most: int = 8) -> int:
 def captioned_grid(
     images: Tensor | list[Tensor], captions: list[str], columns: int, cell: int = CELL
 ) -> Tensor:
-    """Images in rows, each with its caption below it. Small ones are enlarged by a whole factor.
+    """Images in rows, each with its caption below it, as one: uint8 (3, height, width).
 
     Args:
         images: N of shape (3, H, W) in [0, 255]; uint8, or floats, which are rounded.
         captions: N texts of one or several lines; lines that are too long are cut off.
         columns: Images in a row.
-        cell: Pixels of width that a caption has at least; small images are enlarged to about it.
-
-    Returns:
-        uint8 (3, height, width), on the CPU.
+        cell: Pixels of width that a caption has at least; small images are enlarged to about it, by
+            a whole factor.
     """
     columns, rows = max(1, min(columns, len(images))), max(1, -(-len(images) // columns))
     height, width = (max((image.shape[i] for image in images), default=CELL) for i in (1, 2))

@@ -28,19 +28,20 @@ class Output:
         what: What the program writes, for messages.
         is_own: Whether a file that is there was written by the program, and may be replaced.
 
+    Attributes:
+        is_stdout: Whether it is standard output, which then gets nothing else.
+
     Raises:
         BadInput: It cannot be a file, or is one of another kind, such as an input.
     """
 
     def __init__(self, name: str, what: str, is_own: Callable[[Path], bool]) -> None:
-        self.name, self.descriptor = name, _descriptor(name)
-        path = Path(name)
+        self.name, self.descriptor, path = name, _descriptor(name), Path(name)
         self.path = path.resolve() if path.is_symlink() else path  # a link stays one
-        if self.descriptor is not None:
-            return
+        self.is_stdout = self.descriptor == 1
         kind = self.path.stat().st_mode if self.path.exists() else stat.S_IFREG
-        self.stream = stat.S_ISFIFO(kind) or stat.S_ISCHR(kind)
-        if self.stream:
+        self.is_stream = self.descriptor is not None or stat.S_ISFIFO(kind) or stat.S_ISCHR(kind)
+        if self.is_stream:
             return
         if name.endswith(os.sep) or not self.path.parent.is_dir() or not stat.S_ISREG(kind):
             raise BadInput(f"--out {name}: not a file in a folder that exists; name another")
@@ -49,20 +50,16 @@ class Output:
         if self.path.exists() and self.path.stat().st_size and not is_own(self.path):
             raise BadInput(f"--out {name}: is there and is not {what}; name another file")
 
-    @property
-    def is_stdout(self) -> bool:
-        """Whether it is standard output, which then gets nothing else."""
-        return self.descriptor == 1
-
     def write(self, content: bytes) -> None:
         """Writes it as a whole."""
-        if self.descriptor is None and not self.stream:
+        if not self.is_stream:
             return write_atomically(self.path, lambda file: file.write(content))
         sys.stdout.flush()
-        target = self.path if self.descriptor is None else self.descriptor
-        where = self.path if self.descriptor is None else Path("standard output")
-        with naming(where), open(target, "wb", closefd=self.descriptor is None) as file:
-            file.write(content)
+        is_open = self.descriptor is not None
+        with naming(Path("standard output") if is_open else self.path):
+            target = self.path if self.descriptor is None else os.dup(self.descriptor)
+            with open(target, "wb") as file:
+                file.write(content)
 
 
 def _descriptor(name: str) -> int | None:
@@ -92,20 +89,24 @@ def report_folder(opt: Namespace, trained_on: str, digest: str) -> Path:
     Raises:
         BadInput: The folder holds other things.
     """
-    data = Path(opt.data or trained_on).resolve()
-    folder = Path(opt.report or _unused(opt, trained_on, digest))
+    data, run = Path(opt.data or trained_on).resolve(), run_folder(opt.checkpoint)
+    if opt.report:
+        folder = Path(opt.report)
+        if (folder.parent / "checkpoints").is_dir() and folder.parent.resolve() != run.resolve():
+            raise BadInput(f"--report {folder}: is that of another run; name another folder")
+    else:
+        split = [opt.split] * (opt.split != "test")
+        least = 0 if data == Path(trained_on).resolve() else 1
+        for count in range(least, len(data.parts)):
+            name = "-".join(["report", *data.parts[len(data.parts) - count :], *split])
+            folder, judged = run / name, read_judged(run / name)
+            same = judged.get("folder") == str(data) or judged.get("digest") == digest
+            if not judged or (same and judged.get("split") == opt.split):
+                break
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"--report {folder}: is no folder; name another")
-    if opt.report and (folder.parent / "checkpoints").is_dir():
-        own = run_folder(opt.checkpoint).resolve()
-        if folder.parent.resolve() != own:
-            raise BadInput(f"--report {folder}: is that of another run; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    made = set(folder.glob(MADE_BY_TRAINING))
-    others = [path.name for path in sorted(folder.iterdir()) if path not in made]
-    if others and "images" not in read_metrics(folder):
-        more = f"holds {shorten(others, 3)}, and no report; name another folder by --report"
-        raise BadInput(f"{folder}: {more}")
+    _refuse_others(folder)
     before = read_judged(folder)
     if before.get("digest", digest) != digest and before.get("folder") != str(data):
         warn(f"{folder}: replaces the report on {before.get('folder')} ({before.get('split')})")
@@ -113,16 +114,9 @@ def report_folder(opt: Namespace, trained_on: str, digest: str) -> Path:
     return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
-def _unused(opt: Namespace, trained_on: str, digest: str) -> Path:
-    """The folder of the run that has no report, or one of the same data."""
-    data = Path(opt.data or trained_on).resolve()
-    parts, own = data.parts[1:], data == Path(trained_on).resolve()
-    split = [opt.split] * (opt.split != "test")
-    for count in range(0 if own else 1, len(parts) + 1):
-        name = "-".join(["report", *parts[len(parts) - count :], *split])
-        folder = run_folder(opt.checkpoint) / name
-        judged = read_judged(folder)
-        same = judged.get("folder") == str(data) or judged.get("digest") == digest
-        if not judged or (same and judged.get("split") == opt.split):
-            break
-    return folder
+def _refuse_others(folder: Path) -> None:
+    made = set(folder.glob(MADE_BY_TRAINING))
+    others = [path.name for path in sorted(folder.iterdir()) if path not in made]
+    if others and "images" not in read_metrics(folder):
+        more = f"holds {shorten(others, 3)}, and no report; name another folder by --report"
+        raise BadInput(f"{folder}: {more}")

@@ -41,9 +41,10 @@ def element(name: str, /, *content: object, **attributes: object) -> Html:
     return Html(f"<{name}{words}>" if name in VOID else f"<{name}{words}>{inner}</{name}>")
 
 
-def section(title: str, *content: object) -> Html:
-    """A part of the page below its heading."""
-    return element("section", element("h2", title), *content, Html("\n"))
+def section(title: str, *content: object, note: str = "") -> Html:
+    """A part of the page below its heading and a note."""
+    said = [element("p", note, class_="soft")] if note else []
+    return element("section", element("h2", title), *said, *content, Html("\n"))
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]], class_: str = "") -> Html:
@@ -51,19 +52,13 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], class_: str 
 
     Args:
         head: The names of the columns.
-        rows: The cells; one that is a `td` or `th` already is left as it is.
+        rows: Their cells.
         class_: `numbers` puts all columns but the first to the right.
     """
     top = element("tr", *(element("th", name, scope="col") for name in head))
-    body = (element("tr", *map(_cell, row)) for row in rows)
+    body = (element("tr", *(element("td", cell) for cell in row)) for row in rows)
     whole = element("table", element("thead", top), element("tbody", *body), class_=class_)
     return element("div", whole, class_="box", tabindex="0")
-
-
-def _cell(value: object) -> Html:
-    if isinstance(value, Html) and value.startswith(("<td", "<th")):
-        return value
-    return element("td", value)
 
 
 def tiles(facts: Mapping[str, object]) -> Html:
@@ -83,11 +78,11 @@ def keys(names: Iterable[object]) -> Html:
 
 
 def image(picture: Image.Image | Tensor, caption: object, alt: str, most: int = 160) -> Html:
-    """An image within the page, with a caption.
+    """An image within the page, with a caption below it.
 
     Args:
         picture: A tensor is uint8 (3, H, W).
-        caption: Below the image.
+        caption: Its text.
         alt: What it shows, for those who do not see it.
         most: A wider or higher image is reduced to so many pixels.
     """

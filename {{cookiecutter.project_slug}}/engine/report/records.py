@@ -12,17 +12,11 @@ from engine.errors import BadInput
 
 @dataclass
 class Records:
-    """The records of a run; each is empty if its file is missing.
-
-    Attributes:
-        folder: The run folder.
-        points: Those of metrics.jsonl.
-        starts: The blocks of environment.txt, a dict for each start of the run.
-    """
+    """The records of a run; each is empty if its file is missing."""
 
     folder: Path
-    points: list[dict[str, Any]]
-    starts: list[dict[str, str]]
+    points: list[dict[str, Any]]  # of metrics.jsonl
+    starts: list[dict[str, str]]  # the blocks of environment.txt, one for each start of the run
 
     def curve(self, split: str, name: str) -> tuple[list[int], list[float]]:
         """The steps and the values of a metric."""
@@ -49,7 +43,10 @@ class Records:
 
 def read_records(folder: Path) -> Records:
     """The records of the run in a folder."""
-    return Records(folder, read_points(folder / "metrics.jsonl"), _read_starts(folder))
+    blocks = _read(folder / "environment.txt").split("\n\n")
+    lines = [[line.partition(": ") for line in block.splitlines()] for block in blocks]
+    starts = [{name: value for name, _, value in block} for block in lines if block]
+    return Records(folder, read_points(folder / "metrics.jsonl"), starts)
 
 
 def read_points(path: Path) -> list[dict[str, Any]]:
@@ -61,9 +58,8 @@ def read_points(path: Path) -> list[dict[str, Any]]:
     for line in _read(path).split("\n"):
         point = _parse(line)
         step, values = point.get("n_iter"), point.get("values")
-        if type(step) is not int or not 0 <= step < 2**53:
-            continue
-        if isinstance(values, dict) and isinstance(point.get("split"), str):
+        is_step = type(step) is int and 0 <= step < 2**53
+        if is_step and isinstance(values, dict) and isinstance(point.get("split"), str):
             numbers = {name: value for name, value in values.items() if is_number(value)}
             found.append({**point, "values": numbers, "line": line})
     return found
@@ -73,14 +69,13 @@ def is_number(value: object) -> TypeGuard[float]:
     """Whether a value that was read from JSON is a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return -sys.float_info.max <= value <= sys.float_info.max  # that of an int may be larger
+    return abs(value) <= sys.float_info.max  # which an int may exceed
 
 
 def read_options(folder: Path) -> dict[str, str]:
     """The options in the config.txt of a run, by their names with dashes; flags are yes or no.
 
-    Raises:
-        BadInput: There is no config.txt, so this is no run folder.
+    Raises BadInput if there is none, so this is no run folder.
     """
     if not (folder / "config.txt").is_file():
         raise BadInput(f"{folder}: no config.txt in it; name the folder of a run, as runs/a")
@@ -109,12 +104,6 @@ def run_folder(checkpoint: str | Path) -> Path:
     """The folder of a checkpoint's run; of one that was moved elsewhere, the folder it lies in."""
     folder = Path(checkpoint).absolute().parent
     return folder.parent if folder.name == "checkpoints" else folder
-
-
-def _read_starts(folder: Path) -> list[dict[str, str]]:
-    blocks = _read(folder / "environment.txt").split("\n\n")
-    lines = [[line.partition(": ") for line in block.splitlines()] for block in blocks]
-    return [{name: value for name, _, value in block} for block in lines if block]
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -107,23 +107,13 @@ def chosen_transforms(opt: Namespace) -> list[v2.Transform]:
 def mix(
     opt: Namespace, classes: int, random: Generator, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Mixes each image of a batch with the one before it: `--mixup`, `--cutmix`.
+    """Mixes each image of a batch with the one before it: `--mixup`, `--cutmix`, one of them not 0.
 
-    Args:
-        opt: The options; one of the two is not 0.
-        classes: Their number K.
-        random: Its seed decides; nothing is drawn from it.
-        images: uint8 (N, 3, S, S).
-        labels: int64 (N,).
-
-    Returns:
-        float32 (N, 3, S, S) in [0, 255], and the share of each class, float32 (N, K).
+    The seed of `random` decides. Images are uint8 (N, 3, S, S), labels int64 (N,); returns float32
+    (N, 3, S, S) in [0, 255], and the share of each class, float32 (N, K).
     """
-    mixing: list[v2.Transform] = []
-    if opt.mixup:
-        mixing.append(v2.MixUp(alpha=opt.mixup, num_classes=classes))
-    if opt.cutmix:
-        mixing.append(v2.CutMix(alpha=opt.cutmix, num_classes=classes))
+    kinds = ((v2.MixUp, opt.mixup), (v2.CutMix, opt.cutmix))
+    mixing = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha]
     # They draw on the CPU, wherever the batch is, so a GPU is not waited for. The seed alone would
     # give the very numbers that have chosen the images to mirror.
     seed_all(torch.device("cpu"), random.initial_seed(), "mix")

@@ -1,5 +1,6 @@
 """What tools/check_data.py looks for in folders of classes."""
 
+from collections import Counter
 from pathlib import Path
 
 from engine.data.files import Listing, collecting
@@ -23,10 +24,8 @@ def used_images(found: Listing) -> list[str]:
 
 def count(found: Listing) -> dict[str, int]:
     """How many images each class has."""
-    counts = dict.fromkeys(found.folders, 0)
-    for path in used_images(found):
-        counts[label(path)] += 1
-    return counts
+    counts = Counter(map(label, used_images(found)))
+    return {name: counts[name] for name in found.folders}
 
 
 def check_split(
@@ -36,24 +35,12 @@ def check_split(
     faults: list[str],
     notes: list[str],
 ) -> str:
-    """Adds what is wrong with the folders of a split; returns a line for each class.
-
-    Args:
-        root: The folder of the split.
-        found: What lies there.
-        sizes: Width and height of each image that can be read.
-        faults: What would stop a run.
-        notes: What may spoil it.
-
-    Raises:
-        BadInput: As list_classes.
-    """
-    counts = count(found)
+    """Adds what is wrong with the folders of a split to `faults`, which would stop a run, and
+    `notes`; returns a line for each class. BadInput: as list_classes."""
+    counts, is_train = count(found), root.name == "train"
     empty = [name for name, images in counts.items() if not images]
-    is_train = root.name == "train"
-    for name in empty:
-        where = faults if is_train else notes
-        where.append(f"{root / name}: no image in this class; add some or delete the folder")
+    none = "no image in this class; add some or delete the folder"
+    (faults if is_train else notes).extend(f"{root / name}: {none}" for name in empty)
     if not is_train or not empty or len(empty) == len(counts):
         list_classes(root, None if is_train else list(counts))
     if beside := [path for path in found.images if "/" not in path]:
@@ -86,15 +73,10 @@ def check_together(splits: dict[Path, Listing], faults: list[str], notes: list[s
     (root, train), *others = splits.items()
     counts = count(train)
     for other, found in others if counts else ():
-        known = len(faults)
         with collecting(faults):
             check_classes(other, found.folders, list(counts), all_needed=False)
-        if len(faults) > known:
-            continue
-        if missing := sorted(counts.keys() - found.folders):
-            notes.append(
-                f"{other}: no folder for {', '.join(missing)}, which stay without a result"
-            )
+            if missing := ", ".join(sorted(counts.keys() - found.folders)):
+                notes.append(f"{other}: no folder for {missing}, which stay without a result")
     if all(other.name != "val" for other, _ in others):  # a share of train/ is set aside
         with collecting(faults):
             check_divisible(root, counts)

@@ -12,8 +12,7 @@ from engine import terminal
 from engine.data.files import ENDINGS, Listing, check_split, linked_images, list_images
 from engine.errors import BadInput, shorten
 
-# Folders that belong to other tasks, in lower case.
-# Names of folders, in small letters alone, without png.
+# Folders of other tasks, by their names in small letters alone, without png.
 IMAGES = {"images", "image", "imgs", "img", "im", "jpegimages", "leftimgbit"}
 MASKS = {"masks", "mask", "labels", "label", "annotations", "ann", "anns", "segmentations", "seg"}
 MASKS |= {"segmentation", "segmentationclass", "segmentationobject", "gt", "gtfine", "groundtruth"}
@@ -26,9 +25,7 @@ def list_classes(
 ) -> tuple[dict[str, list[str]], Listing]:
     """The images of each class in `root`, sorted, and all that was found.
 
-    Args:
-        root: The folder of the class folders.
-        known: The classes of training. Some of them may have no image here, which is warned of.
+    Of the classes of training, `known`, some may have no image here, which is warned of.
 
     Raises:
         BadInput: There is no such folder, no class in it, a class alone or without images, one
@@ -126,12 +123,7 @@ def check_divisible(root: Path, counts: dict[str, int]) -> None:
 
 
 def count_confusion(scores: Tensor, labels: Tensor) -> Tensor:
-    """Counts (K, K): row = label, column = class of the highest score.
-
-    Args:
-        scores: (N, K).
-        labels: int64 (N,).
-    """
+    """Counts (K, K) from scores (N, K) and labels (N,): row = label, column = highest score."""
     k = scores.shape[1]
     return torch.bincount(labels * k + scores.argmax(dim=1), minlength=k * k).view(k, k)
 
@@ -141,10 +133,8 @@ def label_captions(
 ) -> list[str]:
     """The name of each label; of mixed ones the two largest, as "70% cat" above "30% dog".
 
-    Args:
-        labels: int64 (N,), or the share of each class, float (N, K).
-        classes: The K names.
-        predicted: int64 (N,); a wrong one is named below its label.
+    Labels are int64 (N,), or the share of each class, float (N, K). Of the classes that are
+    `predicted`, int64 (N,), a wrong one is named below its label.
     """
     if predicted is not None:
         given, found = label_captions(labels, classes), label_captions(predicted, classes)
@@ -155,7 +145,6 @@ def label_captions(
     shares, order = labels.topk(min(2, len(names)), dim=1)
     captions = []
     for parts, indices in zip(shares.tolist(), order.tolist(), strict=True):
-        percent = zip((round(100 * part) for part in parts), indices, strict=True)
-        lines = [f"{part}% {names[i]}" for part, i in percent if part > 0]
-        captions.append("\n".join(lines) if len(lines) > 1 else names[indices[0]])
+        mixed = [f"{p:.0%} {names[i]}" for p, i in zip(parts, indices, strict=True) if p > 0.005]
+        captions.append("\n".join(mixed) if len(mixed) > 1 else names[indices[0]])
     return captions

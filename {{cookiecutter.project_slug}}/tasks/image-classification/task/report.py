@@ -15,8 +15,8 @@ from torch import Tensor
 
 from engine.checkpoint import write_atomically
 from engine.report.common import Report, compare_images, drawn, percent, share_interval
-from engine.report.figures import draw_calibration
-from engine.report.grids import captioned_grid, draw_counts
+from engine.report.figures import draw_chart
+from engine.report.grids import WIDTH, captioned_grid, draw_counts
 from engine.report.page import Html, element, image, section, table, tiles
 from engine.report.records import is_number, read_metrics
 from engine.terminal import say
@@ -26,26 +26,20 @@ from task.tables import csv_content
 
 PART = 4096  # images at a time, since the scores of a large set fill the memory as they are
 BINS = 15  # of the confidence, as in Guo et al. 2017
-MOST_CLASSES = 20  # of a confusion matrix on the page
+MOST_CONFUSED = 20  # pairs of classes on the page
+MATRIX = "row: true class, column: predicted class"
 CONFUSION = 4000  # pixels of the cells in confusion.png, which leave 250 classes their names
 SHOWN = 14  # images of a kind on the page
 
 
 @dataclass
 class Results:
-    """What the network says about each image.
+    """What the network says about each image."""
 
-    Attributes:
-        scores: (N, K).
-        labels: int64 (N,).
-        files: The N files, relative to the folder of the split.
-        classes: The K names.
-    """
-
-    scores: Tensor
-    labels: Tensor
-    files: list[str]
-    classes: list[str]
+    scores: Tensor  # (N, K)
+    labels: Tensor  # int64 (N,)
+    files: list[str]  # relative to the folder of the split
+    classes: list[str]  # the K names
 
     @cached_property
     def confidence(self) -> Tensor:
@@ -69,9 +63,9 @@ class Results:
         return count_confusion(self.scores, self.labels)
 
     def by_class(self) -> dict[str, Tensor]:
-        """Precision, recall and F1 of each class: (K,) each.
+        """Precision, recall and F1 of each class, (K,) each; NaN of a class without images.
 
-        They are NaN of a class without images; the precision of one that was never predicted is 0.
+        The precision of a class that was never predicted is 0.
         """
         right, of_class, taken = self.matrix.diag(), self.matrix.sum(dim=1), self.matrix.sum(dim=0)
         absent = torch.where(of_class == 0, torch.nan, 1.0)
@@ -89,11 +83,8 @@ class Results:
         """Mean confidence, accuracy, number of images of each bin of confidence: (BINS,) each."""
         bins = (self.confidence * BINS).long().clamp(max=BINS - 1)
         counts = torch.bincount(bins, minlength=BINS)
-        sums = [
-            torch.bincount(bins, values.double(), minlength=BINS) / counts.clamp(min=1)
-            for values in (self.confidence, self.right)
-        ]
-        return sums[0], sums[1], counts
+        sure = torch.bincount(bins, self.confidence, BINS) / counts.clamp(min=1)
+        return sure, torch.bincount(bins, self.right.double(), BINS) / counts.clamp(min=1), counts
 
     def calibration_error(self) -> float:
         """The expected calibration error, in [0, 1]: how far confidence and accuracy differ."""
@@ -107,15 +98,10 @@ class Results:
         order = torch.cat(truth)[:, 0].argsort(stable=True)
         return order[~self.right[order]].tolist()
 
-    def confident_mistakes(self) -> list[int]:
-        """The mistakes, those first whose predicted class got the most probability."""
+    def most_confident(self, right: bool) -> list[int]:
+        """The images that are classified correctly, or the mistakes; the most certain first."""
         order = self.confidence.argsort(descending=True, stable=True)
-        return order[~self.right[order]].tolist()
-
-    def best(self) -> list[int]:
-        """The images that are classified correctly, the most certain ones first."""
-        order = self.confidence.argsort(descending=True, stable=True)
-        return order[self.right[order]].tolist()
+        return order[self.right[order] == right].tolist()
 
     def describe(self, i: int) -> str:
         """The classes of an image as a caption of one or two lines."""
@@ -138,25 +124,22 @@ def write_report(
         loss: The name of the loss in metrics.jsonl.
     """
     save_predictions(results, report.folder / "predictions.csv")
-    title = "row: true class, column: predicted class"
-    mistakes = results.worst_mistakes()[:worst]
 
     def sheet() -> Tensor:
+        mistakes = results.worst_mistakes()[:worst]
         captions = [results.describe(i) for i in mistakes]
         return captioned_grid([test_set[i][0] for i in mistakes], captions, columns=6, cell=150)
 
-    counts = partial(draw_counts, results.matrix, results.classes, title, most=CONFUSION)
-    report.save_picture("confusion.png", counts)
+    matrix = partial(draw_counts, results.matrix, results.classes, MATRIX)
+    report.save_picture("confusion.png", partial(matrix, most=CONFUSION))
     report.save_picture("mistakes.png", sheet)
     sections = [
         *_images_sections(results, test_set),
         _classes_section(metrics),
-        _confusion_section(results),
+        *_confusion_sections(results, matrix),
         _calibration_section(results),
     ]
-    verdict = _verdict(metrics, results)
-    if report.against is not None:
-        verdict += _against(report, results)
+    verdict = _verdict(metrics, results) + (_against(report, results) if report.against else [])
     report.write(verdict, sections, pairs={"loss": loss})
 
 
@@ -167,13 +150,14 @@ def dash(value: float | None, show: Callable[[float], str]) -> str:
 
 def save_predictions(results: Results, path: Path) -> None:
     """Writes a line for each image: its file, its class, the predicted class, its probability."""
-    rows = [("file", "class", "predicted", "probability")]
-    labels, predicted = results.labels.tolist(), results.predicted.tolist()
-    confidence = results.confidence.tolist()
-    for row in zip(results.files, labels, predicted, confidence, strict=True):
-        file, label, guess, sure = row
-        rows.append((file, results.classes[label], results.classes[guess], f"{sure:.6f}"))
-    write_atomically(path, lambda file: file.write(csv_content(rows)))
+    names = results.classes
+    columns = (results.labels.tolist(), results.predicted.tolist(), results.confidence.tolist())
+    rows = [
+        (file, names[label], names[guess], f"{sure:.6f}")
+        for file, label, guess, sure in zip(results.files, *columns, strict=True)
+    ]
+    content = csv_content([("file", "class", "predicted", "probability"), *rows])
+    write_atomically(path, lambda file: file.write(content))
 
 
 def read_right(path: Path) -> dict[str, float]:
@@ -186,16 +170,14 @@ def read_right(path: Path) -> dict[str, float]:
 
 
 def _verdict(metrics: dict[str, Any], results: Results) -> list[Html]:
-    n, ends = metrics["images"], metrics["accuracy_interval"]
+    n, (low, high) = metrics["images"], metrics["accuracy_interval"]
     counts = results.matrix.sum(dim=1)
     usual, share = results.classes[int(counts.argmax())], float(counts.max() / n)
-    better = "Better than" if ends[0] > share else "Not clearly better than"
+    better = "Better than" if low > share else "Not clearly better than"
     sentence = f"{better} always answering {usual}, which is right for {percent(share)}."
-    low, high = map(percent, ends)
-    doubt = f"95 % interval {low} to {high} (Clopper and Pearson)."
-    wrong = int((~results.right).sum())
+    doubt = f"95 % interval {percent(low)} to {percent(high)} (Clopper and Pearson)."
     facts = {
-        "mistakes": f"{wrong} of {n}",
+        "mistakes": f"{int((~results.right).sum())} of {n}",
         "macro F1": percent(metrics["macro_f1"]),
         "calibration error (ECE)": percent(metrics["calibration_error"]),
         "loss": f"{metrics['loss']:.4f}",
@@ -222,12 +204,12 @@ def _against(report: Report, results: Results) -> list[Html]:
 
 def _images_sections(results: Results, test_set: Any) -> list[Html]:
     """Most confident mistakes, other bad ones, and the best; an image stands in one of them."""
-    sure = results.confident_mistakes()[:SHOWN]
+    sure = results.most_confident(right=False)[:SHOWN]
     others = [i for i in results.worst_mistakes() if i not in sure][:SHOWN]
     kinds = {
         "Most confident mistakes": sure,
         "Other mistakes, the least probable true class first": others,
-        "Correct, the most certain first": results.best()[: SHOWN // 2],
+        "Correct, the most certain first": results.most_confident(right=True)[: SHOWN // 2],
     }
 
     def show(i: int) -> Html:
@@ -245,46 +227,36 @@ def _images_sections(results: Results, test_set: Any) -> list[Html]:
 def _classes_section(metrics: dict[str, Any]) -> Html:
     rows = []
     for name, row in metrics["classes"].items():
-        values = [row[share] for share in ("precision", "recall", "f1")]
-        mistakes = round(row["images"] * (1 - values[1])) if row["images"] else 0
-        rows.append((name, row["images"], mistakes, *(dash(v, percent) for v in values)))
+        shares = [dash(row[share], percent) for share in ("precision", "recall", "f1")]
+        mistakes = round(row["images"] * (1 - (row["recall"] or 0)))
+        rows.append((name, row["images"], mistakes, *shares))
     rows.sort(key=lambda row: -row[2])
     head = ("class", "images", "mistakes", "precision", "recall", "F1")
     return section("Classes, the most mistakes first", table(head, rows, class_="numbers"))
 
 
-def _confusion_section(results: Results) -> Html:
-    matrix, classes = results.matrix, results.classes
-    if len(classes) > MOST_CLASSES:
-        off = matrix - matrix.diag().diag()
-        counts, places = off.flatten().topk(MOST_CLASSES)
-        pairs = zip(counts.tolist(), places.tolist(), strict=True)
-        k, head = len(classes), ("class", "taken for", "images")
-        confused = [(classes[p // k], classes[p % k], n) for n, p in pairs if n]
-        return section("Most confused classes", table(head, confused))
-    note = "Row: true class. Column: predicted class. A shade is the share of its row."
-    shares = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)
-    rows = [
-        (element("th", name, scope="row"), *map(_shaded, matrix[i].tolist(), shares[i].tolist()))
-        for i, name in enumerate(classes)
+def _confusion_sections(results: Results, draw: Callable[[], Tensor]) -> list[Html]:
+    mistakes, k = results.matrix - results.matrix.diag().diag(), len(results.classes)
+    counts, places = mistakes.flatten().topk(min(MOST_CONFUSED, k * k))
+    found = zip(counts.tolist(), places.tolist(), strict=True)
+    pairs = [(results.classes[p // k], results.classes[p % k], n) for n, p in found if n]
+    what = "confusion matrix"
+    shown = drawn(lambda: image(draw(), "A shade is the share of its row.", what, most=WIDTH), what)
+    return [
+        section("Confusion matrix", element("div", shown, class_="batch")),
+        section("Most confused classes", table(("class", "taken for", "images"), pairs)),
     ]
-    shown = table(("", *classes), rows, class_="matrix")
-    return section("Confusion matrix", element("p", note, class_="soft"), shown)
-
-
-def _shaded(count: int, share: float) -> Html:
-    style = f"background: rgb(var(--shade) / {0.6 * share:.2f})"
-    return element("td", count or "", style=style) if count else element("td", "·", class_="soft")
 
 
 def _calibration_section(results: Results) -> Html:
     confidence, accuracy, counts = results.calibration()
+    filled = counts > 0
     note = (
-        f"Calibration error {percent(results.calibration_error())} over {BINS} bins. Bars: "
-        "the accuracy of the images whose prediction has such a probability; points: its mean. "
-        "Bars below the dashed line: the network is too sure of itself."
+        f"Calibration error {percent(results.calibration_error())} over {BINS} bins: the accuracy "
+        "of the images whose prediction has such a probability, over its mean. Below the diagonal "
+        "the network is too sure of itself."
     )
-    draw = partial(draw_calibration, confidence, accuracy, counts)
+    lines = [(confidence[filled].tolist(), accuracy[filled].tolist()), ([0, 1], [0, 1])]
+    draw = partial(draw_chart, lines, "accuracy over confidence, against the diagonal")
     chart = element("figure", drawn(draw, "calibration"))
-    grid = element("div", chart, class_="charts")
-    return section("Calibration", element("p", note, class_="soft"), grid)
+    return section("Calibration", element("div", chart, class_="charts"), note=note)

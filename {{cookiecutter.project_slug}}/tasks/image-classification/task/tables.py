@@ -14,7 +14,6 @@ from engine.report.outputs import Output
 from engine.text import printable
 
 SHOWN = 10  # predictions that are printed
-HEAD = ("file", "class", "probability")
 
 
 def csv_content(rows: Iterable[Sequence[str]]) -> bytes:
@@ -28,8 +27,13 @@ def is_table(path: Path) -> bool:
     """Whether a file was written by predict.py."""
     with open(path, "rb") as file:
         head = file.readline(1 << 20).decode(errors="replace").strip().split(",")
-    more = [f"{name}_{k}" for k in range(2, len(head) // 2 + 1) for name in HEAD[1:]]
-    return head == [*HEAD, *more]
+    return head == columns(len(head) // 2)
+
+
+def columns(top: int) -> list[str]:
+    """The names of the columns for the K best classes."""
+    more = [f"{name}_{k}" for k in range(2, top + 1) for name in ("class", "probability")]
+    return ["file", "class", "probability", *more]
 
 
 class Predictions:
@@ -53,12 +57,9 @@ class Predictions:
         self.readable: list[bool] = []
 
     def add(self, files: Sequence[str], probabilities: Tensor, readable: Tensor) -> None:
-        """Adds the next batch.
+        """Adds the next batch of `files`, which are those of all: a row for each readable image.
 
-        Args:
-            files: The paths of all images, in the order of the batches.
-            probabilities: (N, number of classes).
-            readable: Whether each image could be read, bool (N,); the others get no row.
+        Its probabilities are (N, number of classes), `readable` is bool (N,).
         """
         best, labels = probabilities.float().topk(self.top, dim=1)
         batch = zip(best.tolist(), labels.tolist(), readable.tolist(), strict=True)
@@ -72,10 +73,7 @@ class Predictions:
 
     def write(self) -> None:
         """Writes the file as a whole, and prints the first rows."""
-        header = [*HEAD]
-        for k in range(2, self.top + 1):
-            header += [f"class_{k}", f"probability_{k}"]
-        self.out.write(csv_content([header, *self.rows]))
+        self.out.write(csv_content([columns(self.top), *self.rows]))
         for file, *cells in self.rows[:SHOWN]:
             pairs = zip(cells[::2], cells[1::2], strict=True)
             text = ", ".join(f"{name} ({float(p):.0%})" for name, p in pairs)
