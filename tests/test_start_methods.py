@@ -78,9 +78,7 @@ ENDINGS = ["itself", "a killed worker", "SIGTERM", "Ctrl-C"]
 ALL = list(product(["train", "test", "predict"], METHODS, ENDINGS))
 SOME = [
     ("train", "forkserver", "itself"),
-    ("train", "forkserver", "a killed worker"),
-    ("test", "spawn", "a killed worker"),
-    ("predict", "spawn", "Ctrl-C"),
+    ("predict", "spawn", "a killed worker"),
 ]
 
 

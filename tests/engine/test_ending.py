@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import Train
 from faults import not_a_number
+from marks import slow_after
 from PIL import Image
 from prefetch_generator import BackgroundGenerator
 from programs import (
@@ -132,7 +133,7 @@ def kill_workers(losses: Losses | None = None) -> None:
 
 
 @needs_fork
-@pytest.mark.parametrize("stalled", [False, True])
+@pytest.mark.parametrize("stalled", slow_after(1, [False, True]))
 @pytest.mark.parametrize("fault", ["an error", "not finite", "a killed worker", "a bad file"])
 def test_a_fault_in_mid_run(
     train: Train,
@@ -249,7 +250,7 @@ def test_a_disk_that_is_full_after_a_while_ends_the_records_and_not_the_run(
     assert last(Path("run"))["n_iter"] > 0
 
 
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT"])
+@pytest.mark.parametrize("name", slow_after(1, ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT"]))
 def test_a_signal_saves_like_sigterm(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow_after
 from needs import FORMATS, OLD
 from programs import files, refusal, status
 from safetensors.torch import load_file
@@ -77,6 +78,7 @@ def test_what_predictions_need_is_in_the_file(exported: Path, finished: Path) ->
     assert str(opt.data) not in json.dumps(metadata), "a path of this machine"
 
 
+@pytest.mark.slow
 def test_the_difference_is_told_and_the_images_are_named(
     finished: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,7 +96,7 @@ def test_the_difference_is_told_and_the_images_are_named(
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("error", [0.1, float("nan")])
+@pytest.mark.parametrize("error", slow_after(1, [0.1, float("nan")]))
 def test_a_file_that_differs_is_not_written(
     finished: Path,
     capsys: pytest.CaptureFixture[str],

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import Build, Train
 from faults import overflow, watch_optimizers
+from marks import slow_after
 from programs import at_step, last, resume, same_weights, tensors, train_refuses
 from torch import Tensor, nn
 
@@ -173,7 +174,7 @@ def set_scale(optimizers: Optimizers, scale: float = 2.0**8) -> None:
     scaler.load_state_dict({**scaler.state_dict(), "scale": scale})
 
 
-@pytest.mark.parametrize("name", ["fp32", *DTYPES])
+@pytest.mark.parametrize("name", slow_after(1, ["fp32", *DTYPES]))
 def test_a_killed_run_of_any_precision_ends_with_the_same_bits(
     train: Train, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Train
+from marks import slow_after
 from programs import HELD, last, resume, start, wait_for_step
 
 from engine.errors import BadInput
@@ -73,7 +74,7 @@ def test_of_two_that_begin_at_once_one_is_refused() -> None:
         pass
 
 
-@pytest.mark.parametrize("number", ["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
+@pytest.mark.parametrize("number", slow_after(1, ["ENOLCK", "ENOSYS", "EOPNOTSUPP"]))
 def test_without_locks_there_is_one_warning_and_no_marker(
     train: Train,
     monkeypatch: pytest.MonkeyPatch,

@@ -136,6 +136,7 @@ def test_the_longer_it_takes_the_fewer_lines(monkeypatch: pytest.MonkeyPatch) ->
     assert stream.getvalue().startswith("60 s\n120 s\n180 s\n")
 
 
+@pytest.mark.slow
 def test_quiet_programs_print_their_last_line(
     train: Train,
     images: Path,

@@ -10,6 +10,7 @@ import example
 import pytest
 import torch
 from conftest import Build
+from marks import slow_after
 from needs import needs
 from parts import Parts
 from programs import train_refuses
@@ -52,7 +53,7 @@ def train_epoch(parts: Parts) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", slow_after(5, NETWORKS))
 def test_networks_of_torchvision_score_the_classes(name: str) -> None:
     needs("networks.torchvision_network")
     with torch.device("meta"):  # shapes without numbers, which take no time

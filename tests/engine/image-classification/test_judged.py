@@ -12,6 +12,7 @@ import example
 import pytest
 import torch
 from conftest import Train
+from marks import slow_after
 from pages import check_whole
 from PIL import Image
 from programs import refusal, status
@@ -259,7 +260,7 @@ def test_a_class_without_test_images_has_a_dash() -> None:
 HOSTILE = [("$5_$10^", "a\nb\u2029\x85\x1c", "\x1b[31mred"), ("\udcff", "猫", "\u202e$$ $")]
 
 
-@pytest.mark.parametrize("names", HOSTILE, ids=ascii)
+@pytest.mark.parametrize("names", slow_after(1, HOSTILE), ids=ascii)
 def test_classes_of_any_name_are_trained_tested_and_predicted(
     names: tuple[str, str, str],
     images: Path,

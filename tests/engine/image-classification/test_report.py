@@ -9,6 +9,7 @@ from pathlib import Path
 import example
 import pytest
 import torch
+from marks import slow_after
 from pages import check_whole
 from PIL import Image
 from programs import status
@@ -195,7 +196,7 @@ def test_hostile_names_are_text_on_the_page(run: Path, k: int) -> None:
     assert f"{names[0]}/<i>.png" in page.all("alt")
 
 
-@pytest.mark.parametrize("k", [5, 200])
+@pytest.mark.parametrize("k", slow_after(1, [5, 200]))
 def test_the_page_of_many_images_is_small(run: Path, k: int) -> None:
     random = torch.Generator().manual_seed(0)
     labels = torch.arange(10_000) % k
@@ -238,6 +239,7 @@ def test_a_checkpoint_may_be_moved_and_judged_by_other_data(run: Path, images: P
     assert json.loads(Path("there/x/metrics.json").read_text())["images"] == 11
 
 
+@pytest.mark.slow
 def test_the_size_of_batches_and_the_workers_change_no_metric(run: Path) -> None:
     results = []
     for more in (["--batch-size=1"], ["--batch-size=12"], ["--workers=1", "--prefetch=1"]):

@@ -83,13 +83,7 @@ def _follow(thing: Any, found: dict[str, str]) -> None:
     name = f"{module and module.__name__}.{getattr(thing, '__qualname__', '')}"
     if module is None or not _ours(module) or name in found:
         return
-    try:
-        tree = _parse(inspect.getsource(thing))
-    except (OSError, SyntaxError, TypeError):  # made at run time, or a part of a line
-        found[name] = getattr(getattr(thing, "__code__", None), "co_code", b"").hex()
-        return
-    found[name] = _dump(tree)
-    names = {getattr(node, "id", getattr(node, "attr", "")) for node in ast.walk(tree)}
+    found[name], names = _source_of(thing)
     places = [module]
     for place in places:
         for used in names & vars(place).keys():
@@ -101,6 +95,17 @@ def _follow(thing: Any, found: dict[str, str]) -> None:
                 _follow(value, found)
             elif not used.startswith("__"):
                 found[f"{place.__name__}.{used}"] = _text(value, found)
+
+
+@cache
+def _source_of(thing: Any) -> tuple[str, set[str]]:
+    """The code of a function or class as text, and the names in it."""
+    try:
+        tree = _parse(inspect.getsource(thing))
+    except (OSError, SyntaxError, TypeError):  # made at run time, or a part of a line
+        return getattr(getattr(thing, "__code__", None), "co_code", b"").hex(), set()
+    names = {getattr(node, "id", getattr(node, "attr", "")) for node in ast.walk(tree)}
+    return _dump(tree), names
 
 
 def _text(value: Any, found: dict[str, str]) -> str:
@@ -117,6 +122,7 @@ def _text(value: Any, found: dict[str, str]) -> str:
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
+@cache
 def _ours(module: ModuleType) -> bool:
     file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
     if not file or "site-packages" in str(file):
