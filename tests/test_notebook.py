@@ -15,8 +15,8 @@ from nbclient import NotebookClient
 
 NOTEBOOK = "docs/explore.ipynb"
 SHORT = {  # as the notebook's file has it; in full the training is left as it is
-    "image-classification": {r"\"--epochs\", \"3\"": r"\"--epochs\", \"1\"", "= 40)": "= 25)"},
-    "image-to-image": {r"\"--crops\", \"60\"": r"\"--crops\", \"2\"", "= 80)": "= 25)"},
+    "image-classification": {"= 40)": "= 25)"},
+    "image-to-image": {r"\"--crops\", \"20\"": r"\"--crops\", \"2\"", "= 30)": "= 25)"},
 }
 # The cells that end in a picture.
 PICTURES = {
