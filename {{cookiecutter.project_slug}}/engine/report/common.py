@@ -309,7 +309,8 @@ def compare_images(
     differences = np.array([our - their for our, their in pairs])
     count, mean = len(pairs), f"{scale * differences.mean():+.2f} {unit}"
     if {value for pair in pairs for value in pair} <= {0.0, 1.0}:
-        ends: Any = paired_interval((differences > 0).sum(), (differences < 0).sum(), count)
+        better, worse = int((differences > 0).sum()), int((differences < 0).sum())
+        ends: Any = paired_interval(better, worse, count)
         how = "for pairs (Agresti and Min)"
     else:
         ends, how = interval(differences), "by paired bootstrap"
