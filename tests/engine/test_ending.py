@@ -65,7 +65,9 @@ def end(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("program", ["train", "test", "predict", "export", "tools.compare"])
 def test_ctrl_c_ends_the_imports_in_one_line(program: str) -> None:
-    Path("torch.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(600)\n")
+    # It sleeps shortly, again and again: a signal just before a sleep is heeded after it.
+    slow = "import time\nprint('importing', flush=True)\nwhile True:\n    time.sleep(0.1)\n"
+    Path("torch.py").write_text(slow)
     process = subprocess.Popen(
         [sys.executable, "-m", program],
         cwd=ROOT,
