@@ -318,5 +318,6 @@ def test_all_questions_at_once(
     with capsys.disabled():
         print(f"\ngenerated answers: {len(seen)} different combinations, {dict(counts)}")
     assert len(seen) >= count * 5 // 6
-    assert counts["made"] >= len(seen) / 5 and counts["refused"] >= len(seen) / 20
-    assert counts["made, with hooks"]
+    # How many of those that are made have hooks is chance: of 300 draws between 87 and 146.
+    assert counts["made"] and counts["made, with hooks"]
+    assert len(seen) - counts["refused"] >= len(seen) / 5 and counts["refused"] >= len(seen) / 20
