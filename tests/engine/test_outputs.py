@@ -125,6 +125,7 @@ def test_data_sets_of_one_name_have_reports_of_their_own() -> None:
     assert folder("c/digits") == folder("c/digits") == "run/report-c-digits"
     assert folder("x/c/digits") == "run/report-x-c-digits"
     assert folder("b/digits", "val") == "run/report-digits-val"
+    assert folder("/") == "run/report-root"
     assert folder("val") == f"run/report-{Path.cwd().name}-val", "report-val is of another split"
     assert folder("moved/digits", digest="./b/digits/") == "run/report-digits", "the same images"
 

@@ -97,8 +97,9 @@ def report_folder(opt: Namespace, trained_on: str, digest: str) -> Path:
     else:
         split = [opt.split] * (opt.split != "test")
         least = 0 if data == Path(trained_on).resolve() else 1
-        for count in range(least, len(data.parts)):
-            name = "-".join(["report", *data.parts[len(data.parts) - count :], *split])
+        parts = data.parts[1:] or ("root",)  # of /, as in containers
+        for count in range(least, len(parts) + 1):
+            name = "-".join(["report", *parts[len(parts) - count :], *split])
             folder, judged = run / name, read_judged(run / name)
             same = judged.get("folder") == str(data) or judged.get("digest") == digest
             if not judged or (same and judged.get("split") == opt.split):
