@@ -86,20 +86,30 @@ class Parser(argparse.ArgumentParser):
 
     def check_read_back(self, opt: argparse.Namespace) -> None:
         """Raises BadInput unless config.txt and a checkpoint can hold the options."""
-        self._require_nothing()  # each is read by itself
-        for name, value in plain(opt).items():
-            lines = _config_lines({name: value})
-            again = None
-            with redirect_stderr(io.StringIO()), suppress(SystemExit):
-                again = super().parse_args([*self._words(_split("\n".join(lines)))])
-            same = not lines or getattr(again, name, None) == getattr(opt, name)
-            values = value if isinstance(value, list) else [value]
-            if not same or not all(isinstance(one, str | int | float | None) for one in values):
+        options = plain(opt)
+        if self._is_read_back(options, opt):
+            return
+        for name, value in options.items():
+            if not self._is_read_back({name: value}, opt):
                 raise BadInput(
                     f"options.py: {_flag(name)}: {value!r} cannot be read back from config.txt and "
                     "checkpoints; give the option a flag of its own name, let it be a text, a "
                     "number or a Path, and convert it where it is used"
                 )
+
+    def _is_read_back(self, options: Mapping[str, Any], opt: argparse.Namespace) -> bool:
+        self._require_nothing()  # what is left out is of no interest here
+        again = None
+        with redirect_stderr(io.StringIO()), suppress(SystemExit):
+            again = super().parse_args([*self._words(_split("\n".join(_config_lines(options))))])
+        for name, value in options.items():
+            values = value if isinstance(value, list) else [value]
+            told = bool(_config_lines({name: value}))
+            if told and getattr(again, name, None) != getattr(opt, name):
+                return False
+            if not all(isinstance(one, str | int | float | None) for one in values):
+                return False
+        return True
 
     def parse_run(self, argv: list[str] | None) -> argparse.Namespace:
         """The options of a training run; `@FILE` reads them from a config.txt.
