@@ -61,6 +61,10 @@ class Listing(NamedTuple):
     inodes: np.ndarray  # of the images, or of what they are links to
     root: str = ""
 
+    def for_workers(self) -> "Listing":
+        """The same, whose names of images are not copied into each worker process."""
+        return self._replace(images=SerializedList(self.images))
+
 
 def list_images(root: str | Path) -> Listing:
     """The images below a folder, if there is one. Links are followed; no folder is read twice.

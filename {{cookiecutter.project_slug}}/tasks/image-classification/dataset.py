@@ -21,14 +21,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from engine.data.cache import CachedImages
-from engine.data.files import (
-    SerializedList,
-    list_images,
-    split_by_hash,
-    unused_in,
-    warn_shared,
-    warn_unused,
-)
+from engine.data.files import list_images, split_by_hash, unused_in, warn_shared, warn_unused
 from engine.data.images import flip, image_size, read_image
 from engine.data.sampler import Samples
 from engine.errors import BadInput
@@ -173,7 +166,7 @@ class ClassFolders(Dataset):
         self.transforms = eval_crop(opt)  # those of training images are others
         by_class, found = list_classes(root, classes)
         check_one_class(found)
-        self.found = found._replace(images=SerializedList(found.images))
+        self.found = found.for_workers()
         self.classes = list(by_class)
         counts = [len(paths) for paths in by_class.values()]
         self.images = CachedImages(

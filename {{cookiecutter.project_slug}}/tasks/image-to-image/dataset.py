@@ -225,7 +225,7 @@ class Pairs(Dataset):
         self.layout = find_layout(root, opt)
         found = list_images(root)
         paths = choose_images(root, found, self.layout)
-        self.found = found._replace(images=SerializedList(found.images))
+        self.found = found.for_workers()
         names = match_names(root, paths) if self.layout == "folders" else paths
         files = self.pairs = SerializedList(paths)
         if self.layout == "folders":
