@@ -14,10 +14,6 @@ from edits import apply, printed_edits
 from nbclient import NotebookClient
 
 NOTEBOOK = "docs/explore.ipynb"
-SHORT = {  # as the notebook's file has it; in full the training is left as it is
-    "image-classification": {"= 40)": "= 25)"},
-    "image-to-image": {r"\"--crops\", \"20\"": r"\"--crops\", \"2\"", "= 30)": "= 25)"},
-}
 # The cells that end in a picture.
 PICTURES = {
     "image-classification": ["options", "images", "batch", "overfit", "mistakes", "loss"],
@@ -29,18 +25,9 @@ SAID = {
 }
 
 
-def execute(project: Project, more: str = "", short: dict[str, str] | None = None) -> Any:
-    """Runs the notebook in its folder, as Jupyter does.
-
-    Args:
-        project: Where it is.
-        more: A cell of the test's own.
-        short: What makes its training shorter: texts of one place each, and those instead.
-    """
+def execute(project: Project, more: str = "") -> Any:
+    """Runs the notebook in its folder, as Jupyter does, and after it a cell of the test's own."""
     text = (project.path / NOTEBOOK).read_text(encoding="utf-8")
-    for long, instead in (short or {}).items():
-        assert text.count(long) == 1
-        text = text.replace(long, instead)
     notebook = nbformat.reads(text, as_version=4)
     notebook.cells += [nbformat.v4.new_code_cell(more)] if more else []
     where = {"metadata": {"path": str(project.path / "docs")}}
@@ -57,12 +44,12 @@ def outputs(notebook: Any) -> list[tuple[str, Any]]:
 @pytest.mark.parametrize("task", TASKS)
 def test_the_notebook_runs(bake: Callable[..., Project], task: str, tell: Tell, full: bool) -> None:
     """There is no run to look at, so it trains one; both losses learn."""
-    if not full and task != TASKS[0]:
+    if not full:
         pytest.skip("takes a minute; `make stress` has it")
     project = bake(task=task, accelerator="cpu")
     start, before = time.monotonic(), os.times()
     first = "assert all(abs(c[-1] - c[0]) > 2 for c in curves.values()) and len(curves) == 2"
-    notebook = execute(project, first, {} if full else SHORT[task])
+    notebook = execute(project, first)
     used = os.times()
     cpu = sum(used[2:4]) - sum(before[2:4])  # of the kernel and train.py
     tell(f"{time.monotonic() - start:.0f} s, {cpu:.0f} s of them computing")

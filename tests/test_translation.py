@@ -60,7 +60,7 @@ def test_programs_get_networks_and_losses_from_the_finished_model(project: Proje
 
 def test_its_own_tests_pass(project: Project, full: bool) -> None:
     if not full:
-        pytest.skip("test_edits.py runs most of them; `make stress` the others too")
-    words = ["-q", "-p", "no:cacheprovider"]
+        pytest.skip("test_edits.py runs the others")
+    words = ["-q", "-p", "no:cacheprovider", "-m", "slow"]
     tested = project.run("python", "-m", "pytest", *words)
     assert tested.returncode == 0, tested.stdout[-4000:]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Build, Train
+from marks import slow_after
 from PIL import Image, ImageOps
 from programs import last, resume
 
@@ -148,7 +149,7 @@ def test_a_change_is_told_until_a_checkpoint_knows_it(build: Build, spoiled: Pat
     assert note().changes({}) == {}  # of a checkpoint that says nothing of images
 
 
-@pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
+@pytest.mark.parametrize("cache", slow_after(1, ["--cache", "--no-cache"]))
 def test_data_that_was_moved_or_copied_is_the_same(
     train: Train, build: Build, spoiled: Path, capsys: pytest.CaptureFixture[str], cache: str
 ) -> None:

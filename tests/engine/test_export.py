@@ -202,6 +202,7 @@ def test_a_file_that_cannot_be_run(
     assert "bf16" in refusal(capsys, predict.main, "predict.py", *words, "--precision=bf16")
 
 
+@pytest.mark.slow
 @OLD
 def test_a_file_of_another_program_or_project(
     finished: Path, images: Path, capsys: pytest.CaptureFixture[str]

@@ -154,6 +154,7 @@ def test_frozen_layers_stay_in_evaluation_mode_until_all_learn(build: Build) -> 
     assert not rest[0].training
 
 
+@pytest.mark.slow
 def test_dropout_of_the_head_is_on_while_the_head_alone_learns() -> None:
     """That of torchvision's classifiers, which precedes the last layer; not that of others."""
     block = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
@@ -179,6 +180,7 @@ def test_networks_with_nothing_to_train_are_refused() -> None:
         Optimizers(make_options(), networks, NO_SCALER)
 
 
+@pytest.mark.slow
 def test_held_norms_keep_their_statistics_and_learn(
     train: Train, build: Build, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -374,6 +376,7 @@ def test_a_resumed_run_needs_its_first_weights_no_more(train: Train, trained: Pa
 # Looking at a run.
 
 
+@pytest.mark.slow
 def test_one_batch_can_be_learned_by_heart(train: Train) -> None:
     words = ["--overfit-one-batch", "--epochs=60", "--lr=0.01", "--log-every=1", "--val-every=99"]
     assert train("run", *words, *needs("example.SEPARABLE"), *needs("example.BY_HEART")) == 0

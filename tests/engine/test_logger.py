@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Build, Train
+from marks import slow_after
 from programs import last, points, resume, saved_steps, start, status, wait_for_step
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -91,7 +92,7 @@ def test_curves_are_those_of_metrics_jsonl(finished: Path) -> None:
     assert with_norms(scalars(finished)) == recorded(finished)
 
 
-@pytest.mark.parametrize("validated", [True, False])
+@pytest.mark.parametrize("validated", slow_after(1, [True, False]))
 def test_a_resume_doubles_no_point(
     train: Train, validated: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,6 +237,7 @@ def test_a_first_loss_far_above_that_of_a_guess_is_named(
     assert f"that of a guess, {value / 9:.4g}; see docs/recipes.md" in error
 
 
+@pytest.mark.slow
 def test_without_test_images_the_next_command_names_the_validation_images(
     train: Train, spoiled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -159,6 +159,7 @@ def test_a_checkpoint_alone_gets_a_page(finished: Path, split: str) -> None:
     assert "There is no metrics.jsonl beside the checkpoint." in page.texts
 
 
+@pytest.mark.slow
 def test_a_report_is_compared_with_another(train: Train, capsys: pytest.CaptureFixture) -> None:
     for run in ("a", "b"):
         assert train(run, "--epochs=1") == 0

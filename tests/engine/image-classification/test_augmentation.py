@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import Train
 from example import CLASSES, draw
+from marks import slow_after
 from needs import needs
 from PIL import Image
 from programs import PATIENCE, at_step, resume, same_weights, status, train_refuses
@@ -32,6 +33,7 @@ from task.classes import label_captions
 needs("dataset.ClassFolders")
 CPU = torch.device("cpu")
 LEVERS = [
+    "--resize=crop --crop-min=0.1 --val-img-size=20",
     "--trivial-augment",
     "--color-jitter=0.4",
     "--erasing=0.5",
@@ -39,9 +41,7 @@ LEVERS = [
     "--cutmix=1",
     "--mixup=1 --cutmix=1",
     "--resize=crop",
-    "--resize=crop --crop-min=0.1 --val-img-size=20",
 ]
-QUICK = ("--trivial-augment", "--mixup=1 --cutmix=1", LEVERS[-1])
 CROP = ["--resize=crop", "--img-size=28", "--val-img-size=28", "--flip"]
 
 
@@ -77,10 +77,7 @@ def plain(train: Train, photos: Path, tmp_path_factory: pytest.TempPathFactory) 
     return run
 
 
-@pytest.mark.parametrize(
-    "lever",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LEVERS],
-)
+@pytest.mark.parametrize("lever", slow_after(1, LEVERS))
 def test_workers_cache_and_a_resume_change_nothing(
     train: Train, photos: Path, plain: Path, monkeypatch: pytest.MonkeyPatch, lever: str
 ) -> None:
@@ -348,6 +345,7 @@ def test_the_cache_follows_what_is_stored(images: Path) -> None:
     assert name(*crop, "--crop-min=0.1") == name(*crop)
 
 
+@pytest.mark.slow
 def test_an_image_is_predicted_as_it_is_tested(train: Train, photos: Path) -> None:
     words = ["--resize=crop", "--val-img-size=20", "--precision=fp32"]
     assert train("run", f"--data={photos}", *words, "--epochs=1") == 0

@@ -141,6 +141,7 @@ def test_a_resume_never_ignores_an_option(
         assert options[0].split("=")[0] in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit_b_16", "inception_v3"])
 def test_an_image_size_that_the_network_cannot_take(
     images: Path, capsys: pytest.CaptureFixture[str], name: str

@@ -24,17 +24,17 @@ Classifier = needs("model.Classifier")
 INFO = {"classes": {"cat": 3, "dog": 5, "eel": 2}}
 # One of each way in which torchvision ends a network.
 NETWORKS = [
+    "efficientnet_b0",
+    "resnet18",
+    "squeezenet1_1",
     "alexnet",
     "convnext_tiny",
     "densenet121",
-    "efficientnet_b0",
     "googlenet",
     "inception_v3",
     "mnasnet0_5",
     "mobilenet_v2",
-    "resnet18",
     "shufflenet_v2_x0_5",
-    "squeezenet1_1",
     "swin_t",
     "vgg11",
     "vit_b_32",
@@ -53,7 +53,7 @@ def train_epoch(parts: Parts) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
-@pytest.mark.parametrize("name", slow_after(5, NETWORKS))
+@pytest.mark.parametrize("name", slow_after(3, NETWORKS))
 def test_networks_of_torchvision_score_the_classes(name: str) -> None:
     needs("networks.torchvision_network")
     with torch.device("meta"):  # shapes without numbers, which take no time

@@ -47,6 +47,7 @@ def test_networks_of_torchvision(name: str, form: str) -> None:
     assert compare(model, content, form, random_images(64), vary=False) <= LIMIT
 
 
+@pytest.mark.slow
 @OLD
 def test_predictions_are_those_of_the_checkpoint(finished: Path, images: Path) -> None:
     best = finished / "checkpoints" / "best.pt"

@@ -119,6 +119,7 @@ def test_a_result_of_other_weights_is_marked(
     assert compared(capsys, "a")[0][1][2].strip() == "-"
 
 
+@pytest.mark.slow
 def test_results_of_other_images_are_marked_and_not_compared_by_image(
     run: str, changed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +139,7 @@ def test_results_of_other_images_are_marked_and_not_compared_by_image(
     judge(run, "--against=second")
 
 
+@pytest.mark.slow
 def test_the_report_to_compare_with_is_found_by_its_images(run: str, changed: Path) -> None:
     """Whatever the name of its folder is in the other run."""
     shutil.copytree(run, "second")
@@ -172,6 +174,7 @@ def test_other_metrics_are_a_dash(run: str, text: str, capsys: pytest.CaptureFix
     assert [cell.strip() for cell in row] == ["run", "0.2500", "-", "3", "1 s"]
 
 
+@pytest.mark.slow
 def test_a_report_of_other_types_is_compared_with(
     run: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -310,6 +313,7 @@ def test_a_picture_that_fails_costs_no_page(
 # What programs write over.
 
 
+@pytest.mark.slow
 def test_predictions_replace_no_other_file(
     run: str, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -325,6 +329,7 @@ def test_predictions_replace_no_other_file(
         assert f"--out {name}: " in refusal(capsys, predict.main, "predict.py", *words)
 
 
+@pytest.mark.slow
 def test_predictions_on_standard_output_are_alone_there(
     run: str, images: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,7 @@ def test_class_and_probability_are_those_of_the_model(checkpoint: str, images: P
         assert float(row["probability"]) == pytest.approx(share.max().item(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_workers_and_batches_change_nothing(checkpoint: str, images: Path) -> None:
     first = predicted(checkpoint, str(images / "test"))
     more = ["--workers=1", "--batch-size=3", "--out=other.csv"]

@@ -218,6 +218,7 @@ def test_predictions_are_read_as_they_are_written() -> None:
     assert read_right(Path("p.csv")) == dict(zip(files, (1.0, 0.0, 1.0), strict=True))
 
 
+@pytest.mark.slow
 def test_the_metrics_of_the_validation_images_are_those_of_training(run: Path) -> None:
     for split in ("val", "train"):
         words = [f"--checkpoint={run}", "--device=cpu", f"--split={split}"]

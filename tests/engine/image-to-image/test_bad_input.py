@@ -169,6 +169,7 @@ def test_images_to_test_may_be_smaller_than_a_crop(
     assert "SSIM, which takes 11 x 11" in error and "--img-size" not in error
 
 
+@pytest.mark.slow
 def test_an_older_checkpoint_without_a_newer_option(checkpoint: Path) -> None:
     """An option added to options.py later has its default for the checkpoints of before."""
     needs("--d-norm")

@@ -41,6 +41,7 @@ def test_generators_take_images_of_any_size(given: dict[str, Any], form: str) ->
     assert compare(model, content, form, images, vary=True) <= 255 * LIMIT
 
 
+@pytest.mark.slow
 @OLD
 def test_predictions_are_those_of_the_checkpoint(finished: Path, images: Path) -> None:
     """Whole and in tiles; a value halfway between two grey levels may be rounded either way."""

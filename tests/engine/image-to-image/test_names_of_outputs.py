@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marks import slow_after
 from PIL import Image
 from programs import refusal, status
 
@@ -76,7 +77,7 @@ OTHERS: dict[str, Callable[[Path, Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("other", slow_after(3, OTHERS))
 def test_what_predict_has_not_written_stays(
     checkpoint: Path, capsys: pytest.CaptureFixture[str], other: str
 ) -> None:

@@ -53,6 +53,7 @@ def test_an_image_for_each_image(checkpoint: Path, images: Path) -> None:
     assert found["0.png"].tolist() == output.permute(1, 2, 0).tolist()
 
 
+@pytest.mark.slow
 def test_workers_change_nothing_and_old_files_are_replaced(checkpoint: Path, images: Path) -> None:
     first = predicted(checkpoint, str(images / "test"))
     shutil.copy("predictions/1.png", "predictions/0.png")
@@ -62,7 +63,12 @@ def test_workers_change_nothing_and_old_files_are_replaced(checkpoint: Path, ima
 
 
 @pytest.mark.parametrize(
-    ("scale", "size"), [("1", (20, 31)), ("2", (40, 62)), ("4", (80, 124)), ("1.5", (30, 46))]
+    ("scale", "size"),
+    [
+        *[("1", (20, 31)), ("1.5", (30, 46))],
+        pytest.param("2", (40, 62), marks=pytest.mark.slow),
+        pytest.param("4", (80, 124), marks=pytest.mark.slow),
+    ],
 )
 def test_images_are_enlarged_first_if_wanted(
     checkpoint: Path, scale: str, size: tuple[int, int]

@@ -114,6 +114,7 @@ def test_the_report_lies_in_the_run_folder(run: Path, capsys: pytest.CaptureFixt
     assert "0.png" in out and "mean" in out and "gain" in out
 
 
+@pytest.mark.slow
 def test_the_page_of_many_images_is_small(run: Path) -> None:
     """Their names may be hostile; the lowest PSNR comes first."""
     random = torch.Generator().manual_seed(0)
@@ -158,6 +159,7 @@ def test_equal_values_have_no_interval_without_a_width() -> None:
     assert metrics["ssim_interval"] is None and "95 % interval" in "".join(_verdict(metrics))
 
 
+@pytest.mark.slow
 def test_the_splits_have_reports_of_their_own(train: Train, images: Path) -> None:
     assert train("run", "--val-share=0.4", "--epochs=1") == 0
     everything = {path.name for path in (images / "train").glob("*.png")}

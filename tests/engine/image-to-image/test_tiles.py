@@ -226,6 +226,7 @@ def test_tiles_of_a_checkpoint_are_its_whole_image(checkpoint: Path) -> None:
     assert np.abs(predicted(checkpoint, "--tile=96", "--overlap=32") - whole).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_options_for_tiles_are_used(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, ...]] = []
 
@@ -245,6 +246,7 @@ def test_the_options_for_tiles_are_used(checkpoint: Path, monkeypatch: pytest.Mo
         assert sizes == wanted
 
 
+@pytest.mark.slow
 def test_numbers_of_tiles_that_differ_say_so(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
