@@ -59,11 +59,11 @@ def test_what_cannot_be_read_is_told_with_the_reason(monkeypatch: pytest.MonkeyP
     images = ImageFiles(["-"], load)
     readable = [bool(images[i][1]) for i in range(3)]
     assert readable == [False, False, True]
-    gone, empty = images.problems(readable)
+    gone, empty = images._problems(readable)
     assert gone == "gone.png: no such file"
     assert empty.startswith("empty.png: not readable as an image: empty;")
     with pytest.raises(BadInput, match=r"^gone\.png: no such file \(none of 2 images is\)"):
-        images.problems([False, False])
+        images._problems([False, False])
     for name, reason in (("gone.png", "no such file or folder"), ("folder", "no image in")):
         Path("folder").mkdir(exist_ok=True)
         with pytest.raises(BadInput, match=f"^{name}: {reason}"):

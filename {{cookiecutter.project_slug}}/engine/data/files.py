@@ -286,9 +286,10 @@ def collecting(lines: list[str]) -> Iterator[None]:
         lines.append(str(error))
 
 
-def warn_unused(folder: Path, names: list[str]) -> None:
-    """Names what lies in a data folder and is not used, in one line, if there is anything."""
-    if names:
+def warn_unused(folder: Path, *splits: Listing) -> None:
+    """Names, in one line, what lies in the folder of the splits, or in these, and is not used."""
+    names = [f"{os.path.basename(split.root)}/{name}" for split in splits for name in split.unused]
+    if names := unused_in(folder) + names:
         terminal.warn(f"{folder}: not used: {shorten(names, 3)}")
 
 

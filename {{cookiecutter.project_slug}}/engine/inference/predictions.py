@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from engine.data.files import ENDINGS, SerializedList, list_images, warn_unused
-from engine.errors import DONE, BadInput, Fault
+from engine.data.files import ENDINGS, SerializedList, list_images
+from engine.errors import DONE, BadInput, Fault, shorten
 from engine.terminal import conclude, warn
 
 
@@ -47,7 +47,30 @@ class ImageFiles(Dataset):
         except (BadInput, OSError):
             return torch.zeros(3, self.side, self.side, dtype=torch.uint8), torch.tensor(False)
 
-    def problems(self, readable: list[bool]) -> list[str]:
+    def finish(
+        self, readable: list[bool], out: str, write: Callable[[], object] = lambda: None
+    ) -> int:
+        """Writes the predictions, and names the images that are not `readable`; the exit status.
+
+        Args:
+            readable: For each image whether it could be read.
+            out: The file or folder of the predictions.
+            write: Writes them, unless each was written when it was made.
+
+        Raises:
+            BadInput: No image could be read; nothing is written.
+            Fault: Some images could not be read.
+        """
+        problems, count = self._problems(readable), sum(readable)
+        write()
+        conclude(f"wrote {out}: {count} image{'s' * (count > 1)}")
+        for line in problems:
+            warn(line)
+        if problems:
+            raise Fault(f"{len(problems)} of {len(readable)} images could not be read")
+        return DONE
+
+    def _problems(self, readable: list[bool]) -> list[str]:
         """A line for each image that is not `readable`, read again for it; BadInput if none is."""
         lines = []
         for file in [self.files[i] for i, could in enumerate(readable) if not could]:
@@ -93,7 +116,8 @@ def _images_of(name: str, listed: bool = False) -> list[str]:
     if not os.path.isdir(name):
         raise BadInput(f"{name}: neither a file nor a folder")
     listing = list_images(name)
-    warn_unused(Path(name), [one for one in listing.unused if one != "dataset.json"])
+    if unused := [one for one in listing.unused if one != "dataset.json"]:
+        warn(f"{name}: not used: {shorten(unused, 3)}")
     if not listing.images:
         raise BadInput(f"{name}: no image in this folder; they end in {', '.join(ENDINGS)}")
     return [os.path.join(name, path) for path in listing.images]
@@ -109,28 +133,3 @@ def _text(content: bytes) -> str:
     if max(even, odd) > len(content) // 5:  # UTF-16 without a mark; names that NUL ends have fewer
         return content.decode("utf-16-le" if odd > even else "utf-16-be", "replace")
     return os.fsdecode(content.removeprefix(codecs.BOM_UTF8))
-
-
-def end(
-    images: ImageFiles, readable: list[bool], out: str, write: Callable[[], object] = lambda: None
-) -> int:
-    """Writes the predictions, and names the images that are not `readable`; the exit status.
-
-    Args:
-        images: The images.
-        readable: For each whether it could be read.
-        out: The file or folder of the predictions.
-        write: Writes them, unless each was written when it was made.
-
-    Raises:
-        BadInput: No image could be read; nothing is written.
-        Fault: Some images could not be read.
-    """
-    problems, count = images.problems(readable), sum(readable)
-    write()
-    conclude(f"wrote {out}: {count} image{'s' * (count > 1)}")
-    for line in problems:
-        warn(line)
-    if problems:
-        raise Fault(f"{len(problems)} of {len(readable)} images could not be read")
-    return DONE

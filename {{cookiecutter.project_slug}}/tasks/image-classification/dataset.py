@@ -21,9 +21,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from engine.data.cache import CachedImages
-from engine.data.files import list_images, split_by_hash, unused_in, warn_shared, warn_unused
+from engine.data.files import list_images, split_by_hash, warn_shared, warn_unused
 from engine.data.images import flip, image_size, read_image
-from engine.data.sampler import Samples
 from engine.errors import BadInput
 from task.augmentation import chosen_transforms, eval_crop, mix, stored_side, train_crop
 from task.classes import check_classes, check_divisible, check_one_class, list_classes
@@ -112,14 +111,14 @@ def train_and_val(opt: Namespace) -> tuple[Any, Any]:  # of ClassFolders, or a d
     """
     root = data_dir(opt.data)
     train_set = ClassFolders(root / "train", opt)
-    unused = [f"train/{name}" for name in train_set.found.unused]
+    splits = [train_set.found]
     if (root / "val").is_dir():
         val_set = ClassFolders(root / "val", opt, train_set.classes)
-        unused += [f"val/{name}" for name in val_set.found.unused]
-        warn_shared(train_set.found, val_set.found)
+        splits.append(val_set.found)
+        warn_shared(*splits)
     else:
         train_set, val_set = train_set.split(opt.val_share)
-    warn_unused(root, unused_in(root) + unused)
+    warn_unused(root, *splits)
     train_set.transforms = [*train_crop(opt), *random_transforms(opt)]
     check_transforms(train_set, opt)
     return train_set, val_set
@@ -132,10 +131,11 @@ def eval_set(opt: Namespace, info: dict[str, Any], split: str) -> Any:
         BadInput: As ClassFolders; or the classes are not those of `info`, that of the model.
     """
     if split == "test":
-        chosen = ClassFolders(data_dir(opt.data) / "test", opt, list(info["classes"]))
-        warn_unused(chosen.root, chosen.found.unused)
+        root = data_dir(opt.data)
+        chosen = ClassFolders(root / "test", opt, list(info["classes"]))
+        warn_unused(root, chosen.found)
         for other in ("train", "val"):
-            warn_shared(list_images(chosen.root.parent / other), chosen.found)
+            warn_shared(list_images(root / other), chosen.found)
         return chosen
     chosen = train_and_val(opt)[split == "val"]
     chosen.transforms = eval_crop(opt)
@@ -243,7 +243,7 @@ def check_transforms(train_set: ClassFolders, opt: Namespace) -> None:
         )
 
 
-def describe(train_set: Samples, val_set: Samples, opt: Namespace) -> str:
+def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
     """What train.py prints about the data: counts, and the size of the images on the disk."""
     counts = f"{len(train_set):,} images to train on, {len(val_set):,} to validate on"
     text = f"data: {opt.data}, {len(train_set.info['classes'])} classes, {counts}"

@@ -22,7 +22,7 @@ from engine.arguments import Parser, add_predict_options, number
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
 from engine.inference.exported import load_model
-from engine.inference.predictions import ImageFiles, end
+from engine.inference.predictions import ImageFiles
 from model import Model
 from task.tables import Predictions
 
@@ -47,7 +47,7 @@ def main() -> int:
     with loader, loader.batches() as batches, model.amp.autocast():
         for batch, readable in terminal.bar(batches, total=sampler.count(), desc="predict"):
             table.add(images.files, model.predict(batch), readable)
-    return end(images, table.readable, opt.out, table.write)
+    return images.finish(table.readable, opt.out, table.write)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from engine.arguments import Parser, add_test_options, number
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
 from engine.report.common import Report
-from engine.text import printable
 from model import Model
 from task.report import Results, dash, write_report
 
@@ -102,7 +101,7 @@ def summarize(results: Results, model: Model) -> dict:
 
 
 def table(metrics: dict) -> str:
-    classes = [(printable(name), row) for name, row in metrics["classes"].items()]
+    classes = [(terminal.printable(name), row) for name, row in metrics["classes"].items()]
     width = max(len(name) for name in ("class", *(name for name, _ in classes)))
     ends = metrics["accuracy_interval"]
     within = f" (95% interval {ends[0]:.2%} to {ends[1]:.2%})"

@@ -27,12 +27,10 @@ from engine.data.files import (
     SerializedList,
     list_images,
     split_by_hash,
-    unused_in,
     warn_shared,
     warn_unused,
 )
 from engine.data.images import flip, read_image
-from engine.data.sampler import Samples
 from engine.errors import BadInput
 from task.degradations import DEGRADATIONS, to_uint8
 from task.pairs import (
@@ -146,7 +144,7 @@ def eval_set(opt: Namespace, info: dict[str, Any], split: str) -> Any:
     root = data_dir(opt.data)
     if split == "test":
         chosen = Pairs(root / "test", opt, SMALLEST)
-        warn_unused(chosen.root, chosen.found.unused)
+        warn_unused(root, chosen.found)
         for other in ("train", "val"):
             warn_shared(list_images(root / other), chosen.found)
         if (root / "train").is_dir():
@@ -158,7 +156,7 @@ def eval_set(opt: Namespace, info: dict[str, Any], split: str) -> Any:
 def _whole_train_and_val(opt: Namespace, least: int | None = None) -> tuple["Pairs", "Pairs"]:
     root = data_dir(opt.data)
     train_set = val_set = Pairs(root / "train", opt, least)
-    unused = [f"train/{name}" for name in train_set.found.unused]
+    splits = [train_set.found]
     if (train_set.sizes[:, 1] == 2 * train_set.sizes[:, 0]).all() and (
         train_set.layout == "photographs" and opt.side_by_side is opt.degrade is None
     ):
@@ -169,13 +167,13 @@ def _whole_train_and_val(opt: Namespace, least: int | None = None) -> tuple["Pai
     if (root / "val").is_dir():
         val_set = Pairs(root / "val", opt, least)
         val_set.check_layout(train_set.layout)
-        unused += [f"val/{name}" for name in val_set.found.unused]
-        warn_shared(train_set.found, val_set.found)
-    warn_unused(root, unused_in(root) + unused)
+        splits.append(val_set.found)
+        warn_shared(*splits)
+    warn_unused(root, *splits)
     return train_set.split(opt.val_share) if val_set is train_set else (train_set, val_set)
 
 
-def describe(train_set: Samples, val_set: Samples, opt: Namespace) -> str:
+def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
     """What train.py prints about the data: counts, and the size of the images on the disk."""
     if not isinstance(train_set, Pairs) or not isinstance(val_set, Pairs):
         return f"data: {opt.data}, {len(train_set):,} to train on, {len(val_set):,} to validate on"

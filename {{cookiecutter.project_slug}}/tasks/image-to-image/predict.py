@@ -26,7 +26,7 @@ from engine.arguments import Parser, add_predict_options, number
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
 from engine.inference.exported import load_model
-from engine.inference.predictions import ImageFiles, end
+from engine.inference.predictions import ImageFiles
 from model import Model
 from task.degradations import enlarge, to_uint8
 from task.outputs import name_outputs, save_output
@@ -62,7 +62,7 @@ def main() -> int:
             if could[-1]:
                 save_output(to_uint8(predict(batch[0], file)).cpu(), path)
     predict.warn()
-    return end(images, could, opt.out)
+    return images.finish(could, opt.out)
 
 
 def load_enlarged(path: str, scale: float) -> Tensor:

@@ -26,7 +26,6 @@ from engine.arguments import Parser, add_test_options, number
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
 from engine.report.common import Report
-from engine.text import printable
 from losses import BEST_PSNR
 from model import Model
 from task.degradations import to_uint8
@@ -127,7 +126,7 @@ def summarize(rows: list[Row]) -> dict:
 
 
 def table(metrics: dict) -> str:
-    rows = [{**row, "file": printable(row["file"])} for row in metrics["by_image"]]
+    rows = [{**row, "file": terminal.printable(row["file"])} for row in metrics["by_image"]]
     rows.append({**metrics, "file": "mean"})
     width = max(len(row["file"]) for row in rows)
     lines = [f"{'image':{width}}  PSNR of input   output    SSIM of input  output    L1"]
