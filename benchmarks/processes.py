@@ -100,7 +100,7 @@ def take_turns(opt: argparse.Namespace) -> None:
         called = DistributedDataParallel(model) if wrap else model
 
         def step(n_iter: int) -> None:
-            optimizers.zero_grad(n_iter, 1e-4)
+            optimizers.begin_step(n_iter, 1e-4)
             losses = forward(called, batch, amp)
             if wrap:  # its hooks want a plain backward
                 losses["net"]["cross_entropy"].backward()

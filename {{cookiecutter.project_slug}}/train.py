@@ -8,8 +8,8 @@
 
 Data order, augmentation and dropout are functions of the seed and of `n_iter`, the number of
 optimizer steps done, and the learning rate is one of `n_iter`. So a run can be stopped and resumed
-at any step, also on another number of processes, and ends with the same bits, on one kind of
-processor or GPU (there with --deterministic).
+at any step, also on another number of processes that divides --accumulate, and ends with the same
+bits (1, 2, 4 or 8 processes; one kind of processor or GPU, there with --deterministic).
 """
 
 # ruff: noqa: E402
@@ -42,8 +42,9 @@ def main() -> int:
     devices.set_up(opt.deterministic, opt.threads)
     run = RunDir(opt, world)
 
-    # 2. Data: samples, which of them make up which step, their decoded images. test/ is left to
-    # test.py. What the model has to know of the data, also statistics, is in train_set.info.
+    # 2. Data sets, the batches of each step, the cache of decoded images (a file beside the data;
+    # on a GPU its memory if they fit). test/ is left to test.py. What the model has to know of the
+    # data, also statistics, is in train_set.info.
     train_set, val_set = world.broadcast(lambda: dataset.train_and_val(opt))
     terminal.say(dataset.describe(train_set, val_set, opt))
     share = world.share(opt.accumulate)  # the micro-batches of each step that are this process's
@@ -61,14 +62,14 @@ def main() -> int:
     networks = model.networks()
     sample = train_set[0]
     terminal.say(summarize(model, networks, sample))
-    modules.check_gradients(model, sample, amp)
+    modules.check_bf16_gradients(model, sample, amp)
     if opt.compile:
         modules.compile_networks(networks)
     parallel_model = modules.parallelize(model, networks, opt.parallel, amp)
     optimizers = Optimizers(opt, networks, amp.scaler, world)
 
-    # 4. All that a checkpoint holds. A resumed run starts from the newest one, a new one perhaps
-    # from the weights of another.
+    # 4. The state of training, which checkpoints keep: resumed, or new, perhaps with the weights of
+    # another run.
     processes = None if world.exact else world.size
     environment = devices.environment(amp, train_set, opt.parallel, processes) | noted
     steps = sampler.steps_per_epoch
@@ -114,7 +115,7 @@ def main() -> int:
             # One step: the gradients of its micro-batches, of which each process has its share, are
             # averaged; then the weights change (in fp16 not if a gradient overflowed).
             lr = learning_rate(opt, state.n_iter, state.total)
-            optimizers.zero_grad(state.n_iter, lr, state.head_only)
+            optimizers.begin_step(state.n_iter, lr, state.head_only)
             losses = []
             for micro_batch in share:
                 with meter.waiting:

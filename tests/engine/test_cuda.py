@@ -379,7 +379,7 @@ def test_a_step_neither_reads_from_the_device_nor_copies_to_it(
     batch = tuple(part.to(META) for part in parts.first_batch())
     for n_iter in range(3):
         with Transfers() as transfers:
-            stepping.zero_grad(n_iter, 0.01)
+            stepping.begin_step(n_iter, 0.01)
             changed = dataset.augment(parts.opt, parts.train_set.info, torch.Generator(), *batch)
             stepping.backward(forward(model, changed, amp))
             stepping.step()
@@ -398,7 +398,7 @@ def test_the_guard_against_values_that_are_not_finite_costs_few_calls(
     monkeypatch.setattr(stepping, "end_steps", [])  # an image pool has work of its own
     batch = tuple(part.to(META) for part in parts.first_batch())
     for n_iter in range(2):
-        stepping.zero_grad(n_iter, 0.01)
+        stepping.begin_step(n_iter, 0.01)
         stepping.backward(forward(model, batch, amp))
         with Transfers() as step:
             stepping.step()
@@ -642,9 +642,9 @@ def test_no_step_waits_for_the_device(
     watched = range(5, 45)
 
     class Watched(Optimizers):
-        def zero_grad(self, n_iter: int, lr: float, head_only: bool = False) -> None:
+        def begin_step(self, n_iter: int, lr: float, head_only: bool = False) -> None:
             torch.cuda.set_sync_debug_mode("error" if n_iter in watched else "default")
-            super().zero_grad(n_iter, lr, head_only)
+            super().begin_step(n_iter, lr, head_only)
 
     monkeypatch.setattr(program, "Optimizers", Watched)
     example.make_data(tmp_path / "more", train=80)  # at least 47 steps of 4 samples

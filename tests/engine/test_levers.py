@@ -97,7 +97,7 @@ def test_each_layer_learns_slower_than_the_next_one() -> None:
     network = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
     opt = make_options("--layer-decay=0.5", "--weight-decay=0")
     optimizers = Optimizers(opt, {"net": network}, NO_SCALER)
-    optimizers.zero_grad(0, lr=0.8)
+    optimizers.begin_step(0, lr=0.8)
     (optimizer,) = optimizers.optimizers.values()
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert [rate[id(layer.weight)] for layer in network] == pytest.approx([0.2, 0.4, 0.8])
@@ -145,12 +145,12 @@ def test_frozen_layers_stay_in_evaluation_mode_until_all_learn(build: Build) -> 
     assert rest
     for alone in (True, True, False):
         network.train()  # as after a validation
-        optimizers.zero_grad(0, 0.1, head_only=alone)
+        optimizers.begin_step(0, 0.1, head_only=alone)
         assert {module.training for module in rest} == {not alone}
         assert network.training
     network.train = lambda mode=True: rest[0].eval()  # type: ignore[method-assign, assignment]
-    optimizers.zero_grad(0, 0.1, head_only=True)
-    optimizers.zero_grad(0, 0.1)  # asks the network, which may keep a part in evaluation mode
+    optimizers.begin_step(0, 0.1, head_only=True)
+    optimizers.begin_step(0, 0.1)  # asks the network, which may keep a part in evaluation mode
     assert not rest[0].training
 
 
@@ -163,7 +163,7 @@ def test_dropout_of_the_head_is_on_while_the_head_alone_learns() -> None:
     network = nn.ModuleDict({"features": block, "drop": nn.Dropout(), "classifier": head})
     for words in (["--head-epochs=1"], ["--weights=x.pt", "--freeze"]):
         optimizers = Optimizers(make_options(*words), {"net": network.train()}, NO_SCALER)
-        optimizers.zero_grad(0, 0.1, head_only=True)
+        optimizers.begin_step(0, 0.1, head_only=True)
         assert [m for m in network.modules() if isinstance(m, nn.Dropout) and m.training] == [late]
         assert head.training and head[-1].training and not head[1].training
     found = rest_of(vit_b_16(num_classes=7))

@@ -15,7 +15,7 @@ from engine import devices
 from engine.devices import DTYPES, Amp, best_precision
 from engine.errors import BadInput
 from engine.evaluation import Losses
-from engine.modules import check_gradients
+from engine.modules import check_bf16_gradients
 from engine.optimizers import Optimizers, parameters_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -286,10 +286,10 @@ def test_bf16_on_the_cpu_is_refused_where_it_computes_no_gradient(
 ) -> None:
     """Of padded convolutions whose input is less wide than their stride (PyTorch 2.14)."""
     model, sample, cpu = Narrowing(conv, width), (torch.rand(3, 8, 8),), torch.device("cpu")
-    check_gradients(model, sample, Amp("fp32", cpu))
+    check_bf16_gradients(model, sample, Amp("fp32", cpu))
     if fine:
-        check_gradients(model, sample, Amp("bf16", cpu))
+        check_bf16_gradients(model, sample, Amp("bf16", cpu))
         return
     with pytest.raises(BadInput, match=r"conv .* --precision fp32"):
-        check_gradients(model, sample, Amp("bf16", cpu))
+        check_bf16_gradients(model, sample, Amp("bf16", cpu))
     assert not conv._forward_hooks and model.training

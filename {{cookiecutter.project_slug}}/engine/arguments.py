@@ -73,7 +73,7 @@ class Parser(argparse.ArgumentParser):
             action.required = False
 
     def defaults(self) -> argparse.Namespace:
-        """The options of a command line without any."""
+        """The defaults of all options."""
         self._require_nothing()
         return super().parse_args([])
 
@@ -249,7 +249,7 @@ def _add_machine_options(parser: argparse.ArgumentParser) -> Any:
     add("--workers", type=auto_or(number(int, 0)), metavar="N",
         help="processes that load images; 0 loads in the main process (default: auto)")
     add("--prefetch", type=number(int, 0), default=2,
-        help="batches that a background thread keeps ready; 0 for no thread")
+        help="batches kept ready: by each worker, or on a GPU by a thread; 0 for no thread")
     return group
 
 
@@ -331,8 +331,8 @@ def _add_optimization_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("optimization").add_argument
     add("--batch-size", type=number(int, 1), help="images in a batch")
     add("--accumulate", type=number(int, 1), metavar="N",
-        help="add up the gradients of N batches for one step, a virtual batch N times as large; "
-        "the processes of torchrun divide them (default: one for each process)")
+        help="batches in a step, of all processes together; their gradients are averaged, as if "
+        "one batch had N times the images (default: one for each process of torchrun)")
     add("--optimizer", choices=OPTIMIZERS, help="optimizer of every network")
     add("--lr", type=number(float, 0), help="highest learning rate")
     add("--momentum", type=number(float, 0, 0.9999), default=0.9,

@@ -75,8 +75,8 @@ def set_up(deterministic: bool, threads: int | None = None) -> None:
     """Sets up threads, determinism and memory, once, before anything is computed.
 
     With `deterministic` CUDA takes kernels that give the same bits each time, and refuses
-    operations without one; on the CPU all do, for an equal number of threads. Without `threads` it
-    is OMP_NUM_THREADS, or else the number of cores.
+    operations without one; on the CPU all do, for an equal number of threads. Without `threads`
+    PyTorch's number is left, which is OMP_NUM_THREADS if that is set.
     """
     # For several processes torchrun sets OMP_NUM_THREADS to 1; that is no choice of the user.
     if processes_here() > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
@@ -85,7 +85,7 @@ def set_up(deterministic: bool, threads: int | None = None) -> None:
         torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS
         torch.use_deterministic_algorithms(True)
     keep_memory()
 

@@ -268,10 +268,10 @@ def start(opt: Namespace, device: torch.device) -> World:
     if size > 1:
         world.init(opt, device)
     if opt.accumulate % size:
-        *fitting, most = (str(n) for n in range(1, opt.accumulate + 1) if opt.accumulate % n == 0)
+        fitting = (str(n) for n in range(1, opt.accumulate + 1) if opt.accumulate % n == 0)
         raise BadInput(
-            f"--accumulate {opt.accumulate}: cannot be divided among {size} processes; start "
-            f"{', '.join(fitting)} or {most}"
+            f"--accumulate {opt.accumulate}: cannot be divided among {size} processes; take "
+            f"--nproc-per-node {' or '.join(fitting)}, or --accumulate {size}"
         )
     return world
 

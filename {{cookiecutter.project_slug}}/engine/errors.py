@@ -81,9 +81,13 @@ error_prefix: Callable[[], str | None] = lambda: None if SILENT else ""  # noqa:
 
 
 def begin(name: str) -> None:
-    """Prepares a program for its imports, which take seconds: Ctrl-C ends them in one line.
+    """Prepares the process of a program, before its imports, which take seconds.
 
-    `name` is its `__name__`: a test or a notebook that imports it keeps its own SIGINT.
+    Ctrl-C ends them in one line. Of the processes of torchrun the first one alone prints. A closed
+    standard stream becomes the null device.
+
+    `name` is the `__name__` of the program: a test or a notebook that imports it keeps its own
+    SIGINT.
     """
     for number in range(3):  # else the next file opened would take the place of a closed stream
         try:

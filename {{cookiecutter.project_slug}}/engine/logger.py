@@ -125,7 +125,7 @@ class Logger:
         norms = self.state.optimizers.norms() if self.working else {}
         self._add("train", {**values, "lr": lr, **vars(rates)}, norms)
 
-    def validation(self, metrics: Metrics, better: bool) -> None:
+    def validation(self, metrics: Metrics, is_best: bool) -> None:
         """Records and prints the metrics of a validation; TensorBoard shows its images."""
         text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         if self._losses:
@@ -134,7 +134,7 @@ class Logger:
         took, self._validated = self.state.seconds - self._validated, self.state.seconds
         self._losses = []
         text += f"; {terminal.duration(took)}"
-        terminal.say(f"{self._epoch()}: val {text}{' (best)' * better}")
+        terminal.say(f"{self._epoch()}: val {text}{' (best)' * is_best}")
         self._add("val", metrics, {})
         self._add_scalars("best", {self.state.monitor: self.state.best})
         self._in_background(self._draw_validation, metrics, self.state.n_iter)

@@ -102,7 +102,7 @@ def run_with_hooks(
         model(*(part.to(device) for part in default_collate([sample, sample])))
 
 
-def check_gradients(model: nn.Module, sample: tuple[Tensor, ...], amp: Amp) -> None:
+def check_bf16_gradients(model: nn.Module, sample: tuple[Tensor, ...], amp: Amp) -> None:
     """Raises BadInput for convolutions of which PyTorch silently computes a wrong gradient.
 
     In bf16 on the CPU, parts of the weight's gradient of a convolution with padding are left unset

@@ -28,7 +28,7 @@ FUSED = True  # one kernel for all weights, on every kind of device
 class Optimizers:
     """An optimizer for each network that has parameters to train.
 
-    The order of a step is `zero_grad`, `backward` for each micro-batch, `step`. The scaler of the
+    The order of a step is `begin_step`, `backward` for each micro-batch, `step`. The scaler of the
     losses does nothing unless the precision is fp16.
 
     Raises:
@@ -78,8 +78,8 @@ class Optimizers:
         self.gradient_norms: dict[str, Tensor] = {}  # of the last step, before clipping
         self._unchecked: list[tuple[int, Tensor]] = []  # a step, and scalars on the device
 
-    def zero_grad(self, n_iter: int, lr: float, head_only: bool = False) -> None:
-        """Begins step `n_iter`, with the learning rate `lr`.
+    def begin_step(self, n_iter: int, lr: float, head_only: bool = False) -> None:
+        """Begins step `n_iter` with the learning rate `lr`, without gradients.
 
         With `head_only` the step changes the last layer of each network and no other; the other
         ones are in evaluation mode.

@@ -154,7 +154,7 @@ class RunDir:
 
     @contextmanager
     def saving(self, state: TrainState) -> Iterator[None]:
-        """A block of training. Before a fault of the machine or a file ends it, a step is saved.
+        """A context manager for training, which saves a step if the machine or a file fails.
 
         That is for process 0 alone, as another one may be gone, and only for faults of loading:
         one of the connection may come when a step is done and not yet recorded.

@@ -203,8 +203,8 @@ class TrainState:
         """Takes over a checkpoint; options and environment that differ are named in a warning.
 
         Raises:
-            BadInput: It, or that in the folder `path`, is one of other data, another network or
-                another optimizer.
+            BadInput: The checkpoint is one of other data, another network or another optimizer;
+                `path` is the file or its folder.
         """
         if different := first_difference(state.get("info", {}), self.info):
             raise BadInput(f"{path}: written for {different}; give it the data it was trained on")

@@ -50,7 +50,7 @@ class Parts:
 
     def step(self, micro_batches: Iterable[Batch], n_iter: int = 0) -> list[Losses]:
         """An optimizer step on these micro-batches, not augmented; returns their losses."""
-        self.optimizers.zero_grad(n_iter, self.opt.lr, self.opt.freeze)
+        self.optimizers.begin_step(n_iter, self.opt.lr, self.opt.freeze)
         losses = []
         for micro_batch, batch in enumerate(micro_batches):
             seed_all(self.device, self.opt.seed, "forward", n_iter, micro_batch)

@@ -12,6 +12,7 @@ class here and name it there. Every model has
                                 have; or Rows(tensor (N, ...)), which are joined in the order of the
                                 data set
     compute_metrics(totals, n)  {metric name: number}, from the sums and rows of all n images
+    loss_of_a_guess()           optional: {loss name: what an untrained network should have}
     monitors                    {metric name: max or min}: what may decide which checkpoint is best,
                                 the first one if --monitor names none
     image_grid(*batch)          an image of a batch for TensorBoard: uint8 (3, H, W)

@@ -41,11 +41,11 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("network and loss").add_argument
     add("--network", default="simple",
         help=f"{', '.join(NETWORKS)}, or a name from torchvision")
-    add("--blocks", type=number(int, 0), default=2, help="residual blocks of simple")
+    add("--blocks", type=number(int, 0), default=2, help="residual blocks (network simple)")
     add("--width", type=number(int, 1), default=32, help="channels of the first layer")
-    add("--padding", choices=PADDINGS, default="zeros", help="padding in simple")
-    add("--norm", choices=sorted(NORMS), default="batch", help="normalisation in simple")
-    add("--dropout", type=number(float, 0, 0.99), default=0.0, help="dropout in simple")
+    add("--padding", choices=PADDINGS, default="zeros", help="padding (network simple)")
+    add("--norm", choices=sorted(NORMS), default="batch", help="normalisation (network simple)")
+    add("--dropout", type=number(float, 0, 0.99), default=0.0, help="dropout (network simple)")
     add("--pretrained", action=BooleanOptionalAction, default=False,
         help="start torchvision's network from its ImageNet weights (downloaded once)")
     add("--loss", choices=LOSSES, default="cross-entropy", help="the criterion")
