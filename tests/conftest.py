@@ -38,6 +38,8 @@ ANSWERS = {
 # Seconds until a test gives up waiting for what should take one. It is against hanging alone: no
 # test says how fast a machine is.
 PATIENCE = 180.0
+TIMES = int(os.environ.get("TIMES", 1))  # so many times the faults and answers of `make stress`
+SEED = int(os.environ.get("SEED", 0))  # of what is drawn for them
 SMALL = ["--img-size=8", "--batch-size=64", "--epochs=1", "--workers=0", "--device=cpu"]
 
 

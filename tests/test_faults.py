@@ -1,6 +1,6 @@
 """Faults injected into training runs: kills, signals, damage. `--full` makes the counts large.
 
-KINDS x SITUATIONS is drawn from at random: FAULTS=200 draws so many, FAULTS_SEED=7 others.
+KINDS x SITUATIONS is drawn from at random: TIMES=5 draws five times as many, SEED=7 others.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PATIENCE, Project, Tell
+from conftest import PATIENCE, SEED, TIMES, Project, Tell
 from forked import alive, ended, finish, hold, left_over, members, start, wait_for, workers_of
 from PIL import Image
 
@@ -97,7 +97,7 @@ def test_killed_runs_end_with_the_same_bits(
     """SIGKILL at random moments, with other workers each time, then --resume."""
     wanted, duration = undisturbed
     moments = random.Random(1)
-    runs, kills, in_write, looks = 30 if full else 3, 0, 0, 0
+    runs, kills, in_write, looks = 12 * TIMES if full else 2, 0, 0, 0
     for i in range(runs):
         run = Path(f"runs/killed{i}")
         flags = [f"--run-dir={run}", *SMALL, *EVERY_STEP, "--resume"]
@@ -132,7 +132,7 @@ def test_a_signal_to_the_group_saves_the_step(
 ) -> None:
     wanted, _ = undisturbed
     moments = random.Random(2)
-    runs, slowest = 12 if full else 2, 0.0
+    runs, slowest = 6 * TIMES if full else 2, 0.0
     for i in range(runs):
         run = Path(f"runs/stopped{i}")
         flags = [f"--run-dir={run}", *SMALL, "--save-every=1000", "--log-every=5"]
@@ -629,8 +629,8 @@ def photos(in_project: Path) -> None:
 
 def test_a_fault_at_any_moment_ends_the_run(photos: None, full: bool, tell: Tell) -> None:
     """Whatever is done to a run in whatever situation, it is over soon, and says why."""
-    count = int(os.environ.get("FAULTS", 60 if full else len(KINDS)))
-    draw = random.Random(int(os.environ.get("FAULTS_SEED", 0)))
+    count = 2 * TIMES * len(KINDS) if full else len(KINDS)
+    draw = random.Random(SEED)
     slowest, hangs, wrong = 0.0, 0, []
     for i in range(count):
         turn, number = divmod(i, len(KINDS))

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import TASKS, Project, Tell
+from conftest import SEED, TASKS, TIMES, Project, Tell
 from forked import alive, ended, finish, hold, left_over, start, workers_of
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc, as on Linux")
@@ -253,8 +253,8 @@ def test_a_run_that_is_stopped_and_killed_on_any_number_of_processes_has_the_sam
     begun = time.monotonic()
     run_to_the_end(1, ["--run-dir=runs/undisturbed", *flags])
     duration = time.monotonic() - begun
-    draw = random.Random(int(os.environ.get("FAULTS_SEED", 0)))
-    walks, done = 6 if full else 1, []
+    draw = random.Random(SEED)
+    walks, done = 3 * TIMES if full else 1, []
     for i in range(walks):
         run = Path(f"runs/walk{i}")
         walk = Walk(draw, run, flags, duration / 3)
@@ -445,7 +445,7 @@ def prepare_fault(kind: str, situation: str, victim: int) -> Callable[[int], Non
 @pytest.mark.parametrize("task", TASKS[:1], indirect=True)
 def test_a_fault_of_one_process_ends_all_of_them(task: str, full: bool, tell: Tell) -> None:
     """Soon, in one line, and without the loss of a checkpoint."""
-    count, draw = 30 if full else len(KINDS), random.Random(int(os.environ.get("FAULTS_SEED", 0)))
+    count, draw = (2 * TIMES if full else 1) * len(KINDS), random.Random(SEED)
     slowest, wrong = 0.0, []
     for i in range(count):
         kind = KINDS[i % len(KINDS)]
