@@ -268,10 +268,11 @@ def start(opt: Namespace, device: torch.device) -> World:
     if size > 1:
         world.init(opt, device)
     if opt.accumulate % size:
-        fitting = (str(n) for n in range(1, opt.accumulate + 1) if opt.accumulate % n == 0)
+        *few, most = (str(n) for n in range(1, opt.accumulate + 1) if opt.accumulate % n == 0)
+        fitting = f"{', '.join(few)} or {most}" if few else most
         raise BadInput(
             f"--accumulate {opt.accumulate}: cannot be divided among {size} processes; take "
-            f"--nproc-per-node {' or '.join(fitting)}, or --accumulate {size}"
+            f"--nproc-per-node {fitting}, or --accumulate {size}"
         )
     return world
 
