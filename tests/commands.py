@@ -201,7 +201,7 @@ class Follower:
         options = [*launch.training_script_args, *self.short(launch.training_script_args)]
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--local-addr=localhost"]  # the own name of a machine is not always known
-        subprocess.run([*command, "--nproc-per-node=2", "train.py", *options], check=True)
+        subprocess.run([*command, "--nproc-per-node=2", "--", "train.py", *options], check=True)
 
     def do_python(self, words: list[str], source: list[str]) -> None:
         if words[1] == "-c":

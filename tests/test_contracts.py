@@ -24,6 +24,8 @@ from sklearn.metrics import average_precision_score
 from test_processes import assert_same, run_to_the_end
 
 MONITOR = {"segmentation": "miou", "multilabel": "map"}
+DELETED = ("dataset", "losses", "options", "layers", "notebook")
+PRINTED = ("dataset", "options", "model", "predict", "test", "tests/example")  # in docs/task.md
 FLAGS = ["--data=shapes", "--width=6", "--batch-size=3", "--accumulate=4", "--lr=0.02"]
 FLAGS += ["--epochs=3", "--flip", "--log-every=1", "--save-every=1", "--keep=100", "--threads=1"]
 FLAGS += ["--device=cpu", "--precision=fp32", "--img-size=16"]
@@ -75,9 +77,7 @@ def kind(
             shutil.copy(path, copy)
     else:
         printed = re.findall(r"```python\n(.*?)```", (copy / "docs/task.md").read_text(), re.DOTALL)
-        for name, code in zip(
-            ("dataset", "options", "model", "predict", "test"), printed, strict=True
-        ):
+        for name, code in zip(PRINTED, printed, strict=True):
             (copy / f"{name}.py").write_text(code)
     draw(request.param, copy / "shapes")
     with pytest.MonkeyPatch.context() as patch:
@@ -154,6 +154,24 @@ def test_the_printed_report_is_written(kind: str) -> None:
     assert "mean average precision" in page and "The images of the highest loss" in page
     refused = project.run("python", "test.py", "--checkpoint=runs/one", "--against=runs/one")
     assert refused.returncode == 2 and "--against" in refused.stderr
+
+
+def test_the_projects_tests_that_stay_pass_after_the_page(kind: str, full: bool) -> None:
+    """As an owner has followed docs/task.md, with all that it names deleted."""
+    if kind == "segmentation" or not full:
+        pytest.skip("docs/task.md prints the other task; `make stress` has it")
+    copy = Path("changed")
+    ignored = shutil.ignore_patterns("shapes", "runs", "task", "explore.ipynb", "*_data.py")
+    shutil.copytree(Path.cwd(), copy, ignore=ignored)
+    for name in ("losses", "networks", *(f"tests/test_{one}" for one in DELETED)):
+        (copy / f"{name}.py").unlink()
+    words = ["-q", "-rs", "-p", "no:cacheprovider", "-m", "not slow"]
+    tested = Project(copy).run("python", "-m", "pytest", *words, OMP_NUM_THREADS="1")
+    assert tested.returncode == 0, tested.stdout[-4000:]
+    skipped = re.findall(r"SKIPPED .*?(tests/\S+?\.py)", tested.stdout)
+    assert set(skipped) == {"tests/test_presets.py"}, "those with options that are gone"
+    typed = Project(copy).run("python", "-m", "mypy", ".", OMP_NUM_THREADS="1")
+    assert typed.returncode == 0, typed.stdout
 
 
 def test_the_metrics_are_those_of_others(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:

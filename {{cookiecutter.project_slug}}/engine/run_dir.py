@@ -224,7 +224,8 @@ class RunDir:
         best = shlex.quote(self.checkpoints.best.as_posix())
         test = f"python {_path_to('test.py')} --checkpoint {best}"
         data = Path(self.opt.data)
-        test += " --split val" * (data.is_dir() and not (data / "test").is_dir())
+        folders = (data / "train").is_dir()  # else a table, say, tells the splits apart
+        test += " --split val" * (folders and not (data / "test").is_dir())
         terminal.conclude(f"done{early}: {found}", test)
         return DONE
 

@@ -20,8 +20,8 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 
 def predicted(model: Path, images: Path, out: str) -> str:
-    """The whole of what predict.py writes for the images of test/."""
-    words = [f"--checkpoint={model}", "--device=cpu", f"--out={out}", str(images / "test")]
+    """The whole of what predict.py writes for all images."""
+    words = [f"--checkpoint={model}", "--device=cpu", f"--out={out}", str(images)]
     assert status(predict.main, "predict.py", *words) == 0
     written = [Path(out)] if Path(out).is_file() else sorted(Path(out).rglob("*.*"))
     return "\n".join(f"{path}: {path.stat().st_size}" for path in written)
