@@ -8,7 +8,9 @@ files-2.jsonl and so on.
 
 import hashlib
 import json
+import os
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
@@ -110,7 +112,16 @@ def _own(data_set: Samples, files: Iterable[str]) -> set[str]:
     if not hasattr(data_set, "names"):
         return set(files)
     names = set(data_set.names())
-    return names.intersection(files) or {f for f in files if f.partition("/")[2] in names}
+    if own := names.intersection(files):
+        return own
+    below = {file: file.partition("/")[2] for file in files}
+    count, stems = Counter(below.values()), {os.path.splitext(name)[0] for name in names}
+    # The file of the other side may have another ending.
+    return {
+        file
+        for file, name in below.items()
+        if name in names or (count[name] == 1 and os.path.splitext(name)[0] in stems)
+    }
 
 
 def _checksum(records: Records) -> str:

@@ -111,7 +111,7 @@ def _elsewhere(root: Path) -> Iterator[Path]:
     for split in SPLITS if root.name in SPLITS else ():
         other = root.parent / split
         if split != root.name and other.is_dir():
-            yield from (other, *(other / name for name in _folders(other)))
+            yield from (other, *(other / name for name in folders_in(other)))
 
 
 def _look_into(
@@ -243,7 +243,7 @@ def check_split(root: Path) -> None:
     if root.is_dir():
         return
     text = f"{root}: no such folder; --data wants a folder that holds {root.name}/"
-    entries = _folders(root.parent)
+    entries = folders_in(root.parent)
     if near := [name for name in entries if nearly(name) == root.name]:
         text += f"; rename {near[0]} to {root.name}"
     elif deeper := [name for name in entries if (root.parent / name / root.name).is_dir()]:
@@ -293,7 +293,8 @@ def warn_unused(folder: Path, *splits: Listing) -> None:
         terminal.warn(f"{folder}: not used: {shorten(names, 3)}")
 
 
-def _folders(folder: Path) -> list[str]:
+def folders_in(folder: Path) -> list[str]:
+    """The names of the folders in a folder that are not hidden, sorted; none if it is no folder."""
     entries = _scan(folder) if folder.is_dir() else []
     return [entry.name for entry in entries if _is_folder(entry)]
 

@@ -2,7 +2,8 @@
 
 Below DIR/train, DIR/test and perhaps DIR/val, one of
 
-    A/name.jpg and B/name.jpg    inputs and targets, in pairs of the same name and size
+    A/name.jpg and B/name.jpg    inputs and targets, in pairs of the same name and size;
+                                 the endings may differ
     any_name.jpg                 input and target side by side in one image, if --side-by-side is
                                  given or DIR/dataset.json has {"pairs": "side-by-side"}
     any_name.jpg                 photographs: the targets, whose inputs are made by --degrade
@@ -33,14 +34,8 @@ from engine.data.files import (
 from engine.data.images import flip, read_image
 from engine.errors import BadInput
 from task.degradations import DEGRADATIONS, to_uint8
-from task.pairs import (
-    check_names,
-    choose_images,
-    find_layout,
-    match_names,
-    pair_size,
-    warn_transparent,
-)
+from task.near_pairs import check_names, check_shapes
+from task.pairs import choose_images, find_layout, match_names, pair_size, warn_transparent
 from tools.photos import copy_photos
 
 BUILT_IN = "data/photos"  # the images that come with the project
@@ -157,13 +152,8 @@ def _whole_train_and_val(opt: Namespace, least: int | None = None) -> tuple["Pai
     root = data_dir(opt.data)
     train_set = val_set = Pairs(root / "train", opt, least)
     splits = [train_set.found]
-    if (train_set.sizes[:, 1] == 2 * train_set.sizes[:, 0]).all() and (
-        train_set.layout == "photographs" and opt.side_by_side is opt.degrade is None
-    ):
-        raise BadInput(
-            f"{train_set.root}: each image is twice as wide as high; if it holds input and target, "
-            "say --side-by-side, else --no-side-by-side"
-        )
+    if train_set.layout == "photographs" and opt.side_by_side is opt.degrade is None:
+        check_shapes(train_set.root, train_set.sizes.tolist())
     if (root / "val").is_dir():
         val_set = Pairs(root / "val", opt, least)
         val_set.check_layout(train_set.layout)
@@ -224,15 +214,17 @@ class Pairs(Dataset):
         found = list_images(root)
         paths = choose_images(root, found, self.layout)
         self.found = found.for_workers()
-        names = match_names(root, paths) if self.layout == "folders" else paths
+        names = paths
+        if self.layout == "folders":
+            names, paths = match_names(root, paths)
+        elif self.layout == "photographs" and opt.degrade is None:
+            check_names(root, names)
         files = self.pairs = SerializedList(paths)
         if self.layout == "folders":
             self.pairs = SerializedList(names)
         self.images = CachedImages(root, files, decode=load, recipe="full")
         count, paths = len(names), [f"{root}/{path}" for path in paths]
         heads = [pair_size(paths[i::count], self.layout, opt, least) for i in range(count)]
-        if self.layout == "photographs" and opt.degrade is None:
-            check_names(root, names)
         warn_transparent(root, [names[i] for i in range(count) if heads[i][1]])
         self.sizes = torch.tensor([size for size, _ in heads])  # height and width of each pair
         self.rows = torch.arange(count)  # of `pairs`, one for each sample

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from engine.data.files import Listing, collecting
 from engine.errors import shorten
-from task.pairs import check_names, choose_images, find_layout, match_names
+from task.near_pairs import check_names, check_shapes
+from task.pairs import choose_images, find_layout, match_names
 
 KIND = "folder of a pair"  # what `label` tells of an image
 DATASET_KEYS = ("pairs",)  # of dataset.json, besides those of every task
@@ -49,33 +50,33 @@ def check_split(
     layout = layout or find_layout(root, Namespace(side_by_side=False, degrade=None))
     paths = choose_images(root, found, layout)
     if layout == "folders":
-        match_names(root, paths)
+        _, paths = match_names(root, paths)
     elif layout == "photographs":
         with collecting(faults):
             check_names(root, paths)
-    check_sizes(root, layout, sizes, faults, notes)
+    others = dict(zip(paths, paths[len(paths) // 2 :], strict=False)) if layout == "folders" else {}
+    check_sizes(root, layout, others, sizes, faults, notes)
     return f", {layout}"
 
 
 def check_sizes(
     root: Path,
     layout: str,
+    others: dict[str, str],
     sizes: dict[str, tuple[int, int]],
     faults: list[str],
     notes: list[str],
 ) -> None:
-    """Adds what the sizes of images tell; see `check_split`."""
+    """Adds what the sizes of images tell; see `check_split`. Of pairs `others` has the targets."""
     for one, size in sizes.items():
-        other = one.replace("A/", "B/", 1)
-        if layout == "folders" and one.startswith("A/") and sizes.get(other, size) != size:
+        other = others.get(one, "")
+        if one.startswith("A/") and sizes.get(other, size) != size:
             faults.append(f"{root / one}: has {size} pixels, and {other} {sizes[other]}")
         if layout == "side-by-side" and size[0] % 2:
             faults.append(f"{root / one}: {size[0]} pixels wide, so not two images")
-    wide = sizes and all(width == 2 * height for width, height in sizes.values())
-    if layout == "photographs" and wide:
-        notes.append(
-            f"{root}: each image is twice as wide as high; if they hold two: --side-by-side"
-        )
+    if layout == "photographs" and sizes:
+        with collecting(notes):
+            check_shapes(root, [[height, width] for width, height in sizes.values()])
     parts = 2 if layout == "side-by-side" else 1
     if small := [path for path, (w, h) in sizes.items() if min(w // parts, h) < CROP]:
         notes.append(f"{root}: need a lower --img-size than {CROP}: {shorten(small)}")

@@ -7,6 +7,7 @@ from engine import terminal
 from engine.data.files import ENDINGS, Listing, check_split, read_dataset_json
 from engine.data.images import ALPHA, image_head
 from engine.errors import BadInput, shorten
+from task.near_pairs import check_sides
 
 
 def find_layout(root: Path, opt: Namespace) -> str:
@@ -16,6 +17,7 @@ def find_layout(root: Path, opt: Namespace) -> str:
         BadInput: There is no such folder, half of the pairs is missing, or an option does not go
             with the layout.
     """
+    check_sides(root)
     check_split(root)
     sides = [(root / side).is_dir() for side in "AB"]
     pairs = "side-by-side" if opt.side_by_side else ""
@@ -50,36 +52,31 @@ def choose_images(root: Path, found: Listing, layout: str) -> list[str]:
     return [path for path in found.images if path.startswith(sides)]
 
 
-def match_names(root: Path, images: list[str]) -> list[str]:
-    """The names of the images in A, which must be those of the images in B.
+def match_names(root: Path, images: list[str]) -> tuple[list[str], list[str]]:
+    """The names of the images in A, and all images: those in A, then in B the other of each pair.
+
+    The two of a pair have one name; where they have not, one name but for the ending.
 
     Raises:
-        BadInput: A name is in one of the two alone.
+        BadInput: A name is in one of the two alone, or there are several but for the ending.
     """
     inputs, targets = ([p[2:] for p in images if p.startswith(side)] for side in ("A/", "B/"))
+    found = dict(zip(targets, targets, strict=True))
     alone = [f"A/{name}" for name in sorted(set(inputs) - set(targets))]
     alone += [f"B/{name}" for name in sorted(set(targets) - set(inputs))]
     if alone:
-        raise BadInput(
-            f"{root}: no image of the same name in the other folder: {shorten(alone)}; the two "
-            "images of a pair have one name, in A and in B"
-        )
-    return inputs
+        stems = [{_stem(name): name for name in names} for names in (inputs, targets)]
+        if stems[0].keys() != stems[1].keys() or not len(inputs) == len(targets) == len(stems[0]):
+            raise BadInput(
+                f"{root}: no image of the same name in the other folder: {shorten(alone)}; the two "
+                "images of a pair have one name, in A and in B"
+            )
+        found = {name: stems[1][_stem(name)] for name in inputs}
+    return inputs, [f"A/{name}" for name in inputs] + [f"B/{found[name]}" for name in inputs]
 
 
-def check_names(root: Path, images: list[str]) -> None:
-    """Raises BadInput if photographs are pairs: two folders of images with the same names."""
-    folders: dict[str, set[str]] = {}
-    for path in map(PurePosixPath, images):
-        folder = path.parts[0] if len(path.parts) > 1 else ""
-        folders.setdefault(folder, set()).add("/".join((*path.parts[1:-1], path.stem)))
-    folders.pop("", None)  # beside them
-    if len(folders) == 2 and len({*map(frozenset, folders.values())}) == 1:
-        one, other = sorted(folders)
-        raise BadInput(
-            f"{root}: the images in {one}/ and {other}/ have the same names; if they are pairs, "
-            "rename the folder of the inputs A and that of the targets B, else say --degrade noise"
-        )
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def pair_size(
