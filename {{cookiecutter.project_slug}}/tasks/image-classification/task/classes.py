@@ -1,7 +1,6 @@
 """Folders of classes: their names and images, and whether they fit; labels as text."""
 
 import os
-import re
 import unicodedata
 from pathlib import Path
 
@@ -11,13 +10,7 @@ from torch import Tensor
 from engine import terminal
 from engine.data.files import ENDINGS, Listing, check_split, linked_images, list_images
 from engine.errors import BadInput, shorten
-
-# Folders of other tasks, by their names in small letters alone, without png.
-IMAGES = {"images", "image", "imgs", "img", "im", "jpegimages", "leftimgbit"}
-MASKS = {"masks", "mask", "labels", "label", "annotations", "ann", "anns", "segmentations", "seg"}
-MASKS |= {"segmentation", "segmentationclass", "segmentationobject", "gt", "gtfine", "groundtruth"}
-PAIRS = [{"input", "target"}, {"inputs", "targets"}, {"source", "target"}, {"traina", "trainb"}]
-PAIRS += [{"input", "output"}, {"inputs", "outputs"}, {"lr", "hr"}, {"hazy", "gt"}]
+from task import other_tasks
 
 
 def list_classes(
@@ -35,7 +28,7 @@ def list_classes(
     listing = list_images(root)
     names = listing.folders
     if known is None:
-        _check_task(root, names)
+        other_tasks.check_names(root, names)
     else:
         check_classes(root, names, known, all_needed=False)
     by_class: dict[str, list[str]] = {name: [] for name in known or names}
@@ -55,6 +48,8 @@ def list_classes(
         deeper = any(path.count("/") > 1 for path in listing.images)
         hint = "are its subfolders the classes? Move them up" if deeper else "add another"
         raise BadInput(f"{root}: one class alone ({names[0]}), so nothing to tell apart; {hint}")
+    if known is None:
+        other_tasks.check_content(root, by_class)
     if empty:
         terminal.warn(f"{root}: no images of {shorten(empty, 3)}, which stay without a result")
     return by_class, listing
@@ -66,19 +61,6 @@ def check_one_class(listing: Listing) -> None:
         names = {os.path.relpath(path, listing.root).split(os.sep)[0] for path in (one, other)}
         if len(names) > 1 and names <= {*listing.folders}:
             raise BadInput(f"{other}: is the file {one}, so it has two classes; remove one of them")
-
-
-def _check_task(root: Path, names: list[str]) -> None:
-    lower = {re.sub("[^a-z]", "", name.lower()).removesuffix("png") for name in names}
-    if len(lower) <= 3 and lower & IMAGES and lower & MASKS:
-        task = "segmentation, images and their masks"
-    elif any(lower == pair for pair in PAIRS):
-        task = "pairs of images"
-    else:
-        return
-    raise BadInput(
-        f"{root}: {', '.join(names)} look like {task}: render that task; here folders are classes"
-    )
 
 
 def check_classes(
