@@ -1,5 +1,6 @@
 """tools/replay.py: a part of a run is trained again, and gives the same bits, or says why not."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from PIL import Image, ImageOps
 from programs import last, refusal, saved_steps, status
 from test_processes import needs_gloo
 
-from tools import replay
+from engine.report.records import read_records
+from tools import compare, replay
 
 STEPS = ["--save-every=4", "--threads=1"]
 
@@ -160,3 +162,34 @@ def test_every_network_optimizer_and_average_is_compared(train: Train) -> None:
         (line,) = replay.compare(state, other)
         assert line.startswith(f"{part}: 1 of ") and "by up to 1.0e+00" in line
         tensor[where] = before
+
+
+@pytest.mark.slow
+def test_weights_are_known_by_their_content(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("first", *STEPS) == 0
+    weights = Path("w.pt")
+    weights.write_bytes(Path("first/checkpoints/last.pt").read_bytes())
+    assert train("run", *STEPS, "--weights=w.pt") == 0
+    recorded = read_records(Path("run")).starts[0]["weights"]
+    digest = "sha256:" + hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+    assert recorded == f"{digest} w.pt"
+    weights.rename("moved.pt")  # the same content
+    capsys.readouterr()
+    assert train("run", "--resume", "--weights=moved.pt") == 0
+    assert "weights" not in capsys.readouterr().err
+    state = torch.load("moved.pt", weights_only=True)
+    state["seconds"] = 1.0  # other bytes
+    torch.save(state, "moved.pt")
+    assert train("run", "--resume") == 0
+    assert f"; weights {digest} is now sha256:" in capsys.readouterr().err
+    assert "weights" not in read_records(Path("run")).starts[-1]  # they were not read again
+    Path("moved.pt").replace("w.pt")
+    assert train("other", *STEPS, "--weights=w.pt") == 0
+    runs = [read_records(Path(name)) for name in ("run", "other")]
+    rows = compare.compare(runs, [{"weights": "w.pt"}] * 2)[1]
+    assert f"w.pt {digest[7:13]}" in rows[0] and rows[0][-1] != rows[1][-1]
+    capsys.readouterr()
+    run_replay("run", "--from=0", "--", "--weights=w.pt")
+    assert f"weights {digest} is now sha256:" in capsys.readouterr().out

@@ -39,7 +39,8 @@ from engine.errors import (
     Unsound,
     explain,
 )
-from engine.state import TrainState
+from engine.state import WEIGHTS, TrainState
+from engine.weights import digest_of_weights
 
 OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # as in a hook of git
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -61,6 +62,7 @@ class RunDir:
         self.opt, self.world = opt, world
         self.writes = world.rank == 0
         self.files: Files | None = None
+        self.weights = ""  # a digest of those to start from
         self.lockable = True
         self._use(opt.run_dir or _unused_name())
         inside = [Path(opt.data, split).resolve() for split in SPLITS]
@@ -119,10 +121,15 @@ class RunDir:
                 self._use(_unused_name())
 
     def note_files(self, train_set: Samples, val_set: Samples) -> dict[str, Any]:
-        """Notes the images of this start; returns what `environment` holds of them and the code."""
+        """Notes the images of this start, and the weights to start from.
+
+        Returns what `environment` holds of them and the code.
+        """
         if self.writes:
             self.files = Files(self.path, train_set, val_set)
         facts = self.world.broadcast(lambda: self.files.facts() if self.files else {})
+        if digest := self.world.broadcast(lambda: digest_of_weights(self.opt.weights)):
+            self.weights = facts[WEIGHTS] = digest
         return {**facts, "code": code_digests(), "git commit": git_commit()}
 
     def changed_files(self, before: dict[str, Any]) -> dict[str, str]:
@@ -138,6 +145,8 @@ class RunDir:
         path = self.path / "environment.txt"  # a block for each start
         earlier = os.fsdecode(path.read_bytes()) + "\n" if path.exists() else ""
         facts = {**environment(), "resumed after step": self.checkpoints.resumed_after}
+        if self.opt.weights and not self.checkpoints.resumed_after:
+            facts[WEIGHTS] = f"{self.weights} {self.opt.weights}"
         _write(path, earlier + "".join(f"{name}: {value}\n" for name, value in facts.items()))
         if self.files is not None:
             self.files.write(_write)

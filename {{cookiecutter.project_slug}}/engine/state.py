@@ -27,7 +27,8 @@ RESERVED = (
     *("optim", "scaler", "epoch", "n_iter", "validated", "best", "waited", "model", "args"),
     *("environment", "ema", "info", "best_loss", "seconds"),
 )
-LIST, CODE, COMMIT = "list of training images", "code", "git commit"  # keys of `environment`
+# Keys of `environment`.
+LIST, CODE, COMMIT, WEIGHTS = "list of training images", "code", "git commit", "weights"
 VALIDATION = SIDES[1]
 FORGOTTEN = ": the best value so far was measured on others and is forgotten"
 RESUME_REMEDY = "use the options of its config.txt, or undo the change of the network"
@@ -230,6 +231,8 @@ class TrainState:
         self.best, self.waited = state["best"], state["waited"]
         self.best_loss = state.get("best_loss", math.inf)
         self._spent = state.get("seconds", 0.0)
+        self.environment.pop(WEIGHTS, None)  # those that the run began with count
+        self.environment.update({key: was[key] for key in [WEIGHTS] if key in was})
         if VALIDATION in images or self._monitored(state["args"]) != self.monitor:
             self.best, self.best_loss, self.waited = -self.sign * math.inf, math.inf, 0
             self.validated = min(self.validated, max(0, self.n_iter - 1))  # a run has a best value
@@ -256,15 +259,19 @@ def first_difference(before: Any, now: Any, name: str = "info") -> str:
 
 
 def option_changes(before: dict, now: dict, was: dict, environment: dict) -> str:
-    """The options that differ and change bits; `--data` not if it has the images it had."""
+    """The options that differ and change bits; a path not if what it names has the old content."""
     same = all(was.get(key) == environment.get(key) for key in (IMAGES, LIST))
     ignored = ("data",) if same and IMAGES in was else ()
+    if WEIGHTS in was and was[WEIGHTS] == environment.get(WEIGHTS):
+        ignored += ("weights",)
     return changes(before, now, WITHOUT_EFFECT + ignored, "--")
 
 
 def environment_changes(before: dict, now: dict, images: dict[str, str]) -> list[str]:
     """What differs between two environments, in groups; `images` is what contents.compare found."""
-    told = changes(before, now, (IMAGES, CODE, COMMIT) + (LIST,) * bool(images), "")
+    unknown = not before.get(WEIGHTS) or not now.get(WEIGHTS)  # as after the file was deleted
+    ignored = (IMAGES, CODE, COMMIT) + (LIST,) * bool(images) + (WEIGHTS,) * unknown
+    told = changes(before, now, ignored, "")
     found = [told, *images.values()]
     if files := changed_code(before.get(CODE, {})):
         found.append(f"{shorten(files, 3)} {'have' if len(files) > 1 else 'has'} changed")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine import terminal
-from engine.checkpoint import find_checkpoint, judged, reading, verify
+from engine.checkpoint import digest_of, find_checkpoint, judged, reading, verify
 from engine.data.images import ARCHIVE, known_kind
 from engine.errors import BadInput, shorten
 from engine.modules import layers_of
@@ -37,6 +37,12 @@ HARMLESS: list[Any] = [
 ]
 # Words in the name of what others judge by.
 AVERAGED = {"ema", "averaged", "average", "avg", "swa", "shadow", "teacher"}
+
+
+def digest_of_weights(name: str | None) -> str:
+    """A digest of the file that `--weights` names; empty without it, or if it is gone."""
+    path = Path(find_checkpoint(name)) if name else None
+    return digest_of(path)[:23] if path and path.is_file() else ""
 
 
 def load_fitting(

@@ -95,6 +95,7 @@ def compare(runs: list[Records], options: list[dict[str, str]]) -> tuple[list[st
     Returns:
         The names of the columns, and the rows.
     """
+    options = [with_digest(given, run) for given, run in zip(options, runs, strict=True)]
     names = sorted({name for given in options for name in given})
     differ = [n for n in names if len({given.get(n) for given in options}) > 1]
     chosen_by = {given.get("monitor") for given in options}
@@ -117,6 +118,14 @@ def compare(runs: list[Records], options: list[dict[str, str]]) -> tuple[list[st
         for i, row in enumerate([head, *rows]):
             row.insert(3, "test images" if i == 0 else images.get(i - 1, "-"))
     return head, rows
+
+
+def with_digest(given: dict[str, str], run: Records) -> dict[str, str]:
+    """The options of a run, `--weights` with a part of the digest of the file: it may change."""
+    recorded = [start["weights"] for start in run.starts if "weights" in start]
+    if "weights" not in given or not recorded:
+        return given
+    return {**given, "weights": f"{given['weights']} {recorded[-1][7:13]}"}
 
 
 def test_result(run: Path, monitor: str) -> str:

@@ -143,7 +143,8 @@ class Report:
 
     def _environment_section(self) -> Html:
         starts, here = self.records.starts, environment()
-        trained = starts[-1] if starts else {}
+        # A resumed start does not tell the weights that the first one began with.
+        trained = {**starts[0], **starts[-1]} if starts else {}
         rows = [(name, trained.get(name, ""), here.get(name, "")) for name in {**here, **trained}]
         note = "The training was not resumed."
         if not starts:
