@@ -1,6 +1,9 @@
 """Weights to start from: which tensors of a file fit, and whose head it is."""
 
+import io
+import zipfile
 from argparse import Namespace
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from engine.checkpoint import Damaged, load
 from engine.errors import BadInput
 from engine.weights import load_fitting
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    """A zip archive of files."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return content.getvalue()
+
 
 CAT_DOG = {"classes": {"cat": 3, "dog": 4}}
 
@@ -192,9 +205,20 @@ def test_classes_that_are_numbered_are_in_the_order_of_the_numbers(
     ("content", "told"),
     [
         (b"", "empty"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS; fetch its file with git lfs pull"),
         (b"<!DOCTYPE html><html></html>", "a page of HTML"),
         (b'{"weight_map": {}}', "a text"),
+        (bytes(99), "nothing but zeros"),
+        (zipped({"a.txt": b"a", "b.txt": b"b", "c": b"c"}), "an archive of a.txt, b.txt and 1 more"),
+        (zipped({"first.weight.npy": b"x"}), "arrays of NumPy"),
+        (zipped({"w/data.pkl": b"x" * 99})[:-30], "cut off"),
+        (zipped({"w/data.pkl": b"x", "w/constants.pkl": b"x"}), "a TorchScript file; save"),
+        (b"\x1f\x8b\x08\0", "an archive; unpack it"),
+        (bytes(257) + b"ustar\0" + bytes(9), "an archive; unpack it"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"\x08\x08\x12\x07pytorch", "an ONNX file"),
+        (b"\x89PNG\r\n\x1a\n", "an image$"),
+        (b"\xfe\xff\x01", "of no kind that is known"),
     ],
 )
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
@@ -202,5 +226,74 @@ def test_what_is_no_file_of_weights_is_called_what_it_is(
     name: str, content: bytes, told: str
 ) -> None:
     Path(name).write_bytes(content)
-    with pytest.raises(BadInput, match=rf"^--weights {name}: .*{told}"):
+    with pytest.raises(BadInput, match=rf"^--weights {name}: {told}"):
         load_fitting({"net": Net()}, name, {}, {})
+    with pytest.raises(Damaged, match=rf"^{name}: damaged or not a checkpoint: {told}"):
+        load(Path(name))
+
+
+@pytest.mark.parametrize("end", ["pt", "pth", "bin", "safetensors", "model"])
+@pytest.mark.parametrize("kind", ["zip", "pickle", "safetensors"])
+def test_a_file_is_read_by_its_bytes_and_not_by_its_ending(end: str, kind: str) -> None:
+    path = Path(f"w.{end}")
+    if kind == "safetensors":
+        save_file(weights(), path)
+    else:
+        torch.save(weights(), path, _use_new_zipfile_serialization=kind == "zip")
+    network = Net()
+    load_fitting({"net": network}, str(path), {}, {})
+    assert values(network) == {5.0}
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(BadInput, match=r"^--weights w\.\w+: cut off"):
+        load_fitting({"net": network}, str(path), {}, {})
+
+
+def test_a_flipped_bit_is_found() -> None:
+    torch.save(weights(), "w.pt")
+    content = bytearray(Path("w.pt").read_bytes())
+    content[content.find(b"\0\0\xa0\x40" * 4)] ^= 1  # of a value 5
+    Path("w.pt").write_bytes(content)
+    with pytest.raises(BadInput, match=r"^--weights w\.pt: damaged at "):
+        load_fitting({"net": Net()}, "w.pt", {}, {})
+
+
+def listed(value: float = 5.0) -> list[Tensor]:
+    """The parameters of a Net, as torch_ema keeps them."""
+    return [torch.full_like(parameter, value).detach() for parameter in Net().parameters()]
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_averages_without_names_are_those_of_the_state_dict_beside_them(
+    capsys: pytest.CaptureFixture[str], prefix: str
+) -> None:
+    ema = {"decay": 0.9, "num_updates": 3, "shadow_params": listed(), "collected_params": None}
+    network = start({"model": put(prefix)(weights(7.0)), "ema": ema})
+    assert {float(p.detach().mean()) for p in network.parameters()} == {5.0}
+    assert network.norm.running_var is not None and network.norm.running_var.mean() == 7.0
+    assert "(the averaged ones, ema.shadow_params" in capsys.readouterr().out
+    ema["shadow_params"] = listed()[::-1]
+    assert values(start({"model": put(prefix)(weights(7.0)), "ema": ema})) == {7.0}
+    assert "ema.shadow_params: not used, as these tensors have no names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ({"shadow_params": listed()}, r"holds no state dict; shadow_params \(10 tensors\) have no"),
+        (listed(), "a list of 10 tensors, which have no names"),
+        (torch.zeros(3), "a tensor without a name"),
+        (torch.optim.SGD(Net().parameters()).state_dict(), "no state dict; its tensors are those"),
+        ({"opt": {"state": {0: listed()}, "param_groups": []}}, "are those of an optimizer"),
+        (None, "holds no state dict$"),
+        ({"epoch": 3}, "holds no state dict$"),
+    ],
+)
+def test_what_has_no_names_is_told(state: Any, told: str) -> None:
+    with pytest.raises(BadInput, match=f"^--weights w.pt: .*{told}"):
+        start(state)
+
+
+def test_state_dicts_in_tuples_and_of_arrays_are_read() -> None:
+    assert values(start((OrderedDict(weights()), 3))) == {5.0}
+    assert values(start([{"net": weights()}])) == {5.0}
+    assert values(start({name: tensor.numpy() for name, tensor in weights().items()})) == {5.0}

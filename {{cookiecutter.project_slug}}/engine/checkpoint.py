@@ -6,10 +6,12 @@ a zip archive, whose checksums are verified: torch.load does not notice a flippe
 """
 
 import hashlib
+import json
 import os
 import pickle
 import re
 import shutil
+import warnings
 import zipfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from engine import terminal
+from engine.data.images import ARCHIVE, known_kind
 from engine.data.source import changed_code
 from engine.distributed import ALONE, World
 from engine.errors import OUT_OF_MEMORY, BadInput, Fault, Unsound, shorten
@@ -147,6 +150,73 @@ class Checkpoints:
         return sorted(ours, key=lambda path: int(path.stem[5:]), reverse=True)
 
 
+CUT_OFF = "cut off, as after an unfinished download or copy; get it again"
+TORCHSCRIPT = "a TorchScript file; save torch.jit.load(FILE).state_dict() with torch.save"
+# What a file is that holds no tensors which are read here, by its first bytes, and what to do.
+OTHER_FILES = {
+    rb"\x89HDF": "an HDF5 file, as of Keras; convert it to a state dict of PyTorch",
+    rb"\x08[\x01-\x20]\x12": "an ONNX file; take the checkpoint it was made of",
+    rb".{257}ustar": ARCHIVE,
+    rb"\x89PNG|\xff\xd8\xff|GIF8|BM|II\*\0|MM\0\*": "an image",
+}
+
+
+def format_of(path: Path) -> str:
+    """The format of a file of tensors, by its bytes, not its name: zip, pickle or safetensors.
+
+    Raises:
+        Damaged: It is something else, which is said, or cut off.
+        OSError: It cannot be read.
+    """
+    with open(path, "rb") as file:
+        head = file.read(2**16)
+    length = int.from_bytes(head[:8], "little")
+    if head.startswith(b"PK\3\4"):
+        what, found = _zip_problem(path), "zip"
+    elif head[8:9] == b"{" and 2 <= length < 2**27:
+        what, found = _safetensors_problem(path, length), "safetensors"
+    elif head.startswith(b"\x80"):
+        what, found = "", "pickle"
+    else:
+        others = (told for bytes_, told in OTHER_FILES.items() if re.match(bytes_, head, re.DOTALL))
+        what = known_kind(path) or next(others, "of no kind that is known; replace it")
+        what, found = what.partition("; convert it to")[0] if "image" in what else what, ""
+    if what:
+        raise Damaged(f"{path}: damaged or not a checkpoint: {what}")
+    return found
+
+
+def _zip_problem(path: Path) -> str:
+    if not zipfile.is_zipfile(path):
+        return CUT_OFF
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:  # the directory is damaged, which `verify` tells
+        return ""
+    if any(name.endswith("/constants.pkl") for name in names):
+        return TORCHSCRIPT
+    if any(name.endswith("/data.pkl") for name in names) or not names:
+        return ""
+    if all(name.endswith(".npy") for name in names):
+        return "arrays of NumPy; save them by name, as tensors, with torch.save"
+    if any(name.endswith("archive_format") for name in names):
+        return "a program of torch.export; take the checkpoint it was made of"
+    return f"an archive of {shorten(names, 2)}; unpack it"
+
+
+def _safetensors_problem(path: Path, length: int) -> str:
+    with open(path, "rb") as file:
+        file.seek(8)
+        header = file.read(length)
+    try:
+        entries = json.loads(header)
+        ends = [e["data_offsets"][1] for name, e in entries.items() if name != "__metadata__"]
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return CUT_OFF if len(header) < length else "a damaged file of safetensors; get it again"
+    return CUT_OFF if 8 + length + max(ends, default=0) > path.stat().st_size else ""
+
+
 def find_checkpoint(name: str) -> str:
     """The checkpoint that `--checkpoint` names: a file, or in a run folder best.pt, or last.pt."""
     folders = (Path(name), Path(name, "checkpoints"))
@@ -167,14 +237,20 @@ def load(path: Path) -> dict[str, Any]:
         runs = sorted({str(file.parents[1]) for file in path.glob("*/checkpoints/*.pt")})
         named = f"; name one of the runs in it: {shorten(runs)}" if runs else ""
         raise BadInput(f"{path}: no such checkpoint{named}")
-    if path.suffix == ".safetensors":
-        raise BadInput(f"{path}: weights alone, for train.py --weights; name the run instead")
     with reading(path):
+        if format_of(path) == "safetensors":
+            raise BadInput(f"{path}: weights alone, for train.py --weights; name the run instead")
         verify(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     if not isinstance(state, dict) or not {"n_iter", "args"} <= state.keys():
         raise BadInput(f"{path}: not a checkpoint written by train.py")
     return state
+
+
+def load_tensors(path: Path) -> Any:
+    """What torch.save has written, on the CPU, whatever the ending of the file."""
+    with open(path, "rb") as file:  # by a path PyTorch goes by its ending
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 @contextmanager
@@ -186,7 +262,9 @@ def reading(what: Path | str) -> Iterator[None]:
         Fault: The disk does not give it.
     """
     try:
-        yield
+        with warnings.catch_warnings():  # of PyTorch, on what the errors tell
+            warnings.simplefilter("ignore")
+            yield
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise BadInput(
@@ -194,7 +272,7 @@ def reading(what: Path | str) -> Iterator[None]:
             "and was not loaded because that could run code; use a checkpoint written by train.py, "
             "or for --weights a state dict, saved by itself"
         ) from None
-    except (MemoryError, Damaged):
+    except (MemoryError, BadInput):
         raise
     except OSError as error:
         raise Fault(f"{what}: cannot be read ({error.strerror or error}); try again") from None
@@ -202,6 +280,8 @@ def reading(what: Path | str) -> Iterator[None]:
         if re.search(OUT_OF_MEMORY, str(error)):
             raise
         reason = " ".join(str(error).split())[:100]
+        if "unexpected EOF" in reason or isinstance(error, EOFError):
+            raise Damaged(f"{what}: {CUT_OFF}") from None
         # The directory of the archive has no checksum: PyTorch finds what is wrong with it.
         kind = Damaged if "PytorchStreamReader" in reason else BadInput
         raise kind(f"{what}: not a checkpoint ({reason})") from None
@@ -276,6 +356,8 @@ def _copy(value: Any) -> Any:
 
 def verify(path: Path) -> None:
     """Raises Damaged unless a checkpoint is a zip archive whose checksums are right."""
+    if format_of(path) == "pickle":
+        raise Damaged(f"{path}: damaged or not a checkpoint: a pickle, and no zip archive")
     try:
         with zipfile.ZipFile(path) as archive:
             # Of one that has the bit of a folder PyTorch would read nothing.

@@ -7,6 +7,7 @@ import re
 import types
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -16,9 +17,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine import terminal
-from engine.checkpoint import digest_of, find_checkpoint, judged, reading, verify
-from engine.data.images import ARCHIVE, known_kind
-from engine.errors import BadInput, shorten
+from engine.checkpoint import (
+    digest_of,
+    find_checkpoint,
+    format_of,
+    judged,
+    load_tensors,
+    reading,
+    verify,
+)
+from engine.errors import BadInput, Fault, shorten
 from engine.modules import layers_of
 
 Weights = dict[str, Tensor]
@@ -35,6 +43,8 @@ HARMLESS: list[Any] = [
     *((np.float64(0).__reduce__()[0], f"{core}.multiarray.scalar") for core in NUMPY),
     *((np.zeros(1).__reduce__()[0], f"{core}.multiarray._reconstruct") for core in NUMPY),
 ]
+OF_OPTIMIZER = {"state", "param_groups"}  # keys of the state of an optimizer
+BUFFERS = {"running_mean", "running_var", "num_batches_tracked"}  # of norms, no parameters
 # Words in the name of what others judge by.
 AVERAGED = {"ema", "averaged", "average", "avg", "swa", "shadow", "teacher"}
 
@@ -66,7 +76,6 @@ def load_fitting(
     trained_with: dict[str, Any] = {}
     found: dict[str, tuple[Weights, str]] = {}
     if {"n_iter", "args"} <= state.keys():
-        verify(path)
         trained_with, theirs = state["args"], state.get("info", {})
         found = {key: (judged(state, key), "") for key in networks.keys() & state.keys()}
     else:
@@ -136,28 +145,44 @@ def _other_head(theirs: dict[str, Any], info: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[Any, Any]:
-    """What a file holds, on the CPU; empty if it is no dict."""
+    """What a file holds, on the CPU; a list as a dict of its places."""
     if not path.is_file():
         raise BadInput(f"--weights {path}: no such file")
+    with _as_option(path), reading(path), torch.serialization.safe_globals(HARMLESS):
+        kind = format_of(path)
+        if kind == "safetensors":
+            return load_file(path)
+        if kind == "zip":
+            verify(path)
+        state = load_tensors(path)
+    if isinstance(state, Tensor):
+        raise BadInput(f"--weights {path}: a tensor without a name; save the state dict")
+    if isinstance(state, list | tuple):
+        state = {str(place): item for place, item in enumerate(state)}
+        if any(isinstance(item, Tensor) for item in state.values()):
+            raise BadInput(
+                f"--weights {path}: a list of {len(state)} tensors, which have no names; save the "
+                "state dict"
+            )
+    return state if isinstance(state, dict) else {}
+
+
+@contextmanager
+def _as_option(path: Path) -> Iterator[None]:
+    """A block whose errors begin with the option."""
     try:
-        with reading(f"--weights {path}"), torch.serialization.safe_globals(HARMLESS):
-            if path.suffix == ".safetensors":
-                return load_file(path)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            return state if isinstance(state, dict) else {}
-    except BadInput:
-        what = known_kind(path)
-        if what and what != ARCHIVE:  # which PyTorch's files are, too
-            raise BadInput(f"--weights {path}: {what}") from None
-        raise
+        yield
+    except (BadInput, Fault) as error:
+        text = str(error).replace(": damaged or not a checkpoint: ", ": ", 1)
+        raise (Fault if isinstance(error, Fault) else BadInput)(f"--weights {text}") from None
 
 
 def _description(path: Path) -> dict[str, Any]:
     """The JSON that export.py writes beside a file of safetensors; empty if there is none."""
     try:
         text = path.with_suffix(".json").read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".safetensors" else {}
-    except (OSError, ValueError):
+        found = json.loads(text) if format_of(path) == "safetensors" else {}
+    except (OSError, ValueError, BadInput):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -170,8 +195,20 @@ def _best(own: Weights, state: Any, path: Path) -> tuple[Weights, str]:
     lack, as buffers, comes from the best of the others.
     """
     tensors = dict(_tensors(state))
+    lists = dict(_lists(state))
+    for place, values in lists.items():
+        tensors.update(_named_in_order(place, values, tensors))
     if not tensors:
-        raise BadInput(f"--weights {path}: holds no state dict")
+        kept = ", ".join(f"{place} ({len(values)} tensors)" for place, values in lists.items())
+        what = f"; {kept} have no names: save the state dict beside them" if kept else ""
+        what = what or "; its tensors are those of an optimizer" * _has_optimizer(state)
+        raise BadInput(f"--weights {path}: holds no state dict{what}")
+    averages = [place for place in lists if _is_averaged(place)]
+    if lost := [name for name in averages if not any(key.startswith(f"{name}.") for key in tensors)]:
+        terminal.warn(
+            f"--weights {path}: {shorten(lost)}: not used, as these tensors have no names and are "
+            "not those of a state dict in it, in their order"
+        )
     prefixes: dict[str, None] = {}
     for key in tensors:
         parts = key.split(".")
@@ -183,7 +220,7 @@ def _best(own: Weights, state: Any, path: Path) -> tuple[Weights, str]:
         named = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         fitting = _fitting(own, named)
         large = sum(own[key].dim() > 1 for key in fitting)
-        averaged = not AVERAGED.isdisjoint(re.split("[._]", prefix.lower()))
+        averaged = _is_averaged(prefix)
         found.append((large, averaged, len(fitting), -len(prefix), prefix, named))
     (_, averaged, _, _, prefix, best), *others = sorted(found, key=lambda o: o[:4], reverse=True)
     if not averaged:
@@ -194,9 +231,44 @@ def _best(own: Weights, state: Any, path: Path) -> tuple[Weights, str]:
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors in a file, by their places in its dicts."""
+    """The tensors in a file, by their places in its dicts; not those of an optimizer."""
     if isinstance(value, Tensor):
         yield name, value
-    elif isinstance(value, dict):
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        yield name, torch.from_numpy(value.copy())
+    elif isinstance(value, dict) and not OF_OPTIMIZER <= value.keys():
         for key, item in value.items():
             yield from _tensors(item, f"{name}.{key}" if name else str(key))
+
+
+def _lists(value: Any, name: str = "") -> Iterator[tuple[str, list[Tensor]]]:
+    """The lists of parameters without names in a file, as torch_ema keeps them, by their places."""
+    if isinstance(value, dict) and not OF_OPTIMIZER <= value.keys():
+        for key, item in value.items():
+            yield from _lists(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple) and value and all(isinstance(v, Tensor) for v in value):
+        yield name, list(value)
+
+
+def _named_in_order(place: str, values: list[Tensor], tensors: Weights) -> Weights:
+    """A list of parameters by the names of a state dict in the same file, if it is of these."""
+    by_dict: dict[str, list[str]] = {}
+    for key in tensors:
+        if key.rpartition(".")[2] not in BUFFERS:
+            for i, letter in enumerate(key):
+                if i == 0 or letter == ".":
+                    by_dict.setdefault(key[: i and i + 1], []).append(key)
+    for prefix, keys in by_dict.items():
+        if [tensors[key].shape for key in keys] == [value.shape for value in values]:
+            names = [f"{place}.{key.removeprefix(prefix)}" for key in keys]
+            return dict(zip(names, values, strict=True))
+    return {}
+
+
+def _is_averaged(place: str) -> bool:
+    return not AVERAGED.isdisjoint(re.split("[._]", place.lower()))
+
+
+def _has_optimizer(value: Any) -> bool:
+    is_dict = isinstance(value, dict)
+    return is_dict and (OF_OPTIMIZER <= value.keys() or any(map(_has_optimizer, value.values())))
