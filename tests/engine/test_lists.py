@@ -37,7 +37,8 @@ def listed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> list[str]:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize(
-    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+    "encoding",
+    ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"],
 )
 def test_lists_of_any_system(monkeypatch: pytest.MonkeyPatch, encoding: str, end: str) -> None:
     assert listed(monkeypatch, (end.join(PLACES) + end * 2).encode(encoding)) == PLACES
@@ -88,3 +89,30 @@ def test_marks_of_lists_that_were_joined_and_quotes(monkeypatch: pytest.MonkeyPa
     assert listed(monkeypatch, content) == ["a.png", "ä ö.png", "in/1.png"]
     Path("数.png").write_bytes(Path("a.png").read_bytes())
     assert listed(monkeypatch, "数.png\n".encode("utf-16-le")) == ["数.png"]
+    name = "数据图像数据图像数据图像"  # hardly a zero, and no UTF-8
+    Path(name).write_bytes(Path("a.png").read_bytes())
+    assert listed(monkeypatch, f"{name}\n".encode("utf-16-be")) == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "found"),
+    [
+        ("café.png", "latin-1", "cp1252"),
+        ("café.png", "cp437", "cp437"),
+        ("数.png", "gb18030", "gb18030"),
+        ("gone é.png", "latin-1", "byte 0xe9 at 6"),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\0"])
+def test_a_list_in_another_encoding_is_refused_with_the_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, encoding: str, found: str, end: str
+) -> None:
+    if "gone" not in name:
+        Path(name).write_bytes(Path("a.png").read_bytes())
+    content = f"a.png{end}{name}{end}".encode(encoding)
+    told = rf"^-: line 2 of standard input is not in UTF-8 \({found}\); save it in UTF-8$"
+    with pytest.raises(BadInput, match=told):
+        listed(monkeypatch, content)
+    raw = os.fsdecode(name.encode(encoding))  # of an older system
+    Path(raw).write_bytes(Path("a.png").read_bytes())
+    assert listed(monkeypatch, content) == ["a.png", raw]

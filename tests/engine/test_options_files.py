@@ -1,5 +1,6 @@
 """Options as people write them: files of options by hand or by an editor, empty values, names."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,18 @@ LINES = "# mine\n--epochs=3\n--seed=7\n"
         b"\xef\xbb\xbf" + LINES.encode(),
         LINES.replace("\n", "\r\n").encode(),
         LINES.encode("utf-16"),
+        LINES.encode("utf-16-le"),
+        LINES.encode("utf-32-be"),
+        "# für alle\n--epochs=3\n--seed=7\n".encode("latin-1"),
         b"--epochs 3\n--seed   7  \n",
         b"  --epochs=3\n\t--seed 7\n",
         b"--epochs\n3\n\n  # seven\n--seed '7'\n",
         b"--epochs=3\n--seed=7",
     ],
-    ids=["plain", "BOM", "CRLF", "UTF-16", "blanks between", "before", "below", "no last line end"],
+    ids=[
+        *("plain", "BOM", "CRLF", "UTF-16", "without its mark", "UTF-32", "a comment in latin-1"),
+        *("blanks between", "before", "below", "no last line end"),
+    ],
 )
 def test_a_file_of_options_is_read_as_it_is_meant(content: bytes) -> None:
     Path("mine.txt").write_bytes(content)
@@ -96,3 +103,15 @@ def test_messages_keep_names_as_they_are() -> None:
     for name in ("a  b.jpg", " a.jpg", "a\u00a0 b.jpg"):
         assert str(BadInput(f"{name}: damaged")) == f"{name}: damaged"
     assert str(BadInput("a\tb.jpg: is\nodd")) == r"a\tb.jpg: is\nodd"
+
+
+@pytest.mark.parametrize("line", ["--data=né", "--data né", "--monitor=é", "–epochs=3"])
+def test_a_line_in_another_encoding_is_refused(capsys: pytest.CaptureFixture[str], line: str) -> None:
+    Path("mine.txt").write_bytes(f"--seed=7\n{line}\n".encode("cp1252"))
+    told = train_refuses(capsys, "@mine.txt")
+    assert "mine.txt: line 2 is not in UTF-8 (byte 0x" in told
+    Path("né").mkdir()
+    if "data" in line:
+        assert "mine.txt: line 2 is not in UTF-8 (cp1252)" in train_refuses(capsys, "@mine.txt")
+        Path(os.fsdecode("né".encode("cp1252"))).mkdir()  # of an older system
+        assert options.parse(["@mine.txt", "--flip"]).data == os.fsdecode("né".encode("cp1252"))

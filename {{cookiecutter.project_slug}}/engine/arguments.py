@@ -19,7 +19,7 @@ from engine.devices import PRECISIONS
 from engine.errors import LAUNCHED, BadInput, shorten
 from engine.modules import PARALLEL
 from engine.optimizers import OPTIMIZERS, SCHEDULES
-from engine.text import printable
+from engine.text import decode, encoding_problem, printable
 
 HUGE = 1e38  # as large as a float32 can be
 NOT_IN_CONFIG = ("run_dir", "resume", "quiet")  # a repeated run gets a folder of its own
@@ -169,13 +169,12 @@ class Parser(argparse.ArgumentParser):
             path = Path(word[1:])
             if not path.is_file():
                 raise BadInput(f"{word[1:] or '@'}: no such file{_others_beside(path)}")
-            content = path.read_bytes()
-            if content[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as PowerShell writes it
-                with suppress(UnicodeDecodeError):
-                    content = content.decode("utf-16").encode()
-            if b"\0" in content:
+            lines = _split(decode(path.read_bytes()).removeprefix("\ufeff"))
+            if any("\0" in line for line in lines):
                 self.error(f"{path}: a file given by @ is not a config.txt")
-            lines = _split(os.fsdecode(content).removeprefix("\ufeff"))
+            for number, line in enumerate(lines, 1):
+                if problem := _other_encoding(line):
+                    raise BadInput(f"{path}: line {number} {problem}")
             yield from self._expand(self._words(lines))
 
     def _refuse_empty(self, words: list[str]) -> None:
@@ -207,6 +206,15 @@ class Parser(argparse.ArgumentParser):
 def _split(text: str) -> list[str]:
     """The lines of a config file; str.splitlines would cut at characters that names may have."""
     return re.split(r"\r\n|\r|\n", text)
+
+
+def _other_encoding(line: str) -> str:
+    """What is wrong with a line that is not in UTF-8, unless there is a file of such a name."""
+    word = line.strip()
+    value = re.split(r"=|\s", word, maxsplit=1)[-1] if word.startswith("--") else line
+    if word.startswith("#") or os.path.exists(value):
+        return ""
+    return encoding_problem(value) or encoding_problem(line)
 
 
 def _others_beside(path: Path) -> str:

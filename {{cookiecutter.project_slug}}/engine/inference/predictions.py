@@ -1,6 +1,5 @@
 """The images of predict.py, those among them that cannot be read, and how it ends."""
 
-import codecs
 import os
 import re
 import sys
@@ -13,6 +12,7 @@ from torch.utils.data import Dataset
 from engine.data.files import ENDINGS, SerializedList, list_images
 from engine.errors import DONE, BadInput, Fault, shorten
 from engine.terminal import conclude, warn
+from engine.text import decode, encoding_problem
 
 
 class ImageFiles(Dataset):
@@ -91,8 +91,11 @@ def _named_images(name: str) -> list[str]:
     """The images that a word on the command line of predict.py names; see ImageFiles."""
     if name != "-":
         return _images_of(name)
-    lines = re.split(r"\r\n|[\r\n\0]", _text(sys.stdin.buffer.read()))
+    lines = re.split(r"\r\n|[\r\n\0]", decode(sys.stdin.buffer.read()))
     lines = [line.strip("\ufeff\x1a") for line in lines]  # marks of lists that were joined
+    for number, line in enumerate(lines, 1):
+        if (problem := encoding_problem(line)) and not os.path.exists(line):
+            raise BadInput(f"-: line {number} of standard input {problem}")
     found = [image for line in lines if line.strip() for image in _images_of(line, listed=True)]
     if not found:
         raise BadInput("-: standard input names no file; give it one a line")
@@ -120,15 +123,3 @@ def _images_of(name: str, listed: bool = False) -> list[str]:
     if not listing.images:
         raise BadInput(f"{name}: no image in this folder; they end in {', '.join(ENDINGS)}")
     return [os.path.join(name, path) for path in listing.images]
-
-
-def _text(content: bytes) -> str:
-    """A list of names as text: in the encoding of file names, or as PowerShell writes it."""
-    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        return content.decode("utf-32", "replace")
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", "replace")
-    even, odd = content[::2].count(0), content[1::2].count(0)
-    if max(even, odd) > len(content) // 5:  # UTF-16 without a mark; names that NUL ends have fewer
-        return content.decode("utf-16-le" if odd > even else "utf-16-be", "replace")
-    return os.fsdecode(content.removeprefix(codecs.BOM_UTF8))
