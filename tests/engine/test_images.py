@@ -273,6 +273,7 @@ def tiff(
     bits: int = 0,
     numbers: int = 1,
     extra: list[int] | None = None,
+    more: dict[int, list[int]] | None = None,
 ) -> Path:
     """Writes a TIFF as other programs do: `kind` is its photometric interpretation."""
     values = values if values.ndim == 3 else values[..., None]
@@ -280,7 +281,7 @@ def tiff(
     bits = bits or values.itemsize * 8
     tags = {256: [width], 257: [height], 258: [bits] * channels, 259: [1], 262: [kind], 273: [8]}
     tags |= {277: [channels], 278: [height], 279: [values.nbytes], 339: [numbers] * channels}
-    tags |= {} if extra is None else {338: extra}
+    tags |= ({} if extra is None else {338: extra}) | (more or {})
     pixels = values.tobytes() + bytes(values.nbytes % 2)
     start = 8 + len(pixels)
     place = start + 6 + 12 * len(tags)
@@ -331,6 +332,10 @@ TOO_DEEP: dict[str, tuple[Callable[[], Path], str]] = {
         "more than 8 bits",
     ),
     "Lab": (lambda: tiff("x.tif", COLOURS, 8), "its colours are Lab"),
+    "Lab of ICC": (lambda: tiff("x.tif", COLOURS, 9), "its colours are Lab"),
+    "YCbCr": (lambda: tiff("x.tif", COLOURS[:2], 6, more={530: [2, 2]}), "YCbCr in fewer pixels"),
+    "YCbCr by default": (lambda: tiff("x.tif", COLOURS[:2], 6), "YCbCr in fewer pixels"),
+    "no palette": (lambda: png("x.png", 8, 3, b"\0"), r"not readable as an image \(damaged\)"),
     "pages": (
         lambda: save("x.tif", Image.new("L", (2, 2)), save_all=True, append_images=[noise(3, 2)]),
         "a TIFF of 2 pages; save each",

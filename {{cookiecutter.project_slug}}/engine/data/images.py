@@ -97,6 +97,10 @@ def inspect_image(
         image: Image.Image = file if method is None else file.transpose(method)
         if image.mode.startswith("I"):
             return _eight_bits(path, np.asarray(image), key), remarks
+        tags = file.tag_v2 if file.format == "TIFF" else {}
+        if image.mode in ("P", "PA") and (colours := tags.get(320)) and max(colours) < 256:
+            # A colour map of 8 bits in the place of 16, which would be black.
+            image.putpalette(np.reshape(colours, (3, -1)).T.astype(np.uint8).tobytes())
         if code in ("L;2", "L;4") and key is not None:  # Pillow scales the pixels, but not this
             image.info["transparency"] = key * (85 if code == "L;2" else 17)
         if ALPHA in remarks:  # else the colour hidden behind it would show
@@ -138,7 +142,7 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, list[str]]]:
                 )
             if problem := _problem(path, file):
                 raise BadInput(f"{path}: {problem}")
-            yield file, _remarks(file)
+            yield file, _remarks(path, file)
     except (BadInput, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -146,8 +150,9 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, list[str]]]:
     except Exception as error:  # damaged files make Pillow raise almost anything
         if isinstance(error, OSError) and error.errno:
             raise reading_failed(path, error) from None
+        reason = str(error) or "damaged"
         raise BadInput(
-            f"{path}: not readable as an image ({error}); replace or remove it"
+            f"{path}: not readable as an image ({reason}); replace or remove it"
         ) from None
 
 
@@ -225,8 +230,10 @@ def _tiff_problem(tags: Any) -> str:
     kind, channels, extra = tags.get(262, 0), tags.get(277, 1), tags.get(338, ())
     bits, numbers = max(tags.get(258, (1,))), max(tags.get(339, (1,)))
     colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(kind, 1)  # RGB, CMYK, YCbCr, Lab; else grey or indices
-    if kind == 8:
+    if kind in (8, 9, 10):
         return "its colours are Lab, which is not read; convert it to RGB"
+    if kind == 6 and tags.get(259, 1) == 1 and tuple(tags.get(530, (2, 2))) != (1, 1):
+        return "its colours are YCbCr in fewer pixels, which is not read; convert it to RGB"
     if channels > colours + (kind == 2 or extra in ((1,), (2,))):
         return f"a TIFF of {channels} channels, of which some would be lost; save 1, 3 or 4"
     if numbers != 1:
@@ -237,10 +244,13 @@ def _tiff_problem(tags: Any) -> str:
     )
 
 
-def _remarks(file: Any) -> list[str]:
+def _remarks(path: str | Path, file: Any) -> list[str]:
     tags = file.tag_v2 if file.format == "TIFF" else {}
     if tags.get(262) == 2 and tags.get(277) == 4 and tags.get(338, (0,)) == (0,):
         return [FOURTH]
+    if file.format == "TGA" and file.mode == "RGBA" and (found := _find(path, rb".{17}(.)")):
+        if found[1][0] % 16 == 0:  # so many bits of transparency, by the file's head
+            return [FOURTH]
     remarks = [ALPHA] if file.has_transparency_data else []
     return [*remarks, FIRST] if not tags and getattr(file, "is_animated", False) else remarks
 
