@@ -127,6 +127,29 @@ def test_a_resume_names_changed_images_and_forgets_the_best_value_of_others(
     assert not (run / "files-2.jsonl").exists()
 
 
+@pytest.mark.parametrize("change", [["--img-size=20"], ["--resize=crop"], ["--noise=9"], []])
+def test_a_best_value_that_was_measured_otherwise_is_forgotten(
+    train: Train, build: Build, capsys: pytest.CaptureFixture[str], change: list[str]
+) -> None:
+    options = build().opt
+    if change and not hasattr(options, change[0].partition("=")[0][2:].replace("-", "_")):
+        pytest.skip("no such option")
+    if not hasattr(build().val_set, "view"):
+        pytest.skip("the data set does not say how it is seen")
+    run = Path("run")
+    no_pool = ["--pool=0"] * hasattr(options, "pool")  # which keeps images of one size
+    assert train(run, "--epochs=1", *no_pool) == 0
+    state = last(run)
+    state["best"], state["best_loss"] = 1e6, -1.0  # nothing is better
+    for path in (run / "checkpoints").glob("*.pt"):
+        torch.save(state, path)
+    capsys.readouterr()
+    assert resume(run, "--epochs=2", *change) == 0
+    error = capsys.readouterr().err
+    assert ("the best value so far was measured on others and is forgotten" in error) == bool(change)
+    assert (last(run)["best"] == 1e6) == (not change)
+
+
 def test_a_change_is_told_until_a_checkpoint_knows_it(build: Build, spoiled: Path) -> None:
     """A resume that died before its first checkpoint has replaced files.jsonl already."""
 

@@ -39,7 +39,7 @@ from engine.errors import (
     Unsound,
     explain,
 )
-from engine.state import WEIGHTS, TrainState
+from engine.state import VIEW, WEIGHTS, TrainState
 from engine.weights import digest_of_weights
 
 OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # as in a hook of git
@@ -121,7 +121,7 @@ class RunDir:
                 self._use(_unused_name())
 
     def note_files(self, train_set: Samples, val_set: Samples) -> dict[str, Any]:
-        """Notes the images of this start, and the weights to start from.
+        """Notes the images of this start, how validation sees them, the weights to start from.
 
         Returns what `environment` holds of them and the code.
         """
@@ -130,6 +130,8 @@ class RunDir:
         facts = self.world.broadcast(lambda: self.files.facts() if self.files else {})
         if digest := self.world.broadcast(lambda: digest_of_weights(self.opt.weights)):
             self.weights = facts[WEIGHTS] = digest
+        if view := getattr(val_set, "view", ""):
+            facts[VIEW] = view
         return {**facts, "code": code_digests(), "git commit": git_commit()}
 
     def changed_files(self, before: dict[str, Any]) -> dict[str, str]:
@@ -145,7 +147,7 @@ class RunDir:
         path = self.path / "environment.txt"  # a block for each start
         earlier = os.fsdecode(path.read_bytes()) + "\n" if path.exists() else ""
         facts = {**environment(), "resumed after step": self.checkpoints.resumed_after}
-        if self.opt.weights and not self.checkpoints.resumed_after:
+        if self.weights and not self.checkpoints.resumed_after:
             facts[WEIGHTS] = f"{self.weights} {self.opt.weights}"
         _write(path, earlier + "".join(f"{name}: {value}\n" for name, value in facts.items()))
         if self.files is not None:

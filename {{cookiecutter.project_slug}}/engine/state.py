@@ -29,6 +29,7 @@ RESERVED = (
 )
 # Keys of `environment`.
 LIST, CODE, COMMIT, WEIGHTS = "list of training images", "code", "git commit", "weights"
+VIEW = "validation images"  # the same: how a data set shows them
 VALIDATION = SIDES[1]
 FORGOTTEN = ": the best value so far was measured on others and is forgotten"
 RESUME_REMEDY = "use the options of its config.txt, or undo the change of the network"
@@ -165,12 +166,20 @@ class TrainState:
         told = {side: text + FORGOTTEN * (side == VALIDATION) for side, text in images.items()}
         before, epoch = state.get("environment", {}), state["epoch"]
         different = [options, *environment_changes(before, self.environment, told)]
+        if self._sees_others(before) and VALIDATION not in told:
+            shown = f"{VIEW} {before[VIEW]} are now {self.environment[VIEW]}"
+            different.append(shown + FORGOTTEN)
         if state.get("info", {}) != self.info:
             different.append("other counts or statistics of the data")
         if epoch != self.epoch:
             different.append(f"epoch {epoch} is now epoch {self.epoch}")
         if text := "; ".join(filter(None, different)):
             terminal.warn(f"not an exact continuation: {text}")
+
+    def _sees_others(self, before: dict[str, Any]) -> bool:
+        """Whether validation sees its images in another way, as in another size."""
+        view = self.environment.get(VIEW)
+        return bool(view and before.get(VIEW)) and before[VIEW] != view
 
     def _check_steps(self, state: dict[str, Any], path: Path) -> None:
         """Refuses steps of another size, or so few of them that epochs would be left out."""
@@ -233,7 +242,8 @@ class TrainState:
         self._spent = state.get("seconds", 0.0)
         self.environment.pop(WEIGHTS, None)  # those that the run began with count
         self.environment.update({key: was[key] for key in [WEIGHTS] if key in was})
-        if VALIDATION in images or self._monitored(state["args"]) != self.monitor:
+        other_metric = self._monitored(state["args"]) != self.monitor
+        if VALIDATION in images or self._sees_others(was) or other_metric:
             self.best, self.best_loss, self.waited = -self.sign * math.inf, math.inf, 0
             self.validated = min(self.validated, max(0, self.n_iter - 1))  # a run has a best value
         terminal.say(f"resumed after step {self.n_iter} of {self.total}")
@@ -270,7 +280,7 @@ def option_changes(before: dict, now: dict, was: dict, environment: dict) -> str
 def environment_changes(before: dict, now: dict, images: dict[str, str]) -> list[str]:
     """What differs between two environments, in groups; `images` is what contents.compare found."""
     unknown = not before.get(WEIGHTS) or not now.get(WEIGHTS)  # as after the file was deleted
-    ignored = (IMAGES, CODE, COMMIT) + (LIST,) * bool(images) + (WEIGHTS,) * unknown
+    ignored = (IMAGES, CODE, COMMIT, VIEW) + (LIST,) * bool(images) + (WEIGHTS,) * unknown
     told = changes(before, now, ignored, "")
     found = [told, *images.values()]
     if files := changed_code(before.get(CODE, {})):

@@ -164,6 +164,10 @@ class ClassFolders(Dataset):
     def __init__(self, root: Path, opt: Namespace, classes: list[str] | None = None) -> None:
         self.root = root
         self.transforms = eval_crop(opt)  # those of training images are others
+        # The options on which validation depends: when it changes, the best value is forgotten.
+        self.view = f"squashed to {opt.img_size} pixels"
+        if opt.resize == "crop":
+            self.view = f"cropped to {opt.val_img_size} of {stored_side(opt)} pixels"
         by_class, found = list_classes(root, classes)
         check_one_class(found)
         self.found = found.for_workers()

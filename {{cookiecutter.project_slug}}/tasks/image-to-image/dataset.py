@@ -228,6 +228,10 @@ class Pairs(Dataset):
         warn_transparent(root, [names[i] for i in range(count) if heads[i][1]])
         self.sizes = torch.tensor([size for size, _ in heads])  # height and width of each pair
         self.rows = torch.arange(count)  # of `pairs`, one for each sample
+        # The options on which validation depends: when it changes, the best value is forgotten.
+        self.view = f"in crops of {opt.img_size} pixels"
+        if self.layout == "photographs":
+            self.view += f" ({opt.degrade or 'noise'}, {opt.noise:g}, {opt.scale:g})"
         self.crops = "none"
         self.corners = torch.empty(0)  # top and left of each sample in a grid of crops
 
