@@ -137,7 +137,7 @@ def test_a_best_value_that_was_measured_otherwise_is_forgotten(
     if not hasattr(build().val_set, "view"):
         pytest.skip("the data set does not say how it is seen")
     run = Path("run")
-    no_pool = ["--pool=0"] * hasattr(options, "pool")  # which keeps images of one size
+    no_pool = ["--losses=l1"] * hasattr(options, "pool")  # which keeps images of one size
     assert train(run, "--epochs=1", *no_pool) == 0
     state = last(run)
     state["best"], state["best_loss"] = 1e6, -1.0  # nothing is better

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engine import devices
-from engine.devices import cores, cpu_quota, pick_device
+from engine.devices import cores, cpu_quota, memory, pick_device
 from engine.distributed import ALONE, start
 from engine.errors import BadInput
 from engine.run_dir import environment, git_commit
@@ -69,6 +69,30 @@ def sixteen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(torch, "set_num_threads", numbers.append)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return numbers
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "limit"),
+    [
+        ("0::/", {"memory.max": "1000000"}, 1000000),
+        ("0::/", {"memory.max": "max\n"}, None),
+        ("0::/", {"memory.max": "max", "memory.high": "700000\n"}, 700000),
+        ("0::/a/b", {"a/memory.max": "900000", "a/b/memory.max": "max"}, 900000),
+        ("0::/../../x", {"memory.max": "800000"}, 800000),
+        ("4:memory:/docker/1", {"memory/memory.limit_in_bytes": "600000\n"}, 600000),
+        ("4:memory:/d/1", {"memory/d/1/memory.limit_in_bytes": "500000"}, 500000),
+        ("4:memory:/", {"memory/memory.limit_in_bytes": "9223372036854771712"}, None),
+        ("4:cpu:/", {"memory/memory.limit_in_bytes": "600000"}, None),
+        ("", {}, None),
+    ],
+)
+def test_the_limit_of_memory_of_a_container_counts(
+    monkeypatch: pytest.MonkeyPatch, own: str, files: dict[str, str], limit: int | None
+) -> None:
+    cgroups(monkeypatch, "", {})
+    machine = memory()
+    cgroups(monkeypatch, own, files)
+    assert memory() == (limit or machine)
 
 
 @pytest.mark.parametrize(("limit", "threads"), [("300000", 3), ("40000", 1), ("max", 16)])

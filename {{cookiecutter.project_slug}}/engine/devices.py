@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import re
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
@@ -124,20 +125,28 @@ def processes_here() -> int:
 
 def cpu_quota() -> float | None:
     """The CPUs that the cgroups of this process may use, as of `docker --cpus`; None: no limit."""
-    quotas = []  # of each cgroup and those above it; a container may see its own as the root
+    quotas = []
+    for folder in _cgroups("cpu", "cpu,cpuacct"):
+        old = [_read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+        text = _read(folder / "cpu.max") or " ".join(old)  # of version 2, or 1
+        if found := re.fullmatch(r"(\d+)\s+(\d+)\s*", text):  # else max, or -1
+            quotas.append(int(found[1]) / int(found[2]))
+    return min(quotas, default=None)
+
+
+def _cgroups(controller: str, *together: str) -> Iterator[Path]:
+    """The folders of the cgroups of this process and those above, of version 2 and of 1.
+
+    A container may see its own as the root. `together` are further names of the controller's
+    folder.
+    """
     for line in _read(OWN_CGROUPS).splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         parts = [part for part in path.split("/") if part not in ("", "..")]
-        for root in (CGROUPS, CGROUPS / "cpu", CGROUPS / "cpu,cpuacct"):
-            for depth in range(len(parts) + 1):
-                folder = root.joinpath(*parts[:depth])
-                old = [_read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
-                text = _read(folder / "cpu.max") or " ".join(old)  # of version 2, or 1
-                if found := re.fullmatch(r"(\d+)\s+(\d+)\s*", text):  # else max, or -1
-                    quotas.append(int(found[1]) / int(found[2]))
-    return min(quotas, default=None)
+        for root in (CGROUPS, *(CGROUPS / name for name in (controller, *together))):
+            yield from (root.joinpath(*parts[:depth]) for depth in range(len(parts) + 1))
 
 
 def _read(path: Path) -> str:
@@ -154,10 +163,13 @@ def local_rank() -> int:
 
 
 def memory() -> int:
-    """The memory of this machine in bytes."""
+    """The memory that this process may use in bytes: the machine's, or the limit of a container."""
+    found = 8 * 2**30  # a guess for Windows, which has no sysconf
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 8 * 2**30  # a guess for Windows, which has no sysconf
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    names = ("memory.max", "memory.high", "memory.limit_in_bytes")  # the last of version 1
+    texts = [_read(folder / name).strip() for folder in _cgroups("memory") for name in names]
+    return min([found, *(int(text) for text in texts if text.isdigit())])  # else max
 
 
 class Amp:
