@@ -90,6 +90,11 @@ class Answers(Extension):
         self.asking = False
         options = getattr(click.get_current_context(silent=True), "params", {})
         self.alone = options.get("no_input", True)  # also where Python calls cookiecutter
+        given = options.get("extra_context")  # cookiecutter itself leaves out what it does not know
+        for name in given if isinstance(given, dict) else ():
+            if name not in self.own:
+                asked = ", ".join(question for question in self.own if question[0] != "_")
+                raise Refusal(f"{name[:80]!a}: no question of this template; it asks {asked}")
         self.out = None if options.get("overwrite_if_exists") else options.get("output_dir")
 
     def check(self, answers: dict[str, object], question: str) -> str:

@@ -268,6 +268,16 @@ def test_refusal_on_the_command_line(generate: Generate, tmp_path: Path, answer:
     assert not list(tmp_path.rglob("*"))
 
 
+@pytest.mark.parametrize("name", ["tsak", "Task", "task ", "\x1b[31m", "slurm"], ids=ascii)
+def test_an_answer_to_no_question_is_refused(
+    generate: Generate, tmp_path: Path, name: str
+) -> None:
+    result = generate(f"{name}=image-to-image")
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith(f"Error: {name!a}: no question of this template; it asks proj")
+    assert result.stderr.count("\n") == 1 and not list(tmp_path.rglob("*"))
+
+
 @pytest.fixture
 def type_in(template: Path, tmp_path: Path) -> Callable[..., str]:
     """Returns a function that types lines into cookiecutter, and returns what it has shown."""
