@@ -146,7 +146,8 @@ def test_a_best_value_that_was_measured_otherwise_is_forgotten(
     capsys.readouterr()
     assert resume(run, "--epochs=2", *change) == 0
     error = capsys.readouterr().err
-    assert ("the best value so far was measured on others and is forgotten" in error) == bool(change)
+    forgotten = "the best value so far was measured on others and is forgotten" in error
+    assert forgotten == bool(change)
     assert (last(run)["best"] == 1e6) == (not change)
 
 

@@ -271,7 +271,7 @@ def first_difference(before: Any, now: Any, name: str = "info") -> str:
 def option_changes(before: dict, now: dict, was: dict, environment: dict) -> str:
     """The options that differ and change bits; a path not if what it names has the old content."""
     same = all(was.get(key) == environment.get(key) for key in (IMAGES, LIST))
-    ignored = ("data",) if same and IMAGES in was else ()
+    ignored: tuple[str, ...] = ("data",) if same and IMAGES in was else ()
     if WEIGHTS in was and was[WEIGHTS] == environment.get(WEIGHTS):
         ignored += ("weights",)
     return changes(before, now, WITHOUT_EFFECT + ignored, "--")

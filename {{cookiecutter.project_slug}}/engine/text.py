@@ -1,4 +1,4 @@
-"""Names of files, folders and classes, made fit for pictures, pages and terminals; files of text."""
+"""Names of files, folders and classes, made fit for pictures, pages, terminals; text files."""
 
 import codecs
 import os

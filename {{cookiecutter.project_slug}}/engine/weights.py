@@ -203,8 +203,8 @@ def _best(own: Weights, state: Any, path: Path) -> tuple[Weights, str]:
         what = f"; {kept} have no names: save the state dict beside them" if kept else ""
         what = what or "; its tensors are those of an optimizer" * _has_optimizer(state)
         raise BadInput(f"--weights {path}: holds no state dict{what}")
-    averages = [place for place in lists if _is_averaged(place)]
-    if lost := [name for name in averages if not any(key.startswith(f"{name}.") for key in tensors)]:
+    known = [place for place in lists if any(key.startswith(f"{place}.") for key in tensors)]
+    if lost := [place for place in lists if _is_averaged(place) and place not in known]:
         terminal.warn(
             f"--weights {path}: {shorten(lost)}: not used, as these tensors have no names and are "
             "not those of a state dict in it, in their order"
@@ -236,14 +236,14 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
         yield name, value
     elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         yield name, torch.from_numpy(value.copy())
-    elif isinstance(value, dict) and not OF_OPTIMIZER <= value.keys():
+    elif isinstance(value, dict) and not value.keys() >= OF_OPTIMIZER:
         for key, item in value.items():
             yield from _tensors(item, f"{name}.{key}" if name else str(key))
 
 
 def _lists(value: Any, name: str = "") -> Iterator[tuple[str, list[Tensor]]]:
     """The lists of parameters without names in a file, as torch_ema keeps them, by their places."""
-    if isinstance(value, dict) and not OF_OPTIMIZER <= value.keys():
+    if isinstance(value, dict) and not value.keys() >= OF_OPTIMIZER:
         for key, item in value.items():
             yield from _lists(item, f"{name}.{key}" if name else str(key))
     elif isinstance(value, list | tuple) and value and all(isinstance(v, Tensor) for v in value):
@@ -271,4 +271,4 @@ def _is_averaged(place: str) -> bool:
 
 def _has_optimizer(value: Any) -> bool:
     is_dict = isinstance(value, dict)
-    return is_dict and (OF_OPTIMIZER <= value.keys() or any(map(_has_optimizer, value.values())))
+    return is_dict and (value.keys() >= OF_OPTIMIZER or any(map(_has_optimizer, value.values())))

@@ -42,7 +42,8 @@ def sets(root: Path) -> tuple:
 
 
 @pytest.mark.parametrize(
-    ("make", "ending"), [(mask, "png"), (lambda i: mask(i, 1), "png"), (palette, "png"), (mask, "jpg")]
+    ("make", "ending"),
+    [(mask, "png"), (lambda i: mask(i, 1), "png"), (palette, "png"), (mask, "jpg")],
 )
 def test_masks_with_the_names_of_the_images(tmp_path: Path, make: object, ending: str) -> None:
     for i in range(COUNT):

@@ -122,7 +122,9 @@ def test_names_that_are_alike_by_chance_are_photographs(tmp_path: Path, names: s
     assert sets(tmp_path)[0].layout == "photographs"
 
 
-@pytest.mark.parametrize("names", ["blur/train/1.png sharp/train/1.png", "trainA/1.png trainB/2.png"])
+@pytest.mark.parametrize(
+    "names", ["blur/train/1.png sharp/train/1.png", "trainA/1.png trainB/2.png"]
+)
 def test_a_split_beside_which_there_are_sides_is_named(tmp_path: Path, names: str) -> None:
     write(tmp_path, names)
     with pytest.raises(dataset.BadInput, match="if they are inputs and targets, move them to"):
@@ -130,8 +132,8 @@ def test_a_split_beside_which_there_are_sides_is_named(tmp_path: Path, names: st
 
 
 def test_the_two_of_a_pair_may_have_other_endings(tmp_path: Path) -> None:
-    names = [f"train/{side}/{i}.{end}" for side, end in (("A", "jpg"), ("B", "png")) for i in "1234"]
-    write(tmp_path, " ".join(names))
+    for folder, end in (("train/A", "jpg"), ("train/B", "png")):
+        write(tmp_path, " ".join(f"{folder}/{i}.{end}" for i in range(1, 5)))
     train_set, val_set = sets(tmp_path)
     paths = [train_set.images.path(row)[-7:] for row in range(8)]
     assert paths == ["A/1.jpg", "A/2.jpg", "A/3.jpg", "A/4.jpg", *(f"B/{i}.png" for i in "1234")]

@@ -206,9 +206,9 @@ def _problem(path: str | Path, file: Any) -> str:
     return TOO_DEEP.format(bits) if bits else ""
 
 
-def _find(path: str | Path, pattern: bytes) -> re.Match[bytes] | None:
+def _find(path: str | Path, pattern: bytes, size: int = 2**16) -> re.Match[bytes] | None:
     with open(path, "rb") as file:
-        return re.search(pattern, file.read(2**16), re.DOTALL)
+        return re.search(pattern, file.read(size), re.DOTALL)
 
 
 def _tiff(path: str | Path) -> list[Any]:
@@ -248,9 +248,9 @@ def _remarks(path: str | Path, file: Any) -> list[str]:
     tags = file.tag_v2 if file.format == "TIFF" else {}
     if tags.get(262) == 2 and tags.get(277) == 4 and tags.get(338, (0,)) == (0,):
         return [FOURTH]
-    if file.format == "TGA" and file.mode == "RGBA" and (found := _find(path, rb".{17}(.)")):
-        if found[1][0] % 16 == 0:  # so many bits of transparency, by the file's head
-            return [FOURTH]
+    no_alpha = rb".{17}[\x00\x10\x20\x30]"  # the bits of transparency are 0 by the file's head
+    if file.format == "TGA" and file.mode == "RGBA" and _find(path, no_alpha, 18):
+        return [FOURTH]
     remarks = [ALPHA] if file.has_transparency_data else []
     return [*remarks, FIRST] if not tags and getattr(file, "is_animated", False) else remarks
 

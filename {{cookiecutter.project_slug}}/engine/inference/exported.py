@@ -21,6 +21,7 @@ from torch import Tensor
 
 from engine import modules
 from engine.arguments import Parser
+from engine.data.images import known_kind
 from engine.devices import Amp, pick_device
 from engine.errors import BadInput
 
@@ -87,7 +88,7 @@ def open_exported(path: Path) -> tuple[Run, dict[str, Any]]:
     except (BadInput, OSError):
         raise
     except Exception as error:  # a damaged file makes these libraries raise almost anything
-        reason = " ".join(str(error).split())[:100]
+        reason = known_kind(path) or " ".join(str(error).split())[:100]
         raise BadInput(f"{path}: damaged or not a {path.suffix} file ({reason})") from None
     if metadata.get("format_version") != FORMAT_VERSION:
         raise BadInput(f"{path}: not written by the export.py of this version; export it again")

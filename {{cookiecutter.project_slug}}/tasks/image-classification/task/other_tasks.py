@@ -63,7 +63,8 @@ def check_content(root: Path, by_class: dict[str, list[str]]) -> None:
 
 
 def _told(root: Path, names: list[str], task: str) -> str:
-    return f"{root}: {', '.join(names)} look like {task}: render that task; here folders are classes"
+    both = ", ".join(names)
+    return f"{root}: {both} look like {task}: render that task; here folders are classes"
 
 
 def _same_names(ones: list[str], others: list[str]) -> list[tuple[str, str]]:
