@@ -5,11 +5,13 @@
     python -m benchmarks.recipes finetune --data fashion --seeds 5   few images of other classes
     python -m benchmarks.recipes crop --data stamps --seeds 3 -- --network=resnet18 --epochs=30
     python -m benchmarks.recipes pair --data fashion -- --ema=0.99    options against the defaults
+    python -m benchmarks.recipes rare --data fashion --seeds 3       every second class 99 times rarer
     python -m benchmarks.recipes cifar10 --data cifar10 --seeds 5    to 94 %, and how long it takes
 
 DIR is a data set with train/ and test/, as `python -m tools.prepare_data` makes one. What follows
 `--` goes to every run (`pair`: to one of the two). Prints a Markdown table after each run: mean and
-standard error of the test accuracy over the seeds, and the mean time of a run.
+standard error of the test accuracy (`rare`: of the mean recall of the classes) over the seeds, and the
+mean time of a run.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from benchmarks.machine import ROOT, describe
 from benchmarks.runner import render
 
 PRESETS = ROOT / "{{cookiecutter.project_slug}}/tasks/image-classification/presets"
+RATIO = 99  # of the images of a common class to those of a rare one
 SHOTS = 20  # images of each class to fine-tune on
 Recipes = dict[str, list[str]]  # the options of train.py by the name of a row
 
@@ -38,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("recipes", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("what", choices=("small", "small-items", "finetune", "crop", "pair", "cifar10"))
+    add("what", choices=("small", "small-items", "finetune", "crop", "pair", "rare", "cifar10"))
     add("--data", type=Path, required=True, metavar="DIR", help="a data set of train/ and test/")
     add("--seeds", type=int, default=1, help="runs of each row")
     add("--work", type=Path, help="folder of the runs (default: a temporary one)")
@@ -63,15 +66,24 @@ def compare(what: str, data: Path, seeds: int, work: Path, more: list[str]) -> N
         print(f"the network to start from: {accuracy:.4f} on {half} classes, {seconds:.0f} s")
         base = f"--weights={work / 'base'}"
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in recipes}
+    metric = "macro_recall" if what == "rare" else "accuracy"
     for seed in range(seeds):
         images = data
+        if what == "rare":
+            classes = sorted(path.name for path in (data / "train").iterdir() if path.is_dir())
+            images = subset(data, work / f"draw{seed}", classes, None, seed)
+            for name in classes[1::2]:
+                files = sorted((images / "train" / name).iterdir())
+                random.Random(f"{seed} {name}").shuffle(files)
+                for file in files[max(2, len(files) // RATIO) :]:  # one each to train and validate
+                    file.unlink()
         if what == "finetune":
             images = subset(data, work / f"draw{seed}", classes[half:], SHOTS, seed)
         for name, words in recipes.items():
             run = work / f"{name}-{seed}".replace(" ", "-")
             words = [base if word == "--weights" else word for word in words]
-            found[name].append(measure(project, run, images, seed, words))
-            print(table(found), flush=True)
+            found[name].append(measure(project, run, images, seed, words, metric))
+            print(table(found, metric), flush=True)
 
 
 def make_recipes(what: str, more: list[str]) -> Recipes:
@@ -82,6 +94,9 @@ def make_recipes(what: str, more: list[str]) -> Recipes:
         # The published width, batch and length (Page 2018): 94 % in 24 epochs, on one GPU.
         whole = ["--width=64", "--batch-size=512", "--epochs=24", "--lr=0.4", "--warmup=0.2"]
         return {"small at full width": ["@presets/small.txt", *whole, "--shift=4", *more]}
+    if what == "rare":
+        ways = {"shuffled": [], "--balance": ["--balance"], "--sample balanced": ["--sample=balanced"]}
+        return {name: [*words, *more] for name, words in ways.items()}
     if what == "crop":
         crop = [*more, "--resize=crop"]
         return {"squash": [*more, "--resize=squash"], "crop": crop}
@@ -135,9 +150,9 @@ def subset(data: Path, folder: Path, classes: list[str], shots: int | None, seed
 
 
 def measure(
-    project: Path, run: Path, data: Path, seed: int, words: list[str]
+    project: Path, run: Path, data: Path, seed: int, words: list[str], metric: str = "accuracy"
 ) -> tuple[float, float]:
-    """The accuracy on test/ of a new run, and its seconds."""
+    """A metric on test/ of a new run, and its seconds."""
     shutil.rmtree(run, ignore_errors=True)
     begun = time.monotonic()
     given = [*words, f"--data={data}", f"--seed={seed}", f"--run-dir={run}"]
@@ -148,12 +163,12 @@ def measure(
     judge = [sys.executable, "test.py", f"--checkpoint={run}"]
     subprocess.run(judge, cwd=project, stdout=subprocess.DEVNULL, check=True)
     report = json.loads((run / "report" / "metrics.json").read_text(encoding="utf-8"))
-    return report["accuracy"], seconds
+    return report[metric], seconds
 
 
-def table(found: dict[str, list[tuple[float, float]]]) -> str:
+def table(found: dict[str, list[tuple[float, float]]], metric: str = "accuracy") -> str:
     """The rows that have been measured, in Markdown."""
-    lines = ["", "| | test accuracy | each run | seconds |", "|---|---|---|---|"]
+    lines = ["", f"| | test {metric.replace('_', ' ')} | each run | seconds |", "|---|---|---|---|"]
     for name, runs in found.items():
         if runs:
             values = [accuracy for accuracy, _ in runs]

@@ -50,7 +50,7 @@ def main() -> int:
     share = world.share(opt.accumulate)  # the micro-batches of each step that are this process's
     sampler = TrainBatchSampler(
         len(train_set), opt.batch_size, opt.accumulate, opt.epochs, opt.seed, share,
-        repeat=opt.overfit_one_batch,
+        opt.overfit_one_batch, strata=getattr(train_set, "strata", None),
     )
     use_cache([train_set, val_set], opt.cache, opt.epochs, device, world)
     noted = run.note_files(train_set, val_set)

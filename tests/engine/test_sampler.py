@@ -1,9 +1,19 @@
 """Which samples make up which batch is a pure function of (seed, n_iter)."""
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
 
-from engine.data.sampler import EvalBatchSampler, Keys, SeededDataset, TrainBatchSampler, mix
+from engine.data.sampler import (
+    BalancedDraws,
+    EvalBatchSampler,
+    Keys,
+    SeededDataset,
+    TrainBatchSampler,
+    mix,
+)
 from engine.errors import BadInput
 
 SIZES = [(1, 1, 1), (7, 3, 1), (12, 4, 1), (25, 4, 3), (64, 64, 1), (100, 7, 2)]
@@ -105,3 +115,74 @@ def test_samples_of_different_shapes_are_named() -> None:
     samples = [(torch.zeros(3, 4, side), torch.tensor(0)) for side in (4, 4, 6)]
     with pytest.raises(BadInput, match=r"^sample 2 .*\(3, 4, 6\).* sample 0 .*\(3, 4, 4\)"):
         SeededDataset(samples).__getitems__((torch.arange(3), torch.arange(3)))  # type: ignore[arg-type]
+
+
+# Balanced draws.
+
+STRATA = torch.tensor([0] * 20 + [2] * 7 + [3] + [5] * 5)[torch.arange(33) * 7 % 33]  # none of 1 and 4
+
+
+def balanced(batch: int, accumulate: int = 1, seed: int = 0, **how: Any) -> TrainBatchSampler:
+    return TrainBatchSampler(33, batch, accumulate, EPOCHS, seed, strata=STRATA, **how)
+
+
+@pytest.mark.parametrize(("batch", "accumulate"), [(1, 1), (3, 1), (4, 3), (33, 1)])
+def test_resumed_balanced_draws_are_the_rest_of_the_whole(batch: int, accumulate: int) -> None:
+    sampler = balanced(batch, accumulate)
+    whole = [pairs(keys) for keys in sampler.batches()]
+    assert sampler.steps_per_epoch == 33 // (batch * accumulate), "an epoch keeps its length"
+    assert len(whole) == sampler.count() == sampler.steps * accumulate
+    for step in range(sampler.steps + 2):
+        resumed = [pairs(keys) for keys in balanced(batch, accumulate).batches(step)]
+        assert resumed == whole[step * accumulate :]
+
+
+def test_processes_divide_balanced_draws_of_one_big_batch() -> None:
+    whole = [key for keys in balanced(12).batches() for key in pairs(keys)]
+    shares = [balanced(3, 4, share=share).batches() for share in (range(1), range(1, 4))]
+    steps = itertools.chain(*zip(shares[0], *[shares[1]] * 3, strict=True))
+    assert [key for keys in steps for key in pairs(keys)] == whole
+
+
+def test_each_stratum_comes_equally_often_and_all_its_samples_before_one_comes_again() -> None:
+    draws = [index for keys in balanced(3).batches() for index, _ in pairs(keys)]
+    for turn in range(len(draws) // 4):
+        assert STRATA[draws[4 * turn : 4 * turn + 4]].sort().values.tolist() == [0, 2, 3, 5]
+    for stratum in (0, 2, 3, 5):
+        own = [index for index in draws if STRATA[index] == stratum]
+        members = (STRATA == stratum).nonzero().flatten().tolist()
+        passes = [own[i : i + len(members)] for i in range(0, len(own), len(members))]
+        assert all(sorted(one) == members for one in passes[:-1])
+        assert len(members) < 3 or passes[0] != passes[1], "each pass has an order of its own"
+
+
+def test_balanced_draws_depend_on_the_seed() -> None:
+    one, same, other = ([*map(pairs, balanced(8, seed=seed).batches())] for seed in (0, 0, 1))
+    assert one == same
+    assert one != other
+    seeds = [seed for keys in one for _, seed in keys]
+    assert len(set(seeds)) == len(seeds), "a sample that comes again is changed otherwise"
+
+
+def test_one_batch_of_balanced_draws_can_be_repeated() -> None:
+    first = pairs(next(balanced(8).batches()))
+    assert {tuple(pairs(keys)) for keys in balanced(8, repeat=True).batches(3)} == {tuple(first)}
+
+
+def test_a_late_step_makes_none_of_the_draws_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple] = []
+    whole = BalancedDraws._permute
+
+    def permute(self: BalancedDraws, size: int, *key: int | str) -> Any:
+        made.append(key)
+        return whole(self, size, *key)
+
+    monkeypatch.setattr(BalancedDraws, "_permute", permute)
+    sampler = TrainBatchSampler(33, 8, 1, 10**6, 0, strata=STRATA)
+    assert len(pairs(next(sampler.batches(10**6)))) == 8
+    assert len(made) <= 3 + 8  # as many turns as a batch touches, and the order of each stratum
+
+
+def test_strata_of_another_number_of_samples_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"^strata in dataset.py: 33 numbers for 34 samples"):
+        TrainBatchSampler(34, 8, 1, 1, 0, strata=STRATA)

@@ -2,8 +2,9 @@
 
 No state of a generator is ever saved. Code that draws random numbers seeds its generator first,
 with the seed of the run and a key: ("weights"), ("order", epoch), ("augment", n_iter, micro_batch)
-or ("forward", n_iter, micro_batch), the last for dropout and the like. Each sample carries a seed
-of its own for random transforms.
+or ("forward", n_iter, micro_batch), the last for dropout and the like; for balanced draws ("turn",
+turn), ("stratum", stratum, passes) and ("draws", n_iter). Each sample carries a seed of its own for
+random transforms.
 """
 
 import random
@@ -64,10 +65,10 @@ class TrainBatchSampler:
     """The batches of a whole run, each epoch in another random order.
 
     The samples left over at the end of an epoch, too few for a step, are skipped; the next epoch
-    has another order.
+    has another order. With `strata` an epoch has as many batches, made of balanced draws.
 
     Raises:
-        BadInput: The data set has too few samples for one step.
+        BadInput: The data set has too few samples for one step, or strata of another number.
     """
 
     size: int  # number of samples in the data set
@@ -77,6 +78,7 @@ class TrainBatchSampler:
     seed: int  # that of the run
     share: range | None = None  # which batches of each step to give, the first is 0; None: all
     repeat: bool = False  # every step gets the batches of the first one
+    strata: Tensor | None = None  # int64 (size,), on the CPU: see BalancedDraws
 
     def __post_init__(self) -> None:
         size, batch_size, accumulate = self.size, self.batch_size, self.accumulate
@@ -89,6 +91,11 @@ class TrainBatchSampler:
                 f"--batch-size {batch_size} x --accumulate {accumulate} is more than the "
                 f"{size} training samples: use at most {size}{better}"
             )
+        if self.strata is not None and len(self.strata) != size:
+            raise BadInput(
+                f"strata in dataset.py: {len(self.strata)} numbers for {size} samples; give one "
+                "for each"
+            )
 
     def count(self, n_iter: int = 0) -> int:
         """The number of batches from step `n_iter` to the end of the run."""
@@ -96,6 +103,9 @@ class TrainBatchSampler:
 
     def batches(self, n_iter: int = 0, device: torch.device | str = "cpu") -> Iterator[Keys]:
         """The batches from step `n_iter` to the end of the run, as tensors on `device`."""
+        if self.strata is not None:
+            yield from self._balanced(BalancedDraws(self.strata, self.seed), n_iter, device)
+            return
         first_epoch, first_step = divmod(n_iter, self.steps_per_epoch)
         for epoch in range(first_epoch, self.steps // self.steps_per_epoch):
             order = 0 if self.repeat else epoch
@@ -108,6 +118,59 @@ class TrainBatchSampler:
                 first = 0 if self.repeat else step * self.accumulate
                 yield from (batches[first + micro_batch] for micro_batch in self.micro_batches)
             first_step = 0
+
+    def _balanced(
+        self, draws: "BalancedDraws", n_iter: int, device: torch.device | str
+    ) -> Iterator[Keys]:
+        size = self.batch_size * self.accumulate
+        for step in range(n_iter, self.steps):
+            step = 0 if self.repeat else step
+            random = torch.Generator().manual_seed(mix(self.seed, "draws", step))
+            seeds = torch.randint(2**31, (size,), generator=random).split(self.batch_size)
+            for micro_batch in self.micro_batches:
+                first = step * size + micro_batch * self.batch_size
+                indices = torch.tensor([draws[first + i] for i in range(self.batch_size)])
+                # A copy that waits for nothing: CUDA takes the values before the call returns.
+                yield indices.to(device, non_blocking=True), seeds[micro_batch]
+
+
+class BalancedDraws:
+    """An endless list of samples in which each stratum, such as a class, comes equally often.
+
+    A turn is as many draws as there are strata: one of each, in random order. The draws of a
+    stratum go through all its samples in random order before one comes again. So the stratum and
+    the sample of a draw are functions of its number alone, and none before it has to be made.
+
+    Args:
+        strata: The stratum of each sample, int64 (N,); those without samples do not count.
+        seed: That of the run.
+    """
+
+    def __init__(self, strata: Tensor, seed: int) -> None:
+        counts = torch.bincount(strata).tolist()
+        members = strata.argsort(stable=True).split(counts)
+        self.members = [rows.numpy() for rows in members if len(rows)]
+        self.seed = seed
+        self._turn, self._strata = -1, np.empty(0, np.int64)  # the order of strata in a turn
+        # Of each stratum the pass through its samples, and their order in it.
+        self._passes = [(-1, rows) for rows in self.members]
+
+    def __getitem__(self, draw: int) -> int:
+        """The index of the sample of a draw, which counts from 0."""
+        turn, place = divmod(draw, len(self.members))
+        if turn != self._turn:
+            self._turn, self._strata = turn, self._permute(len(self.members), "turn", turn)
+        stratum = int(self._strata[place])
+        rows = self.members[stratum]
+        number, place = divmod(turn, len(rows))
+        if number != self._passes[stratum][0]:
+            order = rows[self._permute(len(rows), "stratum", stratum, number)]
+            self._passes[stratum] = number, order
+        return int(self._passes[stratum][1][place])
+
+    def _permute(self, size: int, *key: int | str) -> np.ndarray:
+        random = torch.Generator().manual_seed(mix(self.seed, *key))
+        return torch.randperm(size, generator=random).numpy()
 
 
 @dataclass

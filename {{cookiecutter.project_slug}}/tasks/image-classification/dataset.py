@@ -120,6 +120,8 @@ def train_and_val(opt: Namespace) -> tuple[Any, Any]:  # of ClassFolders, or a d
         train_set, val_set = train_set.split(opt.val_share)
     warn_unused(root, *splits)
     train_set.transforms = [*train_crop(opt), *random_transforms(opt)]
+    if opt.sample == "balanced":
+        train_set.strata = train_set.labels
     check_transforms(train_set, opt)
     return train_set, val_set
 
@@ -168,6 +170,7 @@ class ClassFolders(Dataset):
         self.view = f"squashed to {opt.img_size} pixels"
         if opt.resize == "crop":
             self.view = f"cropped to {opt.val_img_size} of {stored_side(opt)} pixels"
+        self.strata: Tensor | None = None  # the labels, if each class is drawn equally often
         by_class, found = list_classes(root, classes)
         check_one_class(found)
         self.found = found.for_workers()
@@ -250,10 +253,17 @@ def check_transforms(train_set: ClassFolders, opt: Namespace) -> None:
 def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
     """What train.py prints about the data: counts, and the size of the images on the disk."""
     counts = f"{len(train_set):,} images to train on, {len(val_set):,} to validate on"
-    text = f"data: {opt.data}, {len(train_set.info['classes'])} classes, {counts}"
+    classes = train_set.info["classes"]
+    text = f"data: {opt.data}, {len(classes)} classes, {counts}"
     if not isinstance(train_set, ClassFolders):
         return text
     width, height = image_size(train_set.root / train_set.images.files[int(train_set.rows[0])])
+    if train_set.strata is not None:
+        rare, times = min(classes, key=classes.__getitem__), len(train_set) / len(classes)
+        text += (
+            f"\ndraws: about {times:,.0f} of each class in an epoch, each image of {rare} about "
+            f"{times / classes[rare]:,.1f} times (--sample {opt.sample})"
+        )
     how = "enlarged" if max(width, height) < opt.img_size else "resized"
     how = "cropped" if opt.resize == "crop" else how
     text += f"\nimages: {width}x{height} pixels (the first), {how} to {opt.img_size}x{opt.img_size}"

@@ -5,6 +5,7 @@ from argparse import BooleanOptionalAction, Namespace
 import dataset
 from engine.arguments import Parser, add_data_options, add_training_options, number
 from engine.data.files import read_dataset_json
+from engine.errors import BadInput
 from layers import NORMS, PADDINGS
 from losses import LOSSES
 from networks import NETWORKS, usual_size
@@ -16,6 +17,8 @@ def parse(argv: list[str] | None = None) -> Namespace:
     opt = make_parser().parse_run(argv)
     if opt.flip is None:
         opt.flip = read_dataset_json(dataset.data_dir(opt.data)).get("flip", True)
+    if opt.sample == "balanced" and opt.balance:
+        raise BadInput("--sample balanced: rare classes would count twice; leave out --balance")
     size = usual_size(opt.network)  # also with --img-size: a wrong name is found at once
     opt.img_size = opt.img_size or size
     complete_augmentation(opt)
@@ -30,6 +33,8 @@ def make_parser() -> Parser:
     add = data.add_argument
     add("--data", metavar="DIR", default=dataset.BUILT_IN, help="folder with train/, perhaps val/")
     add_data_options(data)
+    add("--sample", choices=("shuffled", "balanced"), default="shuffled",
+        help="shuffled: each training image once in an epoch; balanced: each class equally often")
     add("--img-size", type=number(int, 1), metavar="S",
         help="images have S x S pixels (default: the usual size of the network)")
     add("--flip", action=BooleanOptionalAction,

@@ -84,5 +84,5 @@ def check_together(splits: dict[Path, Listing], faults: list[str], notes: list[s
     if most > UNBALANCED * least > 0:
         notes.append(
             f"{root}: the largest class has {most} images and the smallest {least}; "
-            "train.py --balance weights them alike"
+            "train.py --balance weights them alike, --sample balanced draws them alike"
         )
