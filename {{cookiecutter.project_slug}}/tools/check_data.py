@@ -2,8 +2,8 @@
 
     python -m tools.check_data my_images
 
-Lists what would stop a run (exit status 2 if there is any) and what may spoil it: files that are
-not used, equal images in two splits, images that lose something when they are read.
+Lists what would stop a run (exit status 2 if there is any) and what may spoil it: near copies and
+equal images in two splits, files that are not used, images that lose something when they are read.
 """
 
 # ruff: noqa: E402
@@ -13,11 +13,14 @@ begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
 
 import hashlib
 import os
+from collections.abc import Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from statistics import median
+
+import numpy as np
 
 import dataset
 from engine import terminal
@@ -25,7 +28,16 @@ from engine.arguments import Parser
 from engine.data import files
 from engine.data.images import inspect_image
 from engine.devices import cores
-from task.checks import DATASET_KEYS, KIND, check_split, check_together, label, used_images
+from task.checks import (
+    DATASET_KEYS,
+    KIND,
+    TARGETS,
+    check_split,
+    check_together,
+    label,
+    used_images,
+)
+from tools.near_copies import SMALLEST, find_near_copies, small_picture
 
 
 @dataclass
@@ -36,6 +48,7 @@ class Split:
     found: files.Listing
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # width and height, in pixels
     digests: dict[str, list[str]] = field(default_factory=dict)  # equal files, by their content
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)  # of images that are large enough
     summary: str = ""
 
 
@@ -63,8 +76,11 @@ def main() -> int:
         files.read_dataset_json(folder, *DATASET_KEYS)
     check_together({split.root: split.found for split in splits}, faults, notes)
     note_twins(splits, notes)
+    note_near_copies(splits, notes)
     for split in splits:
         print(describe(split))
+    if small := sum(len(split.sizes) - len(split.pictures) for split in splits):
+        print(f"near copies: looked for from {SMALLEST} x {SMALLEST} pixels on; {small:,} are smaller")
     faults = list(dict.fromkeys(faults))  # two splits may say the same
     for title, lines in (("would stop a run", faults), ("worth a look", notes)):
         if lines:
@@ -85,21 +101,24 @@ def read_all(split: Split, faults: list[str], notes: list[str]) -> None:
             if isinstance(result, str):
                 faults.append(result)
                 continue
-            size, digest, remarks = result
+            size, digest, picture, remarks = result
             split.sizes[path] = size
+            if picture is not None:
+                split.pictures[path] = picture
             split.digests.setdefault(digest, []).append(path)
             for remark in remarks:
                 odd.setdefault(remark, []).append(path)
     notes += [f"{split.root}: {what}: {shorten(names)}" for what, names in odd.items()]
 
 
-def read(path: Path) -> tuple[tuple[int, int], str, list[str]] | str:
-    """The size and a digest of an image, and what is odd about it; or what is wrong with it."""
+def read(path: Path) -> tuple[tuple[int, int], str, np.ndarray | None, list[str]] | str:
+    """Size, digest and small picture of an image, and what is odd about it; or what is wrong."""
     try:
         image, remarks = inspect_image(path)
         if image.getcolors(1):
             remarks.append("of one colour")
-        return image.size, hashlib.sha256(path.read_bytes()).hexdigest(), remarks
+        picture = small_picture(image) if min(image.size) >= SMALLEST else None
+        return image.size, hashlib.sha256(path.read_bytes()).hexdigest(), picture, remarks
     except BadInput as error:
         return str(error)
     except OSError as error:
@@ -108,16 +127,10 @@ def read(path: Path) -> tuple[tuple[int, int], str, list[str]] | str:
 
 def note_twins(splits: list[Split], notes: list[str]) -> None:
     """Notes equal files, also by links: in a split, and in two of them."""
-    divided = all(split.root.name != "val" for split in splits)  # train/, to validate on a part
     for split in splits:
         for first, *others in split.digests.values():
             for path in others:
-                if label(path) != label(first):
-                    what = f", in another {KIND}; keep one"
-                elif divided and split is splits[0]:
-                    what = "; one may be trained on and the other validated on; keep one"
-                else:
-                    what = "; it counts twice"
+                what = harm(splits, split, path, first)
                 notes.append(f"{split.root / path}: {same(split, path, split, first)}{what}")
     # Images that were trained on make the metrics of every other split too good.
     for one, other in combinations(splits, 2):
@@ -131,6 +144,50 @@ def same(split: Split, path: str, other: Split, twin: str) -> str:
     return f"the same file as {other.root / twin}{' (a link)' if linked else ''}"
 
 
+def harm(splits: list[Split], split: Split, path: str, twin: str) -> str:
+    """What two images that are the same do in a split."""
+    if label(path) != label(twin):
+        return f", in another {KIND}; keep one"
+    if split is splits[0] and all(one.root.name != "val" for one in splits):  # train/ is divided
+        return "; one may be trained on and the other validated on; keep one"
+    return "; it counts twice"
+
+
+def note_near_copies(splits: list[Split], notes: list[str]) -> None:
+    """Puts near copies in two splits before all other notes, and those in one split behind.
+
+    Targets are not compared, nor named what is the same file. An image is named once for each
+    split in which it has near copies, with the one that is most like it.
+    """
+    shown = [(s, path) for s in splits for path in s.pictures if not path.startswith(TARGETS)]
+    if len(shown) < 2:
+        return
+    digests = {(id(s), p): digest for s in splits for digest, ps in s.digests.items() for p in ps}
+    found = find_near_copies(np.stack([split.pictures[path] for split, path in shown]))
+    between: dict[tuple[Path, Path], dict[str, str]] = {}  # by the splits' folders, then the image
+    within: dict[Path, dict[str, str]] = {}
+    for i in (-found.correlation).argsort(kind="stable").tolist():
+        (one, twin), (other, path) = shown[found.first[i]], shown[found.second[i]]
+        if digests[id(one), twin] == digests[id(other), path]:
+            continue
+        what = "mirrored near copy" if found.mirrored[i] else "near copy"
+        line = f"{other.root / path}: a {what} of {one.root / twin} ({found.correlation[i]:.3f})"
+        if one is other:
+            line += harm(splits, one, path, twin)
+            within.setdefault(one.root, {}).setdefault(path, line)
+        else:
+            between.setdefault((other.root, one.root), {}).setdefault(path, line)
+    leading = []
+    for (root, source), lines in between.items():
+        total = count(lines, "image")
+        text = "which makes metrics too good; delete one of each two"
+        leading += [f"{root}: {total} with a near copy in {source}, {text}", *sorted(lines.values())]
+    notes[:0] = leading
+    for root, lines in within.items():
+        notes.append(f"{root}: {count(lines, 'image')} with a near copy in the same split")
+        notes += sorted(lines.values())
+
+
 def describe(split: Split) -> str:
     """Counts and sizes of a split in a few lines."""
     lines = [f"{split.root}: {len(used_images(split.found))} images{split.summary}"]
@@ -141,7 +198,7 @@ def describe(split: Split) -> str:
     return "\n".join(lines)
 
 
-def count(lines: list[str], name: str) -> str:
+def count(lines: Sized, name: str) -> str:
     return f"{len(lines)} {name}{'s' * (len(lines) != 1)}"
 
 

@@ -9,6 +9,7 @@ from task.classes import check_classes, check_divisible, difference, list_classe
 
 KIND = "class"  # what `label` tells of an image
 DATASET_KEYS = ()  # of dataset.json, besides those of every task
+TARGETS = ()  # folders of images that are no inputs of the network
 UNBALANCED = 10  # the ratio of the largest class to the smallest from which on it is noted
 
 
