@@ -166,13 +166,13 @@ def _decide(
     if mirrored.any():
         whole[mirrored] = _details(pictures[first[mirrored], :, ::-1])
     best = (whole * other).sum(1)
-    likely = best >= LIKELY
-    first, second, mirrored, best = (one[likely] for one in (first, second, mirrored, best))
-    whole, other, ours, theirs = whole[likely], other[likely], pictures[first], pictures[second]
-    ours[mirrored] = ours[mirrored, :, ::-1]
+    unsure = ((best >= LIKELY) & (best < LEAST)).nonzero()[0]
+    whole, other, flipped = whole[unsure], other[unsure], mirrored[unsure]
+    ours, theirs = pictures[first[unsure]], pictures[second[unsure]]
+    ours[flipped] = ours[flipped, :, ::-1]
     for part in PARTS:
-        best = np.maximum(best, (_details(ours, part) * other).sum(1))
-        best = np.maximum(best, (whole * _details(theirs, part)).sum(1))
+        cut = (_details(ours, part) * other).sum(1), (whole * _details(theirs, part)).sum(1)
+        best[unsure] = np.maximum(best[unsure], np.maximum(*cut))
     near = best >= LEAST
     return NearCopies(first[near], second[near], mirrored[near], best[near])
 

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from needs import needs
 from PIL import Image
@@ -153,3 +154,51 @@ def test_no_data_set_at_all(capsys: pytest.CaptureFixture[str]) -> None:
     code, out = check(capsys, Path("nowhere"))
     assert code == 2
     assert "nowhere" in out
+
+
+def photograph(seed: int) -> Image.Image:
+    blots = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), np.uint8)
+    return Image.fromarray(blots).resize((90, 70), Image.Resampling.BICUBIC)
+
+
+def test_near_copies_are_named_those_between_splits_first(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(4):
+        photograph(i).save(folder / "train" / "disc" / f"photo{i}.png")
+    flipped = photograph(0).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    flipped.save(folder / "test" / "disc" / "flipped.png")
+    photograph(1).save(folder / "test" / "disc" / "saved.jpg", quality=50)
+    photograph(2).save(folder / "train" / "rows" / "other.jpg", quality=50)
+    photograph(3).resize((70, 64)).save(folder / "train" / "disc" / "smaller.png")
+    photograph(3).resize((60, 50)).save(folder / "train" / "disc" / "too-small.png")
+    (folder / "train" / "stray.txt").write_text("")
+    code, out = check(capsys, folder)
+    train, test = folder / "train", folder / "test"
+    assert code == 0
+    notes = out.partition("worth a look:\n")[2].splitlines()
+    assert notes[0].startswith(f"  {test}: 2 images with a near copy in {train}, which makes")
+    assert notes[1].startswith(
+        f"  {test}/disc/flipped.png: a mirrored near copy of {train}/disc/photo0.png ("
+    )
+    assert notes[2].startswith(f"  {test}/disc/saved.jpg: a near copy of {train}/disc/photo1.png")
+    assert notes[3].startswith(f"  {train}: not used: stray.txt")
+    assert notes[4] == f"  {train}: 2 images with a near copy in the same split"
+    assert f"{train}/disc/smaller.png: a near copy of {train}/disc/photo3.png" in notes[5]
+    assert notes[5].endswith("; one may be trained on and the other validated on; keep one")
+    assert f"{train}/rows/other.jpg: a near copy of {train}/disc/photo2.png" in notes[6]
+    assert notes[6].endswith(", in another class; keep one")
+    assert "near copies: looked for from 64 x 64 pixels on; 37 are smaller" in out
+
+
+def test_equal_files_are_not_named_as_near_copies_too(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train/disc/one.png", "test/disc/two.png"):
+        photograph(0).save(folder / name)
+    out = check(capsys, folder)[1]
+    assert "near copy" not in out and "two.png: the same file as" in out
+
+
+def test_no_digit_is_a_near_copy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "near copies: looked for from 64 x 64 pixels on; 1,797 are smaller\n" in check(capsys)[1]
