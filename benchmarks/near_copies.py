@@ -4,17 +4,17 @@
     python -m benchmarks.near_copies DIR ... --side 192       the same of tiles cut from them
     python -m benchmarks.near_copies DIR ... --many 70000     so many images and no copies: seconds
 
-The photographs are reduced to --largest pixels. A tenth of the copies each: JPEG of quality 50; 90 %
-of the size; 5 % of the area cropped, at both sides of a corner, at one side, and anywhere; brighter
-and darker by 10; mirrored; mirrored and cropped; all at once. They are in test/ and what they are
+The photographs are reduced to --largest pixels. About a tenth of the copies each: JPEG of quality
+50; 90 % of the size; 5 % of the area cropped, at a corner, at one side, and anywhere; brighter and
+darker by 10; mirrored; mirrored and cropped; all at once. They are in test/, and what they are
 copies of is in train/, as JPEGs of quality 90. A reported pair is false if the two were not made
-of one photograph; false pairs are printed, since DIR may hold copies itself.
+of one photograph or tile; false pairs are printed, since DIR may hold copies itself.
 """
 
 import argparse
+import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -105,11 +105,17 @@ def measure(project: Path, data: Path, paths: list[Path], count: int, largest: i
     with ProcessPoolExecutor() as pool:
         cut = partial(write_parts, folder=data / "train", largest=largest, total=count)
         list(pool.map(cut, range(len(paths)), [len(paths)] * len(paths), paths))
+    before = os.times()
     out, seconds = check(project, data)
-    lines = len(LINE.findall(out))
+    lines, after = len(LINE.findall(out)), os.times()
+    used = after.children_user + after.children_system
+    used -= before.children_user + before.children_system
     search = [sys.executable, "-c", SEARCH, str(data / "train")]
     told = subprocess.run(search, cwd=project, check=True, capture_output=True, text=True).stdout
-    print(f"{count:,} images: check_data {seconds:.0f} s, {lines:,} lines of near copies; {told}")
+    print(
+        f"{count:,} images: check_data {seconds:.0f} s ({used:.0f} s of processors), {lines:,} lines "
+        f"of near copies; {told}"
+    )
 
 
 SEARCH = """

@@ -5,13 +5,13 @@
     python -m benchmarks.recipes finetune --data fashion --seeds 5   few images of other classes
     python -m benchmarks.recipes crop --data stamps --seeds 3 -- --network=resnet18 --epochs=30
     python -m benchmarks.recipes pair --data fashion -- --ema=0.99    options against the defaults
-    python -m benchmarks.recipes rare --data fashion --seeds 3       every second class 99 times rarer
+    python -m benchmarks.recipes rare --data fashion --seeds 3       every second class made rare
     python -m benchmarks.recipes cifar10 --data cifar10 --seeds 5    to 94 %, and how long it takes
 
 DIR is a data set with train/ and test/, as `python -m tools.prepare_data` makes one. What follows
 `--` goes to every run (`pair`: to one of the two). Prints a Markdown table after each run: mean and
-standard error of the test accuracy (`rare`: of the mean recall of the classes) over the seeds, and the
-mean time of a run.
+standard error of the test accuracy (`rare`: of the mean recall of the classes) over the seeds, and
+the mean time of a run.
 """
 
 import argparse
@@ -95,8 +95,7 @@ def make_recipes(what: str, more: list[str]) -> Recipes:
         whole = ["--width=64", "--batch-size=512", "--epochs=24", "--lr=0.4", "--warmup=0.2"]
         return {"small at full width": ["@presets/small.txt", *whole, "--shift=4", *more]}
     if what == "rare":
-        ways = {"shuffled": [], "--balance": ["--balance"], "--sample balanced": ["--sample=balanced"]}
-        return {name: [*words, *more] for name, words in ways.items()}
+        return {"shuffled": more, **{w: [w, *more] for w in ("--balance", "--sample=balanced")}}
     if what == "crop":
         crop = [*more, "--resize=crop"]
         return {"squash": [*more, "--resize=squash"], "crop": crop}

@@ -113,6 +113,8 @@ def replace_classification(project: Project) -> None:
         "options.py",
         *((f'    add("--{name}"...\n    add(', "    add(") for name in taken),
         ('    add("--balance"...alike")\n', ""),
+        ('    if opt.sample == "balanced" and opt.balance:\n...leave out --balance")\n', ""),
+        ("from engine.errors import BadInput\n", ""),
         ('"--network", default="simple"', '"--network", default="plain"'),
         ('default="cross-entropy"', 'default="brier"'),
         ("epochs=10", "epochs=3"),

@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from needs import needs
 from PIL import Image
 from PIL.Image import Resampling, Transpose
 
-from tools.near_copies import CORNERS, PARTS, WHOLE, find_near_copies, small_picture
-
+near_copies = needs("tools.near_copies")
+find_near_copies, small_picture = near_copies.find_near_copies, near_copies.small_picture
 SIZE = 120, 96
 
 
@@ -67,8 +68,8 @@ def test_near_copies_are_found_among_other_images(change: str) -> None:
 
 def test_images_without_detail_are_no_copies_of_each_other() -> None:
     ramp = np.linspace(0, 255, 96 * 120).reshape(96, 120)
-    skies = [ramp, ramp[:, ::-1] / 2, np.sqrt(ramp * 255), np.full((96, 120), 9), np.zeros_like(ramp)]
-    skies += [ramp * 0.98 + 2, ramp * 0.98]
+    skies = [ramp, ramp[:, ::-1] / 2, np.sqrt(ramp * 255), ramp * 0.98 + 2, ramp * 0.98]
+    skies += [np.full((96, 120), 9), np.zeros((96, 120))]
     pictures = [small_picture(Image.fromarray(sky.astype(np.uint8))) for sky in skies]
     assert len(find_near_copies(np.stack(pictures)).first) == 0
 
@@ -87,7 +88,9 @@ def test_more_equal_images_than_are_compared_with_each_other_are_all_named() -> 
 
 
 def test_parts_are_those_that_a_crop_keeps() -> None:
-    assert WHOLE not in PARTS and {*CORNERS} < {*PARTS} and len({*PARTS}) == len(PARTS)
-    for (top, bottom), (left, right) in PARTS:
+    parts = near_copies.PARTS
+    assert near_copies.WHOLE not in parts and {*near_copies.CORNERS} < {*parts}
+    assert len({*parts}) == len(parts)
+    for (top, bottom), (left, right) in parts:
         assert 0 <= top < bottom <= 1 and 0 <= left < right <= 1
         assert (bottom - top) * (right - left) == pytest.approx(0.95, abs=0.001)

@@ -80,7 +80,8 @@ def main() -> int:
     for split in splits:
         print(describe(split))
     if small := sum(len(split.sizes) - len(split.pictures) for split in splits):
-        print(f"near copies: looked for from {SMALLEST} x {SMALLEST} pixels on; {small:,} are smaller")
+        least = f"{SMALLEST} x {SMALLEST} pixels"
+        print(f"near copies: looked for from {least} on; {small:,} are smaller")
     faults = list(dict.fromkeys(faults))  # two splits may say the same
     for title, lines in (("would stop a run", faults), ("worth a look", notes)):
         if lines:
@@ -180,8 +181,8 @@ def note_near_copies(splits: list[Split], notes: list[str]) -> None:
     leading = []
     for (root, source), lines in between.items():
         total = count(lines, "image")
-        text = "which makes metrics too good; delete one of each two"
-        leading += [f"{root}: {total} with a near copy in {source}, {text}", *sorted(lines.values())]
+        text = f"with a near copy in {source}, which makes metrics too good; delete one of each two"
+        leading += [f"{root}: {total} {text}", *sorted(lines.values())]
     notes[:0] = leading
     for root, lines in within.items():
         notes.append(f"{root}: {count(lines, 'image')} with a near copy in the same split")

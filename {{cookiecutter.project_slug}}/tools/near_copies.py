@@ -19,11 +19,12 @@ SMALLEST = 64  # width and height of an image that is looked at; icons and digit
 HEIGHT, WIDTH = 32, 36  # of a small picture
 # What a crop by 5 % of the area keeps: 95 % of one side, or 97.5 % of both; at one of its ends, or
 # in the middle. Parts are top and bottom, left and right.
+Part = tuple[tuple[float, float], tuple[float, float]]
 ALL, MIDDLE = (0.0, 1.0), (0.0125, 0.9875)
 ENDS, MOST = ((0.0, 0.975), (0.025, 1.0)), ((0.0, 0.95), (0.025, 0.975), (0.05, 1.0))
-WHOLE = ALL, ALL
-CORNERS = [(rows, columns) for rows in ENDS for columns in ENDS]
-PARTS = [*CORNERS, *((ALL, part) for part in MOST), *((part, ALL) for part in MOST)]
+WHOLE: Part = ALL, ALL
+CORNERS: list[Part] = [(rows, columns) for rows in ENDS for columns in ENDS]
+PARTS: list[Part] = [*CORNERS, *((ALL, part) for part in MOST), *((part, ALL) for part in MOST)]
 PARTS += [(MIDDLE, part) for part in (*ENDS, MIDDLE)] + [(part, MIDDLE) for part in ENDS]
 BITS = 10  # by which the hashes of candidates differ at most
 NEIGHBOURS = 32  # on both sides, among very many hashes that have two bytes in common
@@ -53,7 +54,7 @@ def find_near_copies(pictures: np.ndarray) -> NearCopies:
     Pictures that are smooth all over, such as the sky alone, are like each other and left out.
     """
     details = _details(pictures)
-    seen = details.any(axis=1).nonzero()[0]
+    seen = np.flatnonzero(details.any(axis=1))
     pictures, details, count = pictures[seen], details[seen], len(seen)
     found = [np.empty(0, np.int64)]
     for mirrored, rows, columns in _candidates(pictures):
@@ -63,9 +64,9 @@ def find_near_copies(pictures: np.ndarray) -> NearCopies:
     pairs = np.unique(np.concatenate(found))
     copies = [NearCopies(*(np.empty(0, kind) for kind in (int, int, bool, np.float32)))]
     for begin in range(0, len(pairs), 4096):
-        part, mirrored = np.divmod(pairs[begin : begin + 4096], 2)
-        first, second = part // count, part % count
-        copies.append(_decide(pictures, details, first, second, mirrored.astype(bool)))
+        both, flipped = np.divmod(pairs[begin : begin + 4096], 2)
+        first, second = both // count, both % count
+        copies.append(_decide(pictures, details, first, second, flipped > 0))
     joined = NearCopies(*(np.concatenate(one) for one in zip(*copies, strict=True)))
     return joined._replace(first=seen[joined.first], second=seen[joined.second])
 
@@ -85,7 +86,7 @@ def _candidates(pictures: np.ndarray) -> Iterator[tuple[bool, np.ndarray, np.nda
                 yield mirrored, *_alike(hashes, plain, pair)
 
 
-def _hash(pictures: np.ndarray, part: tuple = WHOLE) -> np.ndarray:
+def _hash(pictures: np.ndarray, part: Part = WHOLE) -> np.ndarray:
     """The difference hashes of a part of each picture, uint8 (N, 8).
 
     The bits of a byte are in different rows and columns, so bytes depend little on each other.
@@ -97,19 +98,18 @@ def _hash(pictures: np.ndarray, part: tuple = WHOLE) -> np.ndarray:
     return np.packbits(spread, axis=2)[:, :, 0]
 
 
-def _reduce(pictures: np.ndarray, part: tuple, height: int, width: int) -> np.ndarray:
+def _reduce(pictures: np.ndarray, part: Part, height: int, width: int) -> np.ndarray:
     """A part of each picture, averaged to another size: float32 (N, height, width)."""
-    rows = _averages(*part[0], HEIGHT, height)
-    columns = _averages(*part[1], WIDTH, width)
+    rows, columns = _averages(part[0], HEIGHT, height), _averages(part[1], WIDTH, width)
     found = np.empty((len(pictures), height, width), np.float32)
     for i in range(0, len(pictures), 4096):
         found[i : i + 4096] = rows @ pictures[i : i + 4096].astype(np.float32) @ columns.T
     return found
 
 
-def _averages(low: float, high: float, pixels: int, cells: int) -> np.ndarray:
-    """Means over equal parts of [low, high], where `pixels` fill [0, 1]: (cells, pixels)."""
-    edges = np.linspace(low, high, cells + 1)[:, None] * pixels
+def _averages(span: tuple[float, float], pixels: int, cells: int) -> np.ndarray:
+    """Means over equal cells of a span, where all `pixels` fill [0, 1]: (cells, pixels)."""
+    edges = np.linspace(*span, cells + 1)[:, None] * pixels
     covered = np.clip(edges - np.arange(pixels), 0, 1)  # share of each pixel left of an edge
     shares = covered[1:] - covered[:-1]
     return (shares / shares.sum(1, keepdims=True)).astype(np.float32)
@@ -177,7 +177,7 @@ def _decide(
     return NearCopies(first[near], second[near], mirrored[near], best[near])
 
 
-def _details(pictures: np.ndarray, part: tuple = WHOLE) -> np.ndarray:
+def _details(pictures: np.ndarray, part: Part = WHOLE) -> np.ndarray:
     """What is left without a smooth surface, of length 1; 0 if it is little: float32 (N, 288)."""
     found = _reduce(pictures, part, HEIGHT // 2, WIDTH // 2)
     found -= _smooth(HEIGHT // 2) @ found @ _smooth(WIDTH // 2)

@@ -206,3 +206,19 @@ def test_check_data_finds_one_of_everything(
     (train / "A").rename(train / "D")
     assert status(main, "check_data.py", str(pairs)) == 2
     assert "C/ and D/ look like input and target" in capsys.readouterr().out
+
+
+def test_near_copies_of_inputs_are_named_and_targets_are_not_compared(
+    pairs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, (split, side) in enumerate((s, side) for s in ("train", "test") for side in "AB"):
+        blots = np.random.default_rng(i % 2).integers(0, 256, (12, 12, 3), np.uint8)
+        image = Image.fromarray(blots).resize((80, 72), Image.Resampling.BICUBIC)
+        image.save(pairs / split / side / "photo.jpg", quality=90 - 10 * i)
+    capsys.readouterr()
+    assert status(main, "check_data.py", str(pairs)) == 0
+    out = capsys.readouterr().out
+    test, train = pairs / "test", pairs / "train"
+    assert f"{test}: 1 image with a near copy in {train}, which makes metrics too good" in out
+    assert f"{test}/A/photo.jpg: a near copy of {train}/A/photo.jpg (" in out
+    assert "B/photo.jpg: a" not in out
