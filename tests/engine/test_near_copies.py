@@ -50,7 +50,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "mirrored": lambda image: image.transpose(Transpose.FLIP_LEFT_RIGHT),
     "grey": lambda image: image.convert("L"),
     "mirrored, cropped, quality 50": lambda image: jpeg(
-        crop(0, 0.025, 0.975, 1)(image.transpose(Transpose.FLIP_LEFT_RIGHT)), 50
+        crop(0.05, 0, 1, 1)(image.transpose(Transpose.FLIP_LEFT_RIGHT)), 50
     ),
 }
 
