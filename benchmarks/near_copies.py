@@ -113,8 +113,8 @@ def measure(project: Path, data: Path, paths: list[Path], count: int, largest: i
     search = [sys.executable, "-c", SEARCH, str(data / "train")]
     told = subprocess.run(search, cwd=project, check=True, capture_output=True, text=True).stdout
     print(
-        f"{count:,} images: check_data {seconds:.0f} s ({used:.0f} s of processors), {lines:,} lines "
-        f"of near copies; {told}"
+        f"{count:,} images: check_data {seconds:.0f} s ({used:.0f} s of processors), {lines:,} "
+        f"lines of near copies; {told}"
     )
 
 
