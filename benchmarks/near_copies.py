@@ -114,7 +114,7 @@ def measure(project: Path, data: Path, paths: list[Path], count: int, largest: i
     told = subprocess.run(search, cwd=project, check=True, capture_output=True, text=True).stdout
     print(
         f"{count:,} images: check_data {seconds:.0f} s ({used:.0f} s of processors), {lines:,} "
-        f"lines of near copies; {told}"
+        f"lines of near copies; {told.strip()}"
     )
 
 
