@@ -194,21 +194,7 @@ def _best(own: Weights, state: Any, path: Path) -> tuple[Weights, str]:
     wrappers add, as `module.`. Of those that fit as well averaged weights are preferred. What these
     lack, as buffers, comes from the best of the others.
     """
-    tensors = dict(_tensors(state))
-    lists = dict(_lists(state))
-    for place, values in lists.items():
-        tensors.update(_named_in_order(place, values, tensors))
-    if not tensors:
-        kept = ", ".join(f"{place} ({len(values)} tensors)" for place, values in lists.items())
-        what = f"; {kept} have no names: save the state dict beside them" if kept else ""
-        what = what or "; its tensors are those of an optimizer" * _has_optimizer(state)
-        raise BadInput(f"--weights {path}: holds no state dict{what}")
-    known = [place for place in lists if any(key.startswith(f"{place}.") for key in tensors)]
-    if lost := [place for place in lists if _is_averaged(place) and place not in known]:
-        terminal.warn(
-            f"--weights {path}: {shorten(lost)}: not used, as these tensors have no names and are "
-            "not those of a state dict in it, in their order"
-        )
+    tensors = _named(state, path)
     prefixes: dict[str, None] = {}
     for key in tensors:
         parts = key.split(".")
@@ -228,6 +214,25 @@ def _best(own: Weights, state: Any, path: Path) -> tuple[Weights, str]:
     for *_, named in others:
         best = {**{key: named[key] for key in _fitting(own, named)}, **best}
     return best, f" (the averaged ones, {prefix.rstrip('.')})"
+
+
+def _named(state: Any, path: Path) -> Weights:
+    """The tensors in a file by their places, those of lists by the names beside them."""
+    tensors, lists = dict(_tensors(state)), dict(_lists(state))
+    for place, values in lists.items():
+        tensors.update(_named_in_order(place, values, tensors))
+    if not tensors:
+        kept = ", ".join(f"{place} ({len(values)} tensors)" for place, values in lists.items())
+        what = f"; {kept} have no names: save the state dict beside them" if kept else ""
+        what = what or "; its tensors are those of an optimizer" * _has_optimizer(state)
+        raise BadInput(f"--weights {path}: holds no state dict{what}")
+    known = [place for place in lists if any(key.startswith(f"{place}.") for key in tensors)]
+    if lost := [place for place in lists if _is_averaged(place) and place not in known]:
+        terminal.warn(
+            f"--weights {path}: {shorten(lost)}: not used, as these tensors have no names and are "
+            "not those of a state dict in it, in their order"
+        )
+    return tensors
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Callable
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 
@@ -20,6 +22,7 @@ PAIRS += [{"input", "output"}, {"inputs", "outputs"}, {"lr", "hr"}, {"hazy", "gt
 OF_IMAGE = re.compile(r"(.+?)[ _.-]+(mask|masks|gt|seg|segmentation|label|labels)([ _-]*\d+)?")
 FEWEST, LOOKED_AT = 3, 8  # pairs of two folders with the same names
 COLOURS = 32  # that a mask has at most
+Read = Callable[[str], np.ndarray]
 ALIKE = 0.9  # correlation from which on two images of one size count as the same picture
 
 
@@ -48,14 +51,13 @@ def check_content(root: Path, by_class: dict[str, list[str]]) -> None:
                 f"{root}: {stems[mask]} looks like the mask of {stems[image]}: take masks out of "
                 "the class folders; here each file is an image of its class"
             )
+    read = lru_cache(3)(lambda path: np.asarray(read_image(root / path)))
     for one, other in combinations(by_class, 2) if len(by_class) <= 3 else ():
-        kinds = [_kind(root, *paths) for paths in _same_names(by_class[one], by_class[other])]
-        if len(kinds) < FEWEST:
-            continue
-        if all(kind == "mask" for kind in kinds):
+        kind = _kind_of_all(read, _same_names(by_class[one], by_class[other]))
+        if kind == "mask":
             told = _told(root, [one, other], "segmentation, images and their masks")
             raise BadInput(f"{told}; if they are, give their files different names")
-        if all(kind == "same" for kind in kinds):
+        if kind == "same":
             terminal.warn(
                 f"{root}: {one} and {other} hold the same pictures under the same names; if they "
                 "are pairs, render that task"
@@ -80,10 +82,20 @@ def _name(path: str) -> str:
     return os.path.splitext(path.partition("/")[2])[0]
 
 
-def _kind(root: Path, one: str, other: str) -> str:
+def _kind_of_all(read: Read, pairs: list[tuple[str, str]]) -> str:
+    """What the two images are to each other in all pairs; "" if there are few, or they differ."""
+    kinds = set[str]()
+    for paths in pairs if len(pairs) >= FEWEST else ():
+        kinds.add(_kind(read, *paths))
+        if "" in kinds or len(kinds) > 1:  # so of most data sets one image of a class is read
+            return ""
+    return "".join(kinds)
+
+
+def _kind(read: Read, one: str, other: str) -> str:
     """What two images are to each other: "mask", one of the other; "same", one picture; or ""."""
     try:
-        both = [np.asarray(read_image(root / path)) for path in (one, other)]
+        both = [read(path) for path in (one, other)]
     except (BadInput, OSError):  # which is told where it is read for training
         return ""
     if both[0].shape != both[1].shape:
