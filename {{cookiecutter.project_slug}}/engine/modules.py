@@ -32,30 +32,59 @@ def to_device(model: Module, device: torch.device, freeze: bool = False) -> Modu
     return model.to(device).to(memory_format=memory_format(device)).train()
 
 
+def head_of(network: nn.Module) -> list[nn.Module]:
+    """The modules that are the head of a network, which is trained anew for other data.
+
+    A network says so by the attribute `head_names`, their names in it: `("fc",)`, or two if it has
+    two outputs. Without it, the head is the last layer, as in `layers_of`.
+
+    Raises:
+        BadInput: A name is that of no module, or of one without parameters.
+    """
+    names: tuple[str, ...] = getattr(network, "head_names", ())
+    found = dict(network.named_modules())
+    for name in names:
+        if name not in found or not list(found[name].parameters()):
+            kind = type(network).__name__
+            raise BadInput(f"head_names of {kind}: {name!r} is no module of it with parameters")
+    return [found[name] for name in names] or [_walk(network)[-1][0]]
+
+
 def layers_of(network: nn.Module) -> list[list[nn.Parameter]]:
     """The parameters of each layer, from the input to the head, which is the last one.
 
     A `Sequential`, and every module with more than half of all parameters, is taken apart; what is
     left counts as a layer. ResNet-18 has 11: a convolution, its norm, eight blocks, the head. It
-    relies on modules being registered in the order in which they are called.
+    relies on modules being registered in the order in which they are called; the head may be
+    registered anywhere if the network has `head_names` (see `head_of`).
     """
+    layers = [layer for _, layer in _walk(network)]
+    if not getattr(network, "head_names", ()):
+        return layers
+    head = {id(p): p for part in head_of(network) for p in part.parameters()}
+    rest = [[p for p in layer if id(p) not in head] for layer in layers]
+    return [*filter(None, rest), list(head.values())]
+
+
+def _walk(network: nn.Module) -> list[tuple[nn.Module, list[nn.Parameter]]]:
+    """The layers of a network in the order of their registration, each with its parameters."""
     half = sum(parameter.numel() for parameter in network.parameters()) / 2
 
-    def walk(module: nn.Module) -> Iterator[list[nn.Parameter]]:
+    def walk(module: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
         size = sum(parameter.numel() for parameter in module.parameters())
         parts = list(module.children())
         if parts and (isinstance(module, nn.Sequential) or size > half):
-            yield list(module.parameters(recurse=False))
+            yield module, list(module.parameters(recurse=False))
             for part in parts:
                 yield from walk(part)
         else:
-            yield list(module.parameters())
+            yield module, list(module.parameters())
 
-    return [layer for layer in walk(network) if layer]
+    return [(module, layer) for module, layer in walk(network) if layer]
 
 
 def rest_of(network: nn.Module) -> list[nn.Module]:
-    """The modules before the head, the last layer. Dropout right before it is the head's own."""
+    """The modules before the head (see `head_of`). Dropout right before it is the head's own."""
     head = {id(parameter) for parameter in layers_of(network)[-1]}
     rest = [m for m in network.modules() if not any(id(p) in head for p in m.parameters())]
     layers = {part for m in rest if list(m.parameters()) for part in m.modules()}
@@ -82,8 +111,8 @@ def refuses(network: nn.Module, size: int) -> str:
     """Why a network, which is in evaluation mode afterwards, cannot take (1, 3, size, size)."""
     try:
         network.eval()(torch.zeros(1, 3, size, size))
-    except (RuntimeError, AssertionError) as error:
-        return str(error)
+    except Exception as error:  # networks of others raise almost anything
+        return " ".join(str(error).split()) or type(error).__name__
     return ""
 
 

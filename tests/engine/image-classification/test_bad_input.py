@@ -88,7 +88,7 @@ def test_data_that_cannot_be_tested_on(
 @pytest.mark.parametrize(
     ("words", "culprit", "ours"),
     [
-        (["--network=resnet81"], "resnet18", "networks.torchvision_network"),
+        (["--network=resnet81"], "resnet18", "task.libraries.make"),
         (["--network=simpel"], "simple", "networks.SimpleNetwork"),
         (["--network=zzz"], "--network zzz", "--network"),
         (["--loss=mse"], "--loss", "--loss"),
@@ -126,7 +126,7 @@ def test_a_resume_never_ignores_an_option(
     train: Train, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     """What the optimizer cannot take over is refused, all else takes effect."""
-    needs("networks.torchvision_network")
+    needs("task.libraries.make")
     assert train("run", "--network=squeezenet1_1", "--img-size=32", "--epochs=1") == 0
     capsys.readouterr()
     code = resume(Path("run"), *options, "--epochs=2")
@@ -146,7 +146,7 @@ def test_a_resume_never_ignores_an_option(
 def test_an_image_size_that_the_network_cannot_take(
     images: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    needs("networks.torchvision_network")
+    needs("task.libraries.make")
     words = [f"--data={images}", "--device=cpu", "--batch-size=4", f"--network={name}"]
     assert "--img-size" in train_refuses(capsys, *words, "--img-size=32", "--run-dir=run")
 

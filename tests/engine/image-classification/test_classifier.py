@@ -55,7 +55,7 @@ def train_epoch(parts: Parts) -> None:
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
 @pytest.mark.parametrize("name", slow_after(3, NETWORKS))
 def test_networks_of_torchvision_score_the_classes(name: str) -> None:
-    needs("networks.torchvision_network")
+    needs("task.libraries.make")
     with torch.device("meta"):  # shapes without numbers, which take no time
         model = classifier(f"--network={name}")
         size = 299 if name == "inception_v3" else 224
@@ -98,7 +98,7 @@ def test_the_loss_carries_its_name(name: str, key: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
 def test_frozen_features_stay_while_the_head_learns(build: Build, name: str) -> None:
-    needs("networks.torchvision_network")
+    needs("task.libraries.make")
     words = ["--freeze", "--weights=unread.pt"]
     parts = build(f"--network={name}", "--img-size=32", "--lr=0.1", *words)
     net = parts.model.net
@@ -117,7 +117,7 @@ def test_frozen_features_stay_while_the_head_learns(build: Build, name: str) -> 
 
 
 def test_features_that_are_not_frozen_learn(build: Build) -> None:
-    needs("networks.torchvision_network")
+    needs("task.libraries.make")
     parts = build("--network=squeezenet1_1", "--img-size=32")
     before = {name: value.clone() for name, value in parts.model.net.state_dict().items()}
     train_epoch(parts)
@@ -219,7 +219,7 @@ def test_a_checkpoint_becomes_the_model_again(finished: Path) -> None:
 def test_no_weights_are_downloaded_for_a_checkpoint(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs("networks.torchvision_network")
+    needs("task.libraries.make")
     state = torch.load(finished / "checkpoints" / "last.pt", weights_only=True)
     with torch.random.fork_rng():
         network = classifier("--network=squeezenet1_1").net
@@ -240,7 +240,7 @@ def test_weights_that_cannot_be_downloaded_are_bad_input(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    needs("networks.torchvision_network")
+    needs("task.libraries.make")
 
     def offline(*arguments: object, **more: object) -> None:
         raise URLError("no network")

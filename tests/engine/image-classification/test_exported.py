@@ -28,7 +28,7 @@ def make_network(name: str) -> nn.Module:
     """A small relative of the networks of torchvision that are trained most."""
     if name == "vit":
         return VisionTransformer(64, 16, 2, 2, 32, 64, num_classes=3)
-    return needs("networks.torchvision_network")(name, 3, pretrained=False).network
+    return needs("task.libraries.make")(name, 3, pretrained=False, dropout=0, size=64)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from engine.data.images import flip, image_size, read_image
 from engine.errors import BadInput
 from task.augmentation import chosen_transforms, eval_crop, mix, stored_side, train_crop
 from task.classes import check_classes, check_divisible, check_one_class, list_classes
+from task.preprocessing import describe_preprocessing, is_whole, resized
 from tools.digits import unpack_digits
 
 BUILT_IN = "data/digits"  # the images that come with the project
@@ -40,8 +41,10 @@ def load(path: str | Path, opt: Namespace) -> Tensor:
 
     With `--resize crop` it keeps its aspect ratio: (3, H, W), large enough, but never enlarged.
     The cache is made again when this file changes. An option that is used here has to be in the
-    name of the cache too: see `recipe` in ClassFolders.
+    name of the cache too: see `recipe`.
     """
+    if is_whole(opt):
+        return v2.functional.pil_to_tensor(resized(read_image(path), opt))
     side = stored_side(opt) if opt.resize == "crop" else opt.img_size
     image = read_image(path, (side, side))
     if opt.resize == "squash":
@@ -49,6 +52,14 @@ def load(path: str | Path, opt: Namespace) -> Tensor:
     elif min(image.size) > side:
         image = v2.functional.resize(image, [side])  # the short side
     return v2.functional.pil_to_tensor(image)
+
+
+def recipe(opt: Namespace) -> str:
+    """The options that the result of `load` depends on, as a part of a file name."""
+    if opt.resize == "crop":
+        return f"crop{stored_side(opt)}px"
+    exact = [opt.resize, *opt.preprocess[:2]] if is_whole(opt) else []
+    return "-".join([f"{opt.img_size}px", *exact])
 
 
 def load_eval(path: str | Path, opt: Namespace) -> Tensor:
@@ -180,7 +191,7 @@ class ClassFolders(Dataset):
             root,
             [path for paths in by_class.values() for path in paths],
             decode=partial(load, opt=opt),
-            recipe=f"crop{stored_side(opt)}px" if opt.resize == "crop" else f"{opt.img_size}px",
+            recipe=recipe(opt),
         )
         self.rows = torch.arange(sum(counts))  # of `images`
         self.labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
@@ -267,6 +278,7 @@ def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
     how = "enlarged" if max(width, height) < opt.img_size else "resized"
     how = "cropped" if opt.resize == "crop" else how
     text += f"\nimages: {width}x{height} pixels (the first), {how} to {opt.img_size}x{opt.img_size}"
+    text += describe_preprocessing(opt)
     larger = min(width, height, 224)  # more is rarely worth its time
     if larger >= 2 * opt.img_size:
         return f"{text};\n  most of their detail is lost; --img-size {larger} keeps more"

@@ -40,6 +40,7 @@ from engine.report import grids
 from layers import Normalize
 from task.augmentation import check_eval_size
 from task.classes import count_confusion, label_captions
+from task.preprocessing import settings
 
 
 class Classifier(nn.Module):
@@ -70,7 +71,8 @@ class Classifier(nn.Module):
         spec = networks.make_network(opt, len(self.classes))
         self.net = spec.network
         check_eval_size(opt, self.net)
-        self.normalize = Normalize(spec.mean, spec.std)
+        how = settings(opt)
+        self.normalize = Normalize(how.get("mean", spec.mean), how.get("std", spec.std))
         self.criterion = losses.make_loss(opt, list(info["classes"].values()))
         self.loss_name = opt.loss.replace("-", "_")
 
@@ -92,6 +94,7 @@ class Classifier(nn.Module):
             "range": 1,
             "classes": self.classes,
             "resize": opt.resize,
+            **settings(opt),
         }
 
     def networks(self) -> dict[str, nn.Module]:

@@ -1,18 +1,17 @@
 """The networks: each takes a batch of images and returns a score for every class."""
 
-import difflib
 from argparse import Namespace
 from dataclasses import dataclass
 
-import torch
-import torchvision
 from torch import Tensor, nn
 
 from engine import modules
 from engine.errors import BadInput
-from layers import CENTRED, IMAGENET, ConvBlock, Padding, ResnetBlock, Skip
+from layers import CENTRED, ConvBlock, Padding, ResnetBlock, Skip
+from task import libraries
+from task.preprocessing import Preset
 
-NETWORKS = ("simple", "resnet9")  # of this file; those of torchvision need no entry
+NETWORKS = ("simple", "resnet9")  # of this file; those of libraries need no entry
 
 
 @dataclass
@@ -45,26 +44,25 @@ def make_network(opt: Namespace, num_classes: int) -> NetworkSpec:
         return NetworkSpec(network, *CENTRED)
     if opt.network in NETWORKS:
         raise BadInput(f"--network {opt.network}: make_network in networks.py has no `if` for it")
-    spec = torchvision_network(opt.network, num_classes, opt.pretrained)
-    if refusal := modules.refuses(spec.network, opt.img_size):
+    usual = libraries.preset(opt.network)
+    network = libraries.make(
+        opt.network, num_classes, opt.pretrained, opt.dropout, opt.img_size
+    )
+    if refusal := modules.refuses(network, opt.img_size):
         raise BadInput(
             f"--img-size {opt.img_size}: not for {opt.network} ({refusal}); leave the option out "
-            f"for {usual_size(opt.network)}"
+            f"for {usual.size}"
         )
-    return spec
+    return NetworkSpec(network, usual.mean, usual.std)
 
 
-def usual_size(name: str) -> int:
-    """The image size that a network is made for, in pixels.
+def preset_of(name: str) -> Preset | None:
+    """What the trained weights of a library's network were made with; None for those of this file.
 
     Raises:
         BadInput: There is no network of that name.
     """
-    names = torchvision.models.list_models(module=torchvision.models)
-    if name not in (*NETWORKS, *names):
-        near = difflib.get_close_matches(name, [*NETWORKS, *names]) or [*NETWORKS, "resnet18"]
-        raise BadInput(f"--network {name}: not known; did you mean {', '.join(near)}?")
-    return 224 if name in names else 32
+    return None if name in NETWORKS else libraries.preset(name, NETWORKS)
 
 
 class SimpleNetwork(nn.Module):
@@ -135,46 +133,3 @@ class ResNet9(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x)) / 8  # the scores of an untrained network are large
-
-
-def torchvision_network(name: str, num_classes: int, pretrained: bool) -> NetworkSpec:
-    """A classification network of torchvision, with a new last layer of `num_classes` scores.
-
-    Args:
-        name: As torchvision.models lists it: resnet18, efficientnet_b0, vit_b_16, ...
-        num_classes: K.
-        pretrained: Start from the ImageNet weights, which are downloaded on first use.
-
-    Raises:
-        BadInput: Its weights cannot be downloaded.
-    """
-    try:
-        network = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
-    except OSError as error:  # URLError is one
-        raise BadInput(
-            f"--pretrained: the weights of {name} could not be downloaded ({error}); leave the "
-            f"option out, or put the file into {torch.hub.get_dir()}/checkpoints"
-        ) from None
-    if hasattr(network, "aux_logits"):  # googlenet and inception_v3 would return a tuple
-        for part in [part for part in ("aux1", "aux2", "AuxLogits") if hasattr(network, part)]:
-            setattr(network, part, None)
-        network.aux_logits = False
-    if hasattr(network, "transform_input"):  # else it would depend on who loads the weights
-        network.transform_input = True
-    _replace_head(network, num_classes)
-    return NetworkSpec(network, *IMAGENET)
-
-
-def _replace_head(network: nn.Module, num_classes: int) -> None:
-    """Puts a new layer in the place of the last one that returns the 1,000 scores of ImageNet."""
-    name, old = [
-        (name, part)
-        for name, part in network.named_modules()
-        if getattr(part, "out_features", getattr(part, "out_channels", None)) == 1000
-    ][-1]
-    if isinstance(old, nn.Conv2d):  # SqueezeNet
-        new: nn.Module = nn.Conv2d(old.in_channels, num_classes, kernel_size=1)
-    else:
-        new = nn.Linear(old.in_features, num_classes)
-    parent, _, attribute = name.rpartition(".")
-    setattr(network.get_submodule(parent), attribute, new)

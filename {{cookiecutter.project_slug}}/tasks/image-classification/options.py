@@ -8,8 +8,10 @@ from engine.data.files import read_dataset_json
 from engine.errors import BadInput
 from layers import NORMS, PADDINGS
 from losses import LOSSES
-from networks import NETWORKS, usual_size
+from networks import NETWORKS, preset_of
 from task.augmentation import add_augmentation_options, complete_augmentation
+from task.libraries import is_timm
+from task.preprocessing import add_preprocessing_options, complete_preprocessing
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
@@ -19,8 +21,8 @@ def parse(argv: list[str] | None = None) -> Namespace:
         opt.flip = read_dataset_json(dataset.data_dir(opt.data)).get("flip", True)
     if opt.sample == "balanced" and opt.balance:
         raise BadInput("--sample balanced: rare classes would count twice; leave out --balance")
-    size = usual_size(opt.network)  # also with --img-size: a wrong name is found at once
-    opt.img_size = opt.img_size or size
+    preset = preset_of(opt.network)  # a wrong name is found at once
+    complete_preprocessing(opt, preset, always=is_timm(opt.network))
     complete_augmentation(opt)
     return opt
 
@@ -41,18 +43,20 @@ def make_parser() -> Parser:
         help="mirror training images at random (default: as dataset.json says, else yes)")
     add("--shift", type=number(int, 0), default=0, metavar="PIXELS",
         help="move training images at random by up to so many pixels")
+    add_preprocessing_options(data)
     add_augmentation_options(data)
 
     add = parser.add_argument_group("network and loss").add_argument
     add("--network", default="simple",
-        help=f"{', '.join(NETWORKS)}, or a name from torchvision")
+        help=f"{', '.join(NETWORKS)}, a name from torchvision, or timm:NAME")
     add("--blocks", type=number(int, 0), default=2, help="residual blocks (network simple)")
     add("--width", type=number(int, 1), default=32, help="channels of the first layer")
     add("--padding", choices=PADDINGS, default="zeros", help="padding (network simple)")
     add("--norm", choices=sorted(NORMS), default="batch", help="normalisation (network simple)")
-    add("--dropout", type=number(float, 0, 0.99), default=0.0, help="dropout (network simple)")
+    add("--dropout", type=number(float, 0, 0.99), default=0.0,
+        help="dropout (network simple); or that of a library's network, 0 for its own")
     add("--pretrained", action=BooleanOptionalAction, default=False,
-        help="start torchvision's network from its ImageNet weights (downloaded once)")
+        help="start a library's network from its trained weights (downloaded once)")
     add("--loss", choices=LOSSES, default="cross-entropy", help="the criterion")
     add("--label-smoothing", type=number(float, 0, 0.99), default=0.0,
         help="share of the target that goes to all classes alike")

@@ -25,8 +25,6 @@ GREY = 127  # about 0 after the normalisation
 def add_augmentation_options(group: Any) -> None:
     """Adds the options of this file to a group of a parser."""
     add = group.add_argument
-    add("--resize", choices=("squash", "crop"), default="squash",
-        help="squash: to S x S, whatever the aspect ratio; crop: a random part, or the centre")
     add("--crop-min", type=number(float, 0.01, 1), metavar="SHARE",
         help=f"least area of a random crop, as a share of the image (default: {CROP_MIN})")
     add("--val-img-size", type=number(int, 1), metavar="V",

@@ -18,7 +18,7 @@ def test_a_config_is_read_back_as_it_was() -> None:
 
 
 def test_images_are_as_large_as_the_network_wants() -> None:
-    needs("networks.usual_size")
+    needs("networks.preset_of")
 
     def size(*words: str) -> int:
         return options.parse([*words, "--flip"]).img_size
@@ -32,7 +32,7 @@ def test_the_help_lists_own_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options, "NETWORKS", (*networks.NETWORKS, "mine"))
     known = ", ".join(networks.NETWORKS)
     text = " ".join(options.make_parser().format_help().split())
-    assert f"{known}, mine, or a name from torchvision" in text
+    assert f"{known}, mine, a name from torchvision, or timm:NAME" in text
 
 
 def test_the_built_in_digits_are_not_mirrored() -> None:
