@@ -243,7 +243,8 @@ class Follower:
         """Options for train.py that make a run take a moment."""
         options = [*SHORT[self.task], "--device=cpu", "--workers=0", "--val-every=1"]
         if self.task == "image-classification":
-            side = 32 if {"resnet18", "@presets/long.txt"} & {*words} else 8
+            large = {"resnet18", "timm:convnext_atto", "@presets/long.txt"}
+            side = 32 if large & {*words} else 8
             options += [f"--img-size={side}", "--no-pretrained"]  # the weights are a download
             options += ["--val-img-size=32"] if "@presets/long.txt" in words else []
         elif "runs/first" not in words:

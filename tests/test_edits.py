@@ -95,7 +95,7 @@ def replace_classification(project: Project) -> None:
     replace(
         project,
         "networks.py",
-        ('NETWORKS = ("simple", "resnet9", "plain")', 'NETWORKS = ("plain",)'),
+        ('NETWORKS = ("simple", "resnet9", "plain", "trained")', 'NETWORKS = ("plain",)'),
         ('    if opt.network == "simple":\n...return NetworkSpec(network, *CENTRED)\n', ""),
         ("PlainNetwork(num_classes)", "PlainNetwork(num_classes, opt.width)"),
     )

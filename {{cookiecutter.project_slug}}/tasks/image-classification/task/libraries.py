@@ -20,6 +20,7 @@ from task.preprocessing import Preset
 Network = TypeVar("Network", bound=nn.Module)
 TIMM = "timm:"
 HEAD_STD = 0.01  # of the weights of a new head: scores near 0, whatever the features are
+NO_HEAD = "has no head that returns scores; take another"
 SCALE = 10**4  # digits of the share that torchvision crops: rounded down, so that sizes are exact
 
 
@@ -168,7 +169,7 @@ def _timm_preset(name: str) -> Preset:
     how = _timm().data.resolve_data_config(pretrained_cfg=config.to_dict())
     _, height, width = how["input_size"]
     if not config.classifier:
-        raise BadInput(f"--network {name}: has no head that returns scores; take another")
+        raise BadInput(f"--network {name}: {NO_HEAD}")
     if height != width:
         raise BadInput(f"--network {name}: is for images of {height} x {width}; take another")
     if how["crop_mode"] not in ("center", "squash"):
@@ -205,7 +206,26 @@ def _make_timm(
             "out, or use --weights FILE"
         ) from None
     named = config.classifier
-    return _with_head(network, (named,) if isinstance(named, str) else tuple(named), num_classes)
+    names = _timm_heads(network, [named] if isinstance(named, str) else named)
+    if not names:
+        raise BadInput(f"--network {name}: {NO_HEAD}")
+    return _with_head(network, names, num_classes)
+
+
+def _timm_heads(network: Any, named: Iterable[str]) -> tuple[str, ...]:
+    """The modules that return scores: those that timm's config names, and any besides.
+
+    `get_classifier` alone may give a larger part, which has trained layers too, or one of two.
+    """
+    parts = dict(network.named_modules())
+    names = [name for name in named if name in parts]
+    given = getattr(network, "get_classifier", tuple)()
+    given = given if isinstance(given, tuple | list) else [given]
+    for name, part in parts.items():
+        covers = any(f"{known}.".startswith(f"{name}.") for known in names)
+        if any(part is one for one in given) and not covers:
+            names.append(name)
+    return tuple(names)
 
 
 def _not_known(name: str, known: list[str], usual: list[str]) -> BadInput:
