@@ -27,6 +27,7 @@ import warnings
 from collections.abc import Callable
 from fnmatch import fnmatch
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         sys.path.insert(0, str(render(Path(scratch))))
-        from engine.data import source
-
+        source: Any = import_module("engine.data.source")
         source._digest_file = cache(source._digest_file)  # of code, which stays as it is
         for name in names:
             if "preset" not in found.get(name, {}):
@@ -105,21 +105,20 @@ def weights(name: str) -> int:
 
 def compare_preset(name: str) -> None:
     """Size, mean, std, and the pixels of pictures, are those of timm's own pipeline."""
-    from options import parse  # type: ignore[attr-defined]
-    from task.preprocessing import resized, settings
-
-    opt = parse([f"--network=timm:{name}", "--weights=unread", "--flip"])
-    config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    ours: Any = import_module("task.preprocessing")
+    opt = import_module("options").parse([f"--network=timm:{name}", "--weights=unread", "--flip"])
+    known: Any = timm.get_pretrained_cfg(name)
+    config = timm.data.resolve_data_config(pretrained_cfg=known.to_dict())
     transform = timm.data.create_transform(**config, is_training=False)
     pixels = timm.data.create_transform(**config, is_training=False, normalize=False)
     assert opt.img_size == config["input_size"][1], "size"
-    how = settings(opt)
+    how = ours.settings(opt)
     _, last = transform.transforms[-2:]
     assert torch.equal(torch.tensor(how["mean"]), last.mean), "mean"
     assert torch.equal(torch.tensor(how["std"]), last.std), "std"
     for width, height in SIZES:
         picture = draw(width, height)
-        ours, theirs = torch.tensor(np.asarray(resized(picture, opt))), pixels(picture)
+        ours, theirs = torch.tensor(np.asarray(ours.resized(picture, opt))), pixels(picture)
         assert torch.equal(ours.permute(2, 0, 1), theirs), f"pixels of {width} x {height}"
 
 
@@ -141,8 +140,6 @@ def draw_data(folder: Path) -> Path:
 
 def train_all(name: str, data: Path, runs: Path, note: Callable[..., None]) -> None:
     """A step, a second one after a resume, one of the head alone; raises what went wrong."""
-    from engine.modules import head_of
-
     shared = [*QUICK, f"--data={data}", f"--network=timm:{name}"]
     one = run(*shared, "--epochs=1", f"--run-dir={runs / 'one'}")
     (line, *_) = (runs / "one/metrics.jsonl").read_text().splitlines()
@@ -152,11 +149,10 @@ def train_all(name: str, data: Path, runs: Path, note: Callable[..., None]) -> N
     assert (one["n_iter"], two["n_iter"]) == (1, 2), "steps"
     from_weights = [*shared, f"--weights={runs / 'one/checkpoints/last.pt'}", "--epochs=1"]
     frozen = run(*from_weights, "--freeze", f"--run-dir={runs / 'frozen'}")
-    from model import Model
-
     path = str(runs / "frozen/checkpoints/last.pt")
-    network = Model.from_checkpoint(path)[0].net  # type: ignore[attr-defined]
-    head = {id(p) for part in head_of(network) for p in part.parameters()}
+    network = import_module("model").Model.from_checkpoint(path)[0].net
+    parts = import_module("engine.modules").head_of(network)
+    head = {id(p) for part in parts for p in part.parameters()}
     own = {key for key, p in network.named_parameters() if id(p) in head}
     changed = {key for key, value in frozen["net"].items() if not value.equal(two["net"][key])}
     assert own and changed and changed <= own, f"--freeze changed {sorted(changed - own)}"
@@ -167,14 +163,11 @@ def train_all(name: str, data: Path, runs: Path, note: Callable[..., None]) -> N
 
 def run(*words: str) -> dict[str, Any]:
     """Runs train.py in this process; returns its last checkpoint, or raises what it said."""
-    import train
-    from engine.errors import run_program
-
     sys.argv = ["train.py", *words]
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            run_program(train.main)  # type: ignore[attr-defined]
+            import_module("engine.errors").run_program(import_module("train").main)
     except SystemExit as ended:
         if ended.code:
             raise RuntimeError(said.getvalue().strip().splitlines()[-1]) from None

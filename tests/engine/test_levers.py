@@ -17,7 +17,7 @@ from torchvision.models import mobilenet_v3_small, resnet18, vgg11, vit_b_16
 import options
 from engine.averages import Averages
 from engine.errors import BadInput
-from engine.modules import layers_of, norms_of, rest_of
+from engine.modules import head_of, layers_of, norms_of, rest_of
 from engine.optimizers import Optimizers, make_optimizer, parameters_of
 from engine.weights import load_fitting
 from model import Model
@@ -80,6 +80,36 @@ def test_layers_are_in_order_and_the_head_is_the_last(
     assert [id(p) for p in found[-1]] == [id(p) for p in list(network.parameters())[-head:]]
     assert {id(p) for layer in found for p in layer} == {id(p) for p in network.parameters()}
     assert sum(map(len, found)) == len(list(network.parameters()))
+
+
+def test_a_network_may_say_what_its_head_is() -> None:
+    """Two parts of it, registered first, of which one lies in a larger part."""
+
+    class TwoHeads(nn.Module):
+        head_names: tuple[str, ...] = ("last", "side.1")
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(8, 2)
+            self.side = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2))
+            self.body = nn.Linear(8, 8)
+
+    network = TwoHeads()
+    assert head_of(network) == [network.last, network.side[1]]
+    layers = layers_of(network)
+    assert [[*map(id, layer)] for layer in layers] == [
+        [id(p) for p in parts]
+        for parts in (
+            network.side[0].parameters(),
+            network.body.parameters(),
+            [*network.last.parameters(), *network.side[1].parameters()],
+        )
+    ]
+    assert rest_of(network) == [network.side[0], network.body]
+    for wrong in ("head", "side.2", "drop"):
+        network.head_names, network.drop = (wrong,), nn.Dropout()
+        with pytest.raises(BadInput, match=f"head_names of TwoHeads: '{wrong}' is no module"):
+            head_of(network)
 
 
 def test_norms_and_biases_do_not_decay() -> None:

@@ -17,7 +17,7 @@ import torchvision
 from conftest import Train
 from needs import OLD, needs
 from PIL import Image
-from programs import last, resume, status, train_refuses
+from programs import last, resume, same_weights, status, train_refuses
 from safetensors.torch import save_file
 from torch import nn
 
@@ -94,11 +94,14 @@ def test_a_network_without_trained_weights_is_prepared_as_ever() -> None:
     assert settings(theirs).keys() == {"mean", "std"} and not is_whole(theirs)
 
 
-def test_what_is_given_has_precedence() -> None:
+def test_what_is_given_has_precedence(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--network=resnet18", "--pretrained"]
     chosen = settings(opt(*words, "--preprocess", "crop=0.5", "mean=0,0.25,1e-1"))
     assert chosen["crop"] == 0.5 and chosen["interpolation"] == "bilinear"
     assert chosen["mean"] == (0.0, 0.25, 0.1) and chosen["std"] == (0.229, 0.224, 0.225)
+    said = capsys.readouterr().err  # as it may be that of another network's config.txt
+    assert "warning: --preprocess crop=0.5: resnet18: its weights were made with 0.875" in said
+    assert said.count("\n") == 2
     assert opt(*words, "--img-size=64").img_size == 64
     squashed = opt(*words, "--resize=squash")
     assert settings(squashed).keys() == {"mean", "std"}
@@ -111,6 +114,19 @@ def test_options_of_the_preprocessing_are_read_back() -> None:
     Path("config.txt").write_text(config_text(given, Path("config.txt")), encoding="utf-8")
     assert options.parse(["@config.txt"]) == given
     assert "crop=0.875" in Path("config.txt").read_text().splitlines()
+
+
+def test_a_cache_changes_nothing_and_is_that_of_its_preprocessing(train: Train) -> None:
+    example.make_data(Path("data"))
+    for i, path in enumerate(sorted(Path("data").rglob("*.png"))):
+        photo(20 + i, 70 - i).save(path)
+    words = ["--data=data", "--resize=center", "--epochs=1"]
+    runs = {"one": "crop=0.6", "other": "crop=0.7"}
+    for run, crop in runs.items():
+        assert train(run, *words, "--preprocess", crop, "--cache") == 0
+    assert train("without", *words, "--preprocess", "crop=0.7", "--no-cache", "--workers=1") == 0
+    assert same_weights(Path("other"), Path("without"))
+    assert not same_weights(Path("one"), Path("other"))
 
 
 @pytest.mark.parametrize(

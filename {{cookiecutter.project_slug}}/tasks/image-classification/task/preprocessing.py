@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
+from engine import terminal
 from engine.errors import BadInput
 
 RESIZE = ("squash", "crop", "center")
@@ -102,6 +103,10 @@ def complete_preprocessing(opt: Namespace, preset: Preset | None, always: bool) 
         chosen["interpolation"] = preset.interpolation if preset else "bilinear"
     if preset and (trained or always):
         chosen |= {"mean": preset.mean, "std": preset.std}
+    for name in chosen.keys() & given.keys() if trained else ():  # perhaps of another's config.txt
+        if chosen[name] != given[name]:
+            told = f"its weights were made with {chosen[name]}"
+            terminal.warn(f"--preprocess {name}={given[name]}: {opt.network}: {told}")
     opt.preprocess = [
         f"{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
         for name, value in (chosen | given).items()
