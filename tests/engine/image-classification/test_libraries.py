@@ -258,8 +258,8 @@ def test_a_new_head_of_trained_torchvision_is_not_sure(monkeypatch: pytest.Monke
         return get_model(name, weights=None, **more)
 
     monkeypatch.setattr("torchvision.models.get_model", without_weights)
-    (trained,) = head_of(libraries.make("resnet18", 3, True, 0, 224))
-    (untrained,) = head_of(libraries.make("resnet18", 3, False, 0, 224))
+    trained: Any = head_of(libraries.make("resnet18", 3, True, 0, 224))[0]
+    untrained: Any = head_of(libraries.make("resnet18", 3, False, 0, 224))[0]
     assert trained.weight.std() < 0.015 < untrained.weight.std() and not trained.bias.any()
 
 

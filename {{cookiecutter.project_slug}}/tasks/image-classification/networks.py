@@ -45,15 +45,13 @@ def make_network(opt: Namespace, num_classes: int) -> NetworkSpec:
     if opt.network in NETWORKS:
         raise BadInput(f"--network {opt.network}: make_network in networks.py has no `if` for it")
     usual = libraries.preset(opt.network)
-    network = libraries.make(
-        opt.network, num_classes, opt.pretrained, opt.dropout, opt.img_size
-    )
-    if refusal := modules.refuses(network, opt.img_size):
+    made = libraries.make(opt.network, num_classes, opt.pretrained, opt.dropout, opt.img_size)
+    if refusal := modules.refuses(made, opt.img_size):
         raise BadInput(
             f"--img-size {opt.img_size}: not for {opt.network} ({refusal}); leave the option out "
             f"for {usual.size}"
         )
-    return NetworkSpec(network, usual.mean, usual.std)
+    return NetworkSpec(made, usual.mean, usual.std)
 
 
 def preset_of(name: str) -> Preset | None:

@@ -54,7 +54,7 @@ def complete_augmentation(opt: Namespace) -> None:
     for name in ("crop_min", "val_img_size"):
         if opt.resize != "crop" and (value := getattr(opt, name)) is not None:
             flag = f"--{name.replace('_', '-')}"
-            raise BadInput(f"{flag} {value}: images are squashed, not cropped; add --resize crop")
+            raise BadInput(f"{flag} {value}: images are not cropped at random; add --resize crop")
     for name in ("mixup", "cutmix"):
         if getattr(opt, name) and opt.batch_size == 1:
             raise BadInput(f"--{name}: one image cannot be mixed; use --batch-size 2 or more")

@@ -108,7 +108,8 @@ def _with_head(network: Network, names: tuple[str, ...], small: int) -> Network:
     The layers in them that return `small` scores get small weights.
     """
     network.head_names = names  # type: ignore[assignment]  # nn.Module may have any attribute
-    for layer in (layer for name in names for layer in network.get_submodule(name).modules()):
+    layers: list[Any] = [m for name in names for m in network.get_submodule(name).modules()]
+    for layer in layers:
         if getattr(layer, "out_features", getattr(layer, "out_channels", 0)) == small != 0:
             layer.weight.normal_(std=HEAD_STD)
             if layer.bias is not None:
@@ -219,8 +220,8 @@ def _timm_heads(network: Any, named: Iterable[str]) -> tuple[str, ...]:
     """
     parts = dict(network.named_modules())
     names = [name for name in named if name in parts]
-    given = getattr(network, "get_classifier", tuple)()
-    given = given if isinstance(given, tuple | list) else [given]
+    said: Any = network.get_classifier() if hasattr(network, "get_classifier") else ()
+    given = said if isinstance(said, tuple | list) else (said,)
     for name, part in parts.items():
         covers = any(f"{known}.".startswith(f"{name}.") for known in names)
         if any(part is one for one in given) and not covers:
