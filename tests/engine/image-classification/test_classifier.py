@@ -100,7 +100,7 @@ def test_the_loss_carries_its_name(name: str, key: str) -> None:
 def test_frozen_features_stay_while_the_head_learns(build: Build, name: str) -> None:
     needs("task.libraries.make")
     words = ["--freeze", "--weights=unread.pt"]
-    parts = build(f"--network={name}", "--img-size=32", "--lr=0.1", *words)
+    parts = build(f"--network={name}", "--img-size=32", "--dropout=0", "--lr=0.1", *words)
     net = parts.model.net
     trained = {n for n, p in net.named_parameters() if p.requires_grad}
     head = {"resnet18": "fc", "squeezenet1_1": "classifier.1"}[name]

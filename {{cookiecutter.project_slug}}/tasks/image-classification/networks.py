@@ -11,7 +11,7 @@ from layers import CENTRED, ConvBlock, Padding, ResnetBlock, Skip
 from task import libraries
 from task.preprocessing import Preset
 
-NETWORKS = ("simple", "resnet9")  # of this file; those of libraries need no entry
+NETWORKS = ("simple", "resnet9")  # of this file; not those of libraries
 
 
 @dataclass
