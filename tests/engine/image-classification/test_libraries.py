@@ -122,6 +122,11 @@ def test_a_cache_changes_nothing_and_is_that_of_its_preprocessing(train: Train) 
         photo(20 + i, 70 - i).save(path)
     words = ["--data=data", "--resize=center", "--epochs=1"]
     runs = {"one": "crop=0.6", "other": "crop=0.7"}
+    views = {
+        dataset.train_and_val(opt("--data=data", "--resize=center", "--preprocess", crop))[1].view
+        for crop in runs.values()
+    }
+    assert len(views) == 2  # a resume with another one forgets the best value
     for run, crop in runs.items():
         assert train(run, *words, "--preprocess", crop, "--cache") == 0
     assert train("without", *words, "--preprocess", "crop=0.7", "--no-cache", "--workers=1") == 0

@@ -178,9 +178,11 @@ class ClassFolders(Dataset):
         self.root = root
         self.transforms = eval_crop(opt)  # those of training images are others
         # The options on which validation depends: when it changes, the best value is forgotten.
-        self.view = f"squashed to {opt.img_size} pixels"
+        how = "centred" if opt.resize == "center" else "squashed"
+        self.view = f"{how} to {opt.img_size} pixels"
         if opt.resize == "crop":
             self.view = f"cropped to {opt.val_img_size} of {stored_side(opt)} pixels"
+        self.view = ", ".join([self.view, *(opt.preprocess or [])])
         self.strata: Tensor | None = None  # the labels, if each class is drawn equally often
         by_class, found = list_classes(root, classes)
         check_one_class(found)
