@@ -169,9 +169,10 @@ class Parser(argparse.ArgumentParser):
             path = Path(word[1:])
             if not path.is_file():
                 raise BadInput(f"{word[1:] or '@'}: no such file{_others_beside(path)}")
-            lines = _split(decode(path.read_bytes()).removeprefix("\ufeff"))
-            if any("\0" in line for line in lines):
+            text = decode(path.read_bytes()).removeprefix("\ufeff")
+            if "\0" in text or "\ufffd" in text:  # the latter for what is no text in UTF-16
                 self.error(f"{path}: a file given by @ is not a config.txt")
+            lines = _split(text)
             for number, line in enumerate(lines, 1):
                 if problem := _other_encoding(line):
                     raise BadInput(f"{path}: line {number} {problem}")

@@ -187,9 +187,9 @@ def format_of(path: Path) -> str:
 
 
 def _zip_problem(path: Path) -> str:
-    if not zipfile.is_zipfile(path):
-        return CUT_OFF
     try:
+        if not zipfile.is_zipfile(path):
+            return CUT_OFF
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except Exception:  # the directory is damaged, which `verify` tells
