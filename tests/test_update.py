@@ -59,7 +59,7 @@ class World:
         inner = self.template / "{{cookiecutter.project_slug}}"
         task = inner / "tasks/image-classification"
         for path, old, new in [
-            (task / "networks.py", "\nimport ", "\nCHANGED = 1\nimport "),
+            (task / "networks.py", '"""A small', '"""CHANGED. A small'),
             (task / "losses.py", '"""', '"""CHANGED. '),
             (task / "dataset.py", '"""', '"""CHANGED. '),
             (inner / "train.py", '"""', '"""CHANGED. '),
@@ -87,11 +87,11 @@ def world(tmp_path: Path, template: Path) -> World:
 
 
 def owner_edits(project: Project) -> list[Edit]:
-    """Makes the three edits that docs/edits.md prints; returns them, which an update must keep."""
+    """Makes the edits that docs/edits.md prints; returns what an update must keep of them."""
     edits = printed_edits(project)
     for edit in edits:
         apply(project, edit)
-    return edits
+    return [edit for edit in edits if edit.code in project.read(edit.file)]  # the last of a line
 
 
 def assert_has_change(project: Project) -> None:

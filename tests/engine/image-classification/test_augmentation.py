@@ -373,7 +373,7 @@ def test_an_image_is_predicted_as_it_is_tested(train: Train, photos: Path) -> No
 @pytest.mark.parametrize(
     ("words", "culprit"),
     [
-        (["--val-img-size=40"], "--val-img-size 40: images are squashed"),
+        (["--val-img-size=40"], "--val-img-size 40: images are not cropped"),
         (["--crop-min=0.5", "--resize=squash"], "--crop-min 0.5"),
         (["--crop-min=0", "--resize=crop"], "--crop-min"),
         (["--resize=pad"], "--resize"),
