@@ -447,7 +447,7 @@ def prepare_fault(kind: str, situation: str, victim: int) -> Callable[[int], Non
 @pytest.mark.parametrize("task", TASKS[:1], indirect=True)
 def test_a_fault_of_one_process_ends_all_of_them(task: str, full: bool, tell: Tell) -> None:
     """Soon, in one line, and without the loss of a checkpoint."""
-    count, draw = (2 * TIMES if full else 1) * len(KINDS), random.Random(SEED)
+    count, draw = 2 * TIMES * len(KINDS) if full else 3, random.Random(SEED)
     slowest, wrong = 0.0, []
     for i in range(count):
         kind = KINDS[i % len(KINDS)]

@@ -71,7 +71,7 @@ def test_the_first_file_and_the_count_are_told_for_each_side() -> None:
     }
 
 
-@pytest.mark.parametrize("cache", ["--cache", "--no-cache"])
+@pytest.mark.parametrize("cache", slow_after(1, ["--cache", "--no-cache"]))
 def test_a_run_records_its_images_and_reads_each_once(
     train: Train, build: Build, monkeypatch: pytest.MonkeyPatch, cache: str
 ) -> None:

@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 
 import pytest
 import torch
-from marks import slow_after
 from prefetch_generator import BackgroundGenerator
 from programs import PATIENCE, status
 from torch import Tensor
@@ -428,8 +427,9 @@ def test_an_error_in_the_main_thread_while_it_waits() -> None:
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.slow
 @needs_signals
-@pytest.mark.parametrize("slow", slow_after(1, [3, -1]))
+@pytest.mark.parametrize("slow", [3, -1])
 def test_a_killed_worker_is_reported_whether_it_is_waited_for_or_not(slow: int) -> None:
     before = set(multiprocessing.active_children())
     sampler = CountingSampler(30_000, 3)

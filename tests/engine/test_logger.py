@@ -201,6 +201,7 @@ def test_the_line_of_an_epoch_has_the_training_loss_and_the_time(
     assert ", in 0 s; next:" in out
 
 
+@pytest.mark.slow
 def test_the_time_of_a_run_goes_on_after_a_resume(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def test_a_share_is_rounded_to_all_only_if_it_is_all() -> None:
 # The records of a run.
 
 
+@pytest.mark.slow
 def test_resumes_are_recorded_and_marked(train: Train) -> None:
     assert train("run", "--epochs=1", "--log-every=1") == 0
     records = read_records(Path("run"))
@@ -180,6 +181,7 @@ def test_a_report_is_compared_with_another(train: Train, capsys: pytest.CaptureF
 # Several runs.
 
 
+@pytest.mark.slow
 def test_runs_are_compared(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     runs = ["<b>first", "second"]
     for seed, run in enumerate(runs):

@@ -238,6 +238,7 @@ def test_gradients_are_clipped_as_they_are_and_not_as_they_are_scaled(build: Bui
             assert nn.utils.get_total_norm(gradients).item() == pytest.approx(0.01, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_another_precision_is_no_exact_continuation(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Train
+from marks import slow_after
 from needs import needs
 from programs import last, refusal, resume, status, train_refuses
 
@@ -74,7 +75,7 @@ def test_data_that_cannot_be_trained_on(
     assert culprit in train_refuses(capsys, f"--data={spoiled}", "--device=cpu")
 
 
-@pytest.mark.parametrize("case", FOR_TESTING)
+@pytest.mark.parametrize("case", slow_after(2, FOR_TESTING))
 def test_data_that_cannot_be_tested_on(
     spoiled: Path, finished: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
@@ -121,6 +122,7 @@ def test_an_older_checkpoint_without_a_newer_option(checkpoint: Path) -> None:
     assert status(test.main, "test.py", f"--checkpoint={checkpoint}", "--device=cpu") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["--freeze"], ["--weight-decay=0.5"]], ids=" ".join)
 def test_a_resume_never_ignores_an_option(
     train: Train, capsys: pytest.CaptureFixture[str], options: list[str]

@@ -12,7 +12,6 @@ import example
 import pytest
 import torch
 from conftest import Train
-from marks import slow_after
 from pages import check_whole
 from PIL import Image
 from programs import refusal, status
@@ -196,6 +195,7 @@ def test_folders_that_are_no_runs_are_left_out(
     assert warning == "warning: left out, as no runs: xa, xb, xc and 2 more\n"
 
 
+@pytest.mark.slow
 def test_a_table_of_metrics_is_a_line_for_each_row() -> None:
     text = json_text({"a": float("nan"), "ends": (0.5, 1), "rows": [[1, 2], [3, float("inf")]]})
     lines = ["{", '  "a": null,', '  "ends": [0.5, 1],', '  "rows": [']
@@ -263,7 +263,8 @@ def test_a_class_without_test_images_has_a_dash() -> None:
 HOSTILE = [("$5_$10^", "a\nb\u2029\x85\x1c", "\x1b[31mred"), ("\udcff", "猫", "\u202e$$ $")]
 
 
-@pytest.mark.parametrize("names", slow_after(1, HOSTILE), ids=ascii)
+@pytest.mark.slow
+@pytest.mark.parametrize("names", HOSTILE, ids=ascii)
 def test_classes_of_any_name_are_trained_tested_and_predicted(
     names: tuple[str, str, str],
     images: Path,
