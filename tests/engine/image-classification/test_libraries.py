@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import logging
 import math
 import sys
 from argparse import Namespace
@@ -296,18 +297,23 @@ def test_weights_of_timm_are_read_from_files(
 
 
 def test_weights_that_cannot_be_loaded_are_refused(
-    small: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    small: list[str],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     create = timm.create_model
 
     def offline(name: str, pretrained: bool = False, **more: Any) -> nn.Module:
         if pretrained:
+            logging.getLogger("huggingface_hub").warning("retrying")
             raise ConnectionError("no\nnetwork")
         return create(name, **more)
 
     monkeypatch.setattr("timm.create_model", offline)
     words = [*small, "--dropout=0", "--network=timm:test_vit", "--pretrained", "--run-dir=run"]
     assert "timm:test_vit could not be loaded (no network)" in train_refuses(capsys, *words)
+    assert not caplog.records, "the error alone tells it"
     words[-2:] = ["--pretrained", "--network=timm:vit_tiny_patch16_224.none", "--run-dir=run"]
     assert "did you mean" in train_refuses(capsys, *words)
 

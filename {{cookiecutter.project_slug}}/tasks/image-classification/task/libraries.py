@@ -6,6 +6,7 @@ alone.
 """
 
 import difflib
+import logging
 import math
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -196,16 +197,20 @@ def _make_timm(
         more["img_size"] = size
     if pretrained and not config.has_weights:
         raise BadInput(f"--pretrained: timm has no weights of {name}; use --weights FILE")
+    logged = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # what the error tells
     try:
         network = timm.create_model(short, pretrained, num_classes=num_classes, **more)
     except Exception as error:  # of the download: of several libraries
         if not pretrained or isinstance(error, TypeError):
             raise
-        reason = " ".join(str(error).split())[:150]
+        reason = " ".join(str(error).split()).partition(". ")[0][:200]
         raise BadInput(
             f"--pretrained: the weights of {name} could not be loaded ({reason}); leave the option "
             "out, or use --weights FILE"
         ) from None
+    finally:
+        logging.disable(logged)
     named = config.classifier
     names = _timm_heads(network, [named] if isinstance(named, str) else named)
     if not names:
