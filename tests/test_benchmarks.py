@@ -152,6 +152,8 @@ def test_smoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool) -> N
     if not full:
         pytest.skip("takes minutes; `make stress` has it")
     words = ["--cases", *IN_SMOKE]
+    one_of_a_kind = "ours ours-compile pure guide lightning timm train.py imports 300* ours-plain"
+    words += ["--only", *one_of_a_kind.split()]
     command = [sys.executable, "-m", "benchmarks", "--smoke", "--out", str(tmp_path), *words]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
