@@ -240,8 +240,9 @@ class TrainState:
         self.best, self.waited = state["best"], state["waited"]
         self.best_loss = state.get("best_loss", math.inf)
         self._spent = state.get("seconds", 0.0)
-        self.environment.pop(WEIGHTS, None)  # those that the run began with count
-        self.environment.update({key: was[key] for key in [WEIGHTS] if key in was})
+        self.environment.pop(WEIGHTS, None)
+        if WEIGHTS in was:  # those that the run began with count
+            self.environment[WEIGHTS] = was[WEIGHTS]
         other_metric = self._monitored(state["args"]) != self.monitor
         if VALIDATION in images or self._sees_others(was) or other_metric:
             self.best, self.best_loss, self.waited = -self.sign * math.inf, math.inf, 0
