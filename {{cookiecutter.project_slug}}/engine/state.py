@@ -224,17 +224,7 @@ class TrainState:
         was = state.get("environment", {})
         images = self.changed_files(was)
         options = option_changes(state["args"], plain(self.opt), was, self.environment)
-        try:
-            same = state["args"].get("optimizer") == self.opt.optimizer
-            self.optimizers.load_state_dict(state["optim"] if same else {})
-        except (KeyError, ValueError):
-            raise BadInput(
-                f"{path}: its optimizer does not fit these options; take those of its config.txt "
-                f"({options or 'it has no optimizer'})"
-            ) from None
-        self.optimizers.averages.load_state_dict(state.get("ema", {}))
-        if state.get("scaler"):
-            self.optimizers.scaler.load_state_dict(state["scaler"])
+        self._load_optimizers(state, path, options)
         self.n_iter, self.validated = state["n_iter"], state["validated"]
         self._warn(options, images, state)
         self.best, self.waited = state["best"], state["waited"]
@@ -250,6 +240,19 @@ class TrainState:
         terminal.say(f"resumed after step {self.n_iter} of {self.total}")
         if self.is_over() and self.n_iter >= self.total:
             terminal.say(f"all {self.total} steps are done; a larger --epochs goes on")
+
+    def _load_optimizers(self, state: dict[str, Any], path: Path, options: str) -> None:
+        try:
+            same = state["args"].get("optimizer") == self.opt.optimizer
+            self.optimizers.load_state_dict(state["optim"] if same else {})
+        except (KeyError, ValueError):
+            raise BadInput(
+                f"{path}: its optimizer does not fit these options; take those of its config.txt "
+                f"({options or 'it has no optimizer'})"
+            ) from None
+        self.optimizers.averages.load_state_dict(state.get("ema", {}))
+        if state.get("scaler"):
+            self.optimizers.scaler.load_state_dict(state["scaler"])
 
 
 def first_difference(before: Any, now: Any, name: str = "info") -> str:
