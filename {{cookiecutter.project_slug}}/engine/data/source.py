@@ -16,23 +16,32 @@ from engine.errors import PROJECT
 PLAIN = (str, bytes, int, float, bool, type(None))
 
 
-def _parse(code: str) -> ast.Module:
-    """The syntax tree of code, without docstrings."""
-    tree = ast.parse(textwrap.dedent(code))
-    for node in ast.walk(tree):
-        match getattr(node, "body", None):
-            case [ast.Expr(value=ast.Constant()), *_] as body:
-                del body[0]
-    return tree
+def _dump(code: str) -> tuple[str, list[ast.AST]]:
+    """The syntax of code as text, and its nodes; without docstrings, and without the fields that
+    are empty, some of which newer Pythons have added.
 
-
-def _dump(value: Any) -> str:
-    """As ast.dump, without the fields that are empty, some of which newer Pythons have added."""
-    if isinstance(value, ast.AST):
-        fields = ((name, getattr(value, name, None)) for name in value._fields)
-        told = [f"{name}={_dump(field)}" for name, field in fields if field not in (None, [])]
-        return f"{type(value).__name__}({','.join(told)})"
-    return f"[{','.join(map(_dump, value))}]" if isinstance(value, list) else repr(value)
+    ast.dump and ast.walk take three times as long, which each start of a program would pay.
+    """
+    told: list[str] = []
+    nodes: list[ast.AST] = []
+    left: list[Any] = [ast.parse(textwrap.dedent(code))]
+    while left:
+        value = left.pop()
+        if isinstance(value, ast.AST):
+            nodes.append(value)
+            told.append(type(value).__name__)
+            found = value.__dict__
+            for name in value._fields:
+                if (field := found.get(name)) is not None and field != []:
+                    told.append(name)
+                    left.append(field)
+        elif isinstance(value, list):
+            docstring = isinstance(value[0], ast.Expr) and isinstance(value[0].value, ast.Constant)
+            told.append(f"[{len(value) - docstring}]")
+            left += value[docstring:]
+        else:
+            told.append(repr(value))
+    return " ".join(told), nodes
 
 
 @cache
@@ -55,7 +64,7 @@ def changed_code(before: dict[str, str]) -> list[str]:
 
 def _digest_file(name: str) -> str:
     try:
-        text = _dump(_parse((PROJECT / name).read_text(encoding="utf-8")))
+        text, _ = _dump((PROJECT / name).read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
         return "none"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -101,11 +110,10 @@ def _follow(thing: Any, found: dict[str, str]) -> None:
 def _source_of(thing: Any) -> tuple[str, set[str]]:
     """The code of a function or class as text, and the names in it."""
     try:
-        tree = _parse(inspect.getsource(thing))
+        text, nodes = _dump(inspect.getsource(thing))
     except (OSError, SyntaxError, TypeError):  # made at run time, or a part of a line
         return getattr(getattr(thing, "__code__", None), "co_code", b"").hex(), set()
-    names = {getattr(node, "id", getattr(node, "attr", "")) for node in ast.walk(tree)}
-    return _dump(tree), names
+    return text, {getattr(node, "id", getattr(node, "attr", "")) for node in nodes}
 
 
 def _text(value: Any, found: dict[str, str]) -> str:
@@ -125,6 +133,6 @@ def _text(value: Any, found: dict[str, str]) -> str:
 @cache
 def _ours(module: ModuleType) -> bool:
     file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
-    if not file or "site-packages" in str(file):
-        return False
+    if not file or "site-packages" in str(file) or not Path(file).is_absolute():
+        return False  # torch.ops says that its file is _ops.py
     return Path(file).resolve().is_relative_to(PROJECT)
