@@ -64,9 +64,14 @@ def changed_code(before: dict[str, str]) -> list[str]:
 
 def _digest_file(name: str) -> str:
     try:
-        text, _ = _dump((PROJECT / name).read_text(encoding="utf-8"))
+        return _digest((PROJECT / name).read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
         return "none"
+
+
+@cache  # a program that resumes compares what it has just recorded
+def _digest(code: str) -> str:
+    text, _ = _dump(code)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
