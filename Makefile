@@ -40,7 +40,7 @@ demo: $(DEMO_INSTALLED)  ## makes a project in demo/, trains it and tests it
 	cd $(DEMO) && "$$PY" test.py --checkpoint runs/demo/checkpoints/best.pt
 	@echo "The pictures are in $(DEMO)/runs/demo/report/"
 
-test: lint  ## runs every check and every test
+test: $(INSTALLED)  ## runs every check and every test; test_lint.py is `make lint`
 	$(PYTEST) $(TWO) $(ARGS)
 
 stress: $(INSTALLED)  ## many more faults and answers than `make test`, and three seeds
@@ -63,15 +63,14 @@ oldest:  ## makes a project and runs its tests with the oldest versions that are
 
 lint: $(INSTALLED)  ## checks style and types, of the template and of its projects
 	"$$PY" -m ruff check --config pyproject.toml .
-	for task in '$(PROJECT)'/tasks/*; do \
-		copy=".mypy_cache/projects/$${task##*/}"; rm -rf "$$copy"; mkdir -p "$$copy" && \
-		cp -Rp '$(PROJECT)'/. "$$copy" && rm -r "$$copy/tasks" && cp -Rp "$$task"/. "$$copy" && \
-		mkdir "$$copy/tests/engine" && \
-		cp -p tests/engine/*.py tests/engine/"$${task##*/}"/*.py "$$copy/tests/engine" && \
-		(cd "$$copy" && exec "$$PY" -m mypy --config-file ../../../pyproject.toml \
-			--cache-dir "../../$${task##*/}" .) & all="$$all $$!"; done; \
-	"$$PY" -m mypy --exclude "^tests/(engine|contracts)/" pt_template_answers.py tests benchmarks && \
-	for process in $$all; do wait $$process || exit; done
+	set -e; copy=.mypy_cache/project; for task in '$(PROJECT)'/tasks/*; do \
+		rm -rf "$$copy"; mkdir -p "$$copy"; \
+		cp -Rp '$(PROJECT)'/. "$$copy"; rm -r "$$copy/tasks"; cp -Rp "$$task"/. "$$copy"; \
+		mkdir "$$copy/tests/engine"; \
+		cp -p tests/engine/*.py tests/engine/"$${task##*/}"/*.py "$$copy/tests/engine"; \
+		(cd "$$copy" && exec "$$PY" -m mypy --config-file ../../pyproject.toml --cache-dir .. .); \
+	done
+	"$$PY" -m mypy --exclude "^tests/(engine|contracts)/" pt_template_answers.py tests benchmarks
 
 clean:  ## removes the environment, the demo and the caches
 	rm -rf .venv .venv-oldest demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -83,7 +83,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The longest files come first; with --full, without the tests that have no long form."""
-    first = ["test_engine.py", "test_edits.py"]
+    first = ["test_engine.py", "test_lint.py"]
     items.sort(key=lambda item: (*first, item.path.name).index(item.path.name))
     if config.getoption("full"):
         short = [item for item in items if "full" not in getattr(item, "fixturenames", ())]
