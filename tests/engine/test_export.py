@@ -95,7 +95,7 @@ def test_the_difference_is_told_and_the_images_are_named(
     assert "random images, as there are none in" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", ["pt2", pytest.param("onnx", marks=[OLD, pytest.mark.slow])])
 @pytest.mark.parametrize("error", slow_after(1, [0.1, float("nan")]))
 def test_a_file_that_differs_is_not_written(
     finished: Path,

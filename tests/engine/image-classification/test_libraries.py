@@ -16,6 +16,7 @@ import pytest
 import torch
 import torchvision
 from conftest import Train
+from marks import slow_after
 from needs import OLD, needs
 from PIL import Image
 from programs import last, resume, same_weights, status, train_refuses
@@ -35,9 +36,9 @@ from task.preprocessing import is_whole, settings
 libraries = needs("task.libraries")
 timm = pytest.importorskip("timm")
 INFO = {"classes": {"cat": 3, "dog": 5, "eel": 2}}
-# Small ones; levit has two heads, each with a norm in it.
-NETWORKS = ["test_vit", "test_convnext", "mobilenetv3_small_050", "levit_128s"]
-NETWORKS += ["test_efficientnet"]
+# Small ones, in full also larger ones; levit has two heads, each with a norm in it.
+NETWORKS = ["test_vit", "test_convnext", "test_efficientnet", "test_resnet", "test_byobnet"]
+NETWORKS += ["mobilenetv3_small_050", "levit_128s"]
 # Of each way in which they are prepared: sizes, shares, interpolations, squashed or not.
 PRESETS = ["test_vit", "resnet50", "vit_medium_patch16_gap_384", "dm_nfnet_f0"]
 PRESETS += ["beit_base_patch16_224"]
@@ -191,7 +192,7 @@ def test_timm_is_optional(
 # Steps, heads, dropout.
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", slow_after(5, NETWORKS))
 def test_networks_of_timm_train_resume_and_freeze(
     train: Train, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -319,6 +320,7 @@ def test_weights_that_cannot_be_loaded_are_refused(
 
 
 @OLD
+@pytest.mark.slow
 def test_an_exported_network_predicts_what_the_library_does(train: Train) -> None:
     """Resizing included: an ONNX file and its metadata give timm's scores of photographs."""
     theirs = timm.create_model("test_efficientnet", num_classes=3).eval()
