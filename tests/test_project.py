@@ -76,14 +76,14 @@ def follow(steps: list[str], world: dict[str, str]) -> None:
 
 
 def test_next_steps_with_make(owner: tuple[Project, list[str], dict[str, str]], full: bool) -> None:
-    """`make train` in few epochs, then `make test`, which in full runs the project's slow tests.
+    """`make train` in few epochs of small images, then `make test`, which in full runs the project's slow tests.
 
     Otherwise its recipe is only asked for: test_edits.py runs the tests that are not slow.
     """
     project, steps, world = owner
     world = {**world, "VENV": ".venv-made"}
     assert [step.split(" ")[0] for step in steps[:3]] == ["cd", "make", "make"]
-    follow(steps[:2], {**world, "ARGS": "--epochs=3"})  # see test_accuracy.py for all of them
+    follow(steps[:2], {**world, "ARGS": "--epochs=4 --img-size=16"})  # see test_accuracy.py for all of them
     follow(steps[0:3:2], {**world, "PYTEST_ADDOPTS": "-m slow", "MAKEFLAGS": "" if full else "n"})
     assert (project.path / ".venv-made/.installed").exists()
 
@@ -104,7 +104,7 @@ def test_next_steps_without_make(
 def test_the_first_run_is_tested_and_used(
     owner: tuple[Project, list[str], dict[str, str]],
 ) -> None:
-    """One seed on any machine, after three epochs; `make stress` holds whole runs to 99 %."""
+    """One seed on any machine, after four epochs; `make stress` holds whole runs to 99 %."""
     project = owner[0]
     best = max((project.path / "runs").iterdir()) / "checkpoints/best.pt"
     tested = project.run("python", "test.py", "--checkpoint", str(best))

@@ -27,6 +27,7 @@ import multiprocessing, os, time
 from PIL import Image
 
 multiprocessing.set_start_method(os.environ["START_METHOD"])
+multiprocessing.set_forkserver_preload(["torchvision"])  # newer Pythons preload train.py
 open_image = Image.open
 
 def open_slowly(*words, **more):
