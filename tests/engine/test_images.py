@@ -21,7 +21,6 @@ from engine.data.files import (
     list_images,
     nearly,
     read_dataset_json,
-    split_by_hash,
     warn_shared,
 )
 from engine.data.images import image_size, read_image
@@ -182,41 +181,6 @@ def test_dataset_json() -> None:
         Path("dataset.json").write_text(text)
         with pytest.raises(BadInput, match=r"^dataset\.json: unknown: '.*'; known: flip, name"):
             read_dataset_json(Path())
-
-
-NAMES = [f"{group}/{i:04d}.jpg" for group in "ab" for i in range(1000)]
-GROUPS = [0] * 1000 + [1] * 1000
-
-
-def test_about_the_share_of_each_group_is_chosen() -> None:
-    for share in (0.1, 0.5):
-        chosen = np.array(split_by_hash(NAMES, GROUPS, share)).reshape(2, 1000)
-        assert abs(chosen.mean(axis=1) - share).max() < 0.05
-
-
-def test_new_names_move_no_old_one() -> None:
-    few = list(range(0, 2000, 3))
-    before = split_by_hash([NAMES[i] for i in few], [GROUPS[i] for i in few], 0.1)
-    after = split_by_hash(NAMES, GROUPS, 0.1)
-    assert [after[i] for i in few] == before
-    order = list(reversed(range(2000)))  # nor does their order matter
-    assert split_by_hash([NAMES[i] for i in order], [0] * 2000, 0.1) == after[::-1]
-
-
-@pytest.mark.parametrize("share", [0.001, 0.1, 0.9, 0.999])
-def test_each_group_is_divided(share: float) -> None:
-    for start in range(0, 1000, 2):
-        first, second = split_by_hash(NAMES[start : start + 2], [7, 7], share)
-        assert first != second
-    for start in range(0, 1000, 5):
-        chosen = split_by_hash(NAMES[start : start + 5], [3] * 5, share)
-        assert 0 < sum(chosen) < 5
-
-
-def test_the_choice_is_the_same_on_every_machine() -> None:
-    chosen = split_by_hash(NAMES[:50], [0] * 50, 0.1)
-    assert [i for i in range(50) if chosen[i]] == [11, 18, 33, 36, 48]
-    assert sum(split_by_hash(["\udce9.jpg", "猫.jpg"], [0, 0], 0.5)) == 1
 
 
 # Depth, channels, orientation: whatever a file's head says is what is read, or it is refused.

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from engine import terminal
 from engine.checkpoint import find_checkpoint
+from engine.data.splits import read_fold
 from engine.devices import PRECISIONS
 from engine.errors import LAUNCHED, BadInput, shorten
 from engine.modules import PARALLEL
@@ -22,6 +23,7 @@ from engine.optimizers import OPTIMIZERS, SCHEDULES
 from engine.text import decode, encoding_problem, printable
 
 HUGE = 1e38  # as large as a float32 can be
+VAL_SHARE = 0.1  # by default
 NOT_IN_CONFIG = ("run_dir", "resume", "quiet")  # a repeated run gets a folder of its own
 
 
@@ -135,6 +137,8 @@ class Parser(argparse.ArgumentParser):
         self.check_read_back(opt)
         terminal.be_quiet(opt.quiet)
         self._check_trained_weights(opt)
+        if getattr(opt, "fold", None) and opt.val_share != VAL_SHARE:
+            raise BadInput("--fold beside --val-share: both choose images of train/; leave one out")
         processes = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1
         opt.accumulate = opt.accumulate or processes
         return opt
@@ -247,6 +251,19 @@ def auto_or(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
+def _fold(text: str) -> str:
+    with suppress(ValueError):
+        return "{}/{}".format(*read_fold(text))
+    raise argparse.ArgumentTypeError(f"{text!r} is not K/N, as 2/5 for the second of five parts")
+
+
+def _pattern(text: str) -> str:
+    try:
+        return re.compile(text).pattern
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+
+
 # fmt: off
 def _add_machine_options(parser: argparse.ArgumentParser) -> Any:
     """Returns their group, for more of the kind."""
@@ -327,8 +344,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def add_data_options(group: Any) -> None:
     """Adds the options for the validation split and the cache to the group of the data."""
     add = group.add_argument
-    add("--val-share", type=number(float, 0.001, 0.9), default=0.1, metavar="SHARE",
+    add("--val-share", type=number(float, 0.001, 0.9), default=VAL_SHARE, metavar="SHARE",
         help="share of train/ to validate on if there is no val/")
+    add("--fold", type=_fold, metavar="K/N",
+        help="validate on the K-th of N equal parts of train/ (see tools.folds)")
+    add("--group", type=_pattern, metavar="REGEX",
+        help="images in whose path below --data it finds the same text stay on one side")
     add("--cache", nargs="?", const="on", default="auto", metavar="WHERE",
         help="keep the decoded images in a file: auto, if they fit into memory, or on: beside the "
         "data; off; or a folder for it")

@@ -44,7 +44,7 @@ def test_check_data_finds_one_of_everything(
     # B: a near miss of a split, files beside the class folders, a key that does not exist.
     shutil.copytree(folder / "test", folder / "valid")
     noise(train / "beside.png", 2)
-    (folder / "labels.csv").write_text("")
+    (folder / "index.csv").write_text("")
     (folder / "dataset.json").write_text('{"Flip": false}')
     # C: service folders, a loop, a link to a file of another class, a hard link, other endings.
     noise(disc / "@eaDir" / "thumb.jpg", 3)
@@ -81,7 +81,7 @@ def test_check_data_finds_one_of_everything(
         assert line in stops
     for line in (
         "not used: valid/ (rename it val if it is that)",
-        "not used: labels.csv",
+        "not used: index.csv",
         "as not in a class folder: beside.png",
         f"disc/again/ (the same folder as {disc})",
         f"disc/up/ (the same folder as {train})",

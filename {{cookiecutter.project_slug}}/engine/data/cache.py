@@ -56,6 +56,10 @@ class CachedImages:
             `decode` counts too: when it does something else, the cache is made again.
         kind: What the values are: "image" (brightness), "index" (of a class, as in a mask) or
             "feature" (anything else).
+        data: The folder of all images of the data set, in which `.cache` is; by default that above
+            `root`.
+        notes: What is known of each file besides its bytes, such as a digest of its row in a table;
+            files.jsonl has it.
     """
 
     def __init__(
@@ -65,16 +69,25 @@ class CachedImages:
         decode: Callable[[str], Tensor],
         recipe: str,
         kind: str = "image",
+        data: Path | None = None,
+        notes: Iterable[str] | None = None,
     ) -> None:
         assert kind in mapped.KINDS, kind
         self.files = files if isinstance(files, SerializedList) else SerializedList(files)
         self.root, self.recipe, self.kind = root, recipe, kind
+        self.data = root.parent if data is None else data
+        self.notes = None if notes is None else SerializedList(notes)
         self._decode = decode
         self.mapped: MappedImages | None = None
         self._stamps: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def names(self) -> Iterator[str]:
+        """The paths of the files below the folder of the data."""
+        inside = "" if self.root == self.data else f"{self.root.name}/"
+        return (inside + file for file in self.files)
 
     def path(self, index: int) -> str:
         """The file of an image."""
@@ -188,7 +201,7 @@ def use_cache(
 
 def _use_cache(images: CachedImages, where: str, uses: int) -> None:
     beside = where in WHERE
-    folder = images.root.parent / ".cache" if beside else Path(where)
+    folder = images.data / ".cache" if beside else Path(where)
     what, decoded, few = f"{len(images):,} images of {images.root}", "", _decode_few(images)
     images.mapped = _find(images, folder, few)
     if images.mapped is None:

@@ -2,7 +2,8 @@
 
 A line of JSON for each file: its name below the data folder, bytes, time of change in ns, a digest
 of its bytes or null, the two other numbers of mapped.stamp, and whether it is to train on or to
-validate on. Where files.jsonl gives way to one of another content it is kept as files-1.jsonl,
+validate on; then what else the data set knows of it, such as a digest of its row in a table, if
+anything. Where files.jsonl gives way to one of another content it is kept as files-1.jsonl,
 files-2.jsonl and so on.
 """
 
@@ -29,6 +30,7 @@ IMAGES = "images"  # the checksum of all files in `environment`
 SIDES = ("training", "validation")
 # So many files, and bytes of them, are read at a first start if no cache has their digests.
 FEW, SMALL = 4096, 2**27
+SIDE, NOTE = 5, 6  # places in a record
 Records = dict[str, list[Any]]  # by name, the rest of a line; those of a folder follow each other
 
 
@@ -53,12 +55,12 @@ class Files:
             judged: set[str] = set()
             if images in validation:
                 judged = _own(val_set, images.files) if images in training else set(images.files)
-            rows = zip(
-                images.files, images.stamps().tolist(), _digests(images, before), strict=True
-            )
-            for name, (size, changed, *more), digest in rows:
-                record = [size, changed, digest, *more, SIDES[name in judged]]
-                self.records[f"{images.root.name}/{name}"] = record
+            stamps, digests = images.stamps().tolist(), _digests(images, before)
+            rows = zip(images.files, images.names(), stamps, digests, strict=True)
+            notes = iter(images.notes or ())
+            for file, name, (size, changed, *more), digest in rows:
+                self.records[name] = [size, changed, digest, *more, SIDES[file in judged]]
+                self.records[name] += [next(notes)] if images.notes else []
 
     def facts(self) -> dict[str, str]:
         """A checksum of all, for `environment`; empty without files."""
@@ -92,8 +94,8 @@ def _digests(images: CachedImages, before: Records) -> list[str | None]:
         return [digest.tobytes().hex() for digest in np.array(images.mapped.records["digest"])]
     stamps, new = images.stamps(), []
     digests: list[str | None] = [None] * len(images)
-    for i, name in enumerate(images.files if before else ()):
-        size, changed, digest, *more, _ = before.get(f"{images.root.name}/{name}", [0] * 6)
+    for i, name in enumerate(images.names() if before else ()):
+        size, changed, digest, *more = before.get(name, [0] * 5)[:SIDE]
         if digest and [size, changed, *more] == stamps[i].tolist():
             digests[i] = digest
         elif digest:
@@ -126,14 +128,21 @@ def _own(data_set: Samples, files: Iterable[str]) -> set[str]:
 
 def _checksum(records: Records) -> str:
     found = hashlib.sha256()
-    for folder, named in groupby(records.items(), lambda item: item[0].partition("/")[0]):
+    for folder, named in groupby(records.items(), lambda item: _halves(item[0])[0]):
         names, rows = zip(*named, strict=True)
-        files = SerializedList(name.partition("/")[2] for name in names)
+        files = SerializedList(_halves(name)[1] for name in names)
         found.update(folder.encode("utf-8", "surrogatepass") + files.digest())
         for size, changed, digest, *_ in rows:
             found.update(bytes.fromhex(digest) if digest else struct.pack("2q", size, changed))
-        found.update(bytes(row[-1] == SIDES[1] for row in rows))
+        found.update(bytes(row[SIDE] == SIDES[1] for row in rows))
+        found.update("".join(note for row in rows for note in row[NOTE:]).encode())
     return found.hexdigest()[:16]
+
+
+def _halves(name: str) -> tuple[str, str]:
+    """The first folder of a path, if it has one, and the rest."""
+    first, slash, rest = name.partition("/")
+    return (first, rest) if slash else ("", first)
 
 
 def read_records(path: Path) -> Records:
@@ -141,7 +150,7 @@ def read_records(path: Path) -> Records:
     try:
         lines = ",".join(path.read_text(encoding="utf-8").splitlines())
         records = {name: rest for name, *rest in json.loads(f"[{lines}]")}
-        whole = all(len(rest) == 6 and rest[-1] in SIDES for rest in records.values())
+        whole = all(len(rest) in (6, 7) and rest[SIDE] in SIDES for rest in records.values())
     except (OSError, ValueError, TypeError):
         return {}
     return records if whole else {}
@@ -165,14 +174,16 @@ def compare(before: Records, now: Records) -> dict[str, str]:
     found: dict[tuple[str, str], list[str]] = {}
     for name in {**before, **now}:
         one, other = before.get(name), now.get(name)
-        side, what = (other or one or SIDES)[-1], ""
+        side, what = (other or one or [])[SIDE], ""
         if one is None or other is None:
             what = "is gone" if other is None else "is new"
         elif one[2] != other[2] if one[2] and other[2] else one[0] != other[0]:
             what = "has changed"
+        elif one[NOTE:] != other[NOTE:]:
+            what = "has another row in the table"
         elif one[1] != other[1] and not (one[2] and other[2]):
             side, what = "", "has another time of change, and no digest"
-        elif one[-1] != side:
+        elif one[SIDE] != side:
             what = "is from the other side of the division"
         if what:
             found.setdefault((side, what), []).append(name)

@@ -1,7 +1,6 @@
 """Files: which of them are images, lists of them, and what of a data folder is not used."""
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -66,6 +65,11 @@ class Listing(NamedTuple):
         return self._replace(images=SerializedList(self.images))
 
 
+def nothing(root: str | Path = "") -> Listing:
+    """The listing of an empty folder."""
+    return Listing([], [], [], {}, np.zeros(0, np.uint64), str(root))
+
+
 def list_images(root: str | Path) -> Listing:
     """The images below a folder, if there is one. Links are followed; no folder is read twice.
 
@@ -74,7 +78,7 @@ def list_images(root: str | Path) -> Listing:
         OSError: The machine failed.
     """
     if not os.path.isdir(root):
-        return Listing([], [], [], {}, np.zeros(0, np.uint64))
+        return nothing()
     entered: dict[Any, str] = {}
     # By the folder, whose path ends with a slash.
     files: dict[str, list[str]] = {}
@@ -297,34 +301,6 @@ def folders_in(folder: Path) -> list[str]:
     """The names of the folders in a folder that are not hidden, sorted; none if it is no folder."""
     entries = _scan(folder) if folder.is_dir() else []
     return [entry.name for entry in entries if _is_folder(entry)]
-
-
-def split_by_hash(names: Iterable[str], groups: Sequence[int], share: float) -> list[bool]:
-    """Chooses about `share` of the names of each group, by a hash of the name.
-
-    Adding names changes no choice, unless a group would be chosen whole or not at all: then its
-    name with the highest hash is left, or that with the lowest is chosen.
-
-    Args:
-        names: Such as relative paths.
-        groups: A number for each name, such as its class; each number stands at least twice.
-        share: In (0, 1).
-
-    Returns:
-        Whether each name is chosen.
-    """
-    hashes = [
-        int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:6], "big")
-        / 2**48
-        for name in names
-    ]
-    members: dict[int, list[int]] = {}
-    for i in sorted(range(len(hashes)), key=hashes.__getitem__):
-        members.setdefault(groups[i], []).append(i)
-    chosen = [value < share for value in hashes]
-    for rows in members.values():
-        chosen[rows[0]], chosen[rows[-1]] = True, False
-    return chosen
 
 
 class SerializedList(Sequence[str]):

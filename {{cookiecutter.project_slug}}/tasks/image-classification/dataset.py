@@ -1,8 +1,10 @@
-"""What a sample is: an image in a folder named after its class.
+"""What a sample is: an image in a folder named after its class, or in a table.
 
     DIR/train/CLASS/any_name.jpg
     DIR/val/CLASS/any_name.jpg      optional; without it a share of train/ is set aside
     DIR/test/CLASS/any_name.jpg     read by test.py alone
+
+    DIR/labels.csv                  instead: file,label and perhaps split, group, weight
 
 A file DIR/dataset.json may name the source of the images, and `"flip": false` in it turns random
 flips off, for digits and the like.
@@ -21,11 +23,25 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from engine.data.cache import CachedImages
-from engine.data.files import list_images, split_by_hash, warn_shared, warn_unused
+from engine.data.files import (
+    SerializedList,
+    list_images,
+    warn_shared,
+    warn_unused,
+)
 from engine.data.images import flip, image_size, read_image
+from engine.data.splits import check_apart, find_groups, refuse_fold, set_aside
 from engine.errors import BadInput
 from task.augmentation import chosen_transforms, eval_crop, mix, stored_side, train_crop
-from task.classes import check_classes, check_divisible, check_one_class, list_classes
+from task.classes import (
+    check_classes,
+    check_divisible,
+    list_folders,
+    list_rows,
+    read_classes,
+    warn_one_sided,
+)
+from task.labels import TABLE, Table, below_split
 from task.preprocessing import describe_preprocessing, is_whole, resized
 from tools.digits import unpack_digits
 
@@ -121,17 +137,22 @@ def train_and_val(opt: Namespace) -> tuple[Any, Any]:  # of ClassFolders, or a d
         BadInput: As ClassFolders; or the classes differ, or a class cannot be divided.
     """
     root = data_dir(opt.data)
-    train_set = ClassFolders(root / "train", opt)
+    table = read_classes(root, opt)
+    train_set = ClassFolders(root / "train", opt, table=table)
     splits = [train_set.found]
-    if (root / "val").is_dir():
-        val_set = ClassFolders(root / "val", opt, train_set.classes)
+    if table.has("val") if table else (root / "val").is_dir():
+        refuse_fold(opt, table.path if table else root / "val")
+        val_set = ClassFolders(root / "val", opt, train_set.classes, table)
         splits.append(val_set.found)
         warn_shared(*splits)
+        check_apart({str(one.root): one.groups for one in (train_set, val_set)})
     else:
-        train_set, val_set = train_set.split(opt.val_share)
-    warn_unused(root, *splits)
+        train_set, val_set = train_set.split(opt)
+    table.warn() if table else warn_unused(root, *splits)
     train_set.transforms = [*train_crop(opt), *random_transforms(opt)]
     if opt.sample == "balanced":
+        if train_set.weights is not None:
+            raise BadInput(f"--sample balanced: {root / TABLE} has weights; leave one of them out")
         train_set.strata = train_set.labels
     check_transforms(train_set, opt)
     return train_set, val_set
@@ -145,9 +166,10 @@ def eval_set(opt: Namespace, info: dict[str, Any], split: str) -> Any:
     """
     if split == "test":
         root = data_dir(opt.data)
-        chosen = ClassFolders(root / "test", opt, list(info["classes"]))
-        warn_unused(root, chosen.found)
-        for other in ("train", "val"):
+        table = read_classes(root, opt)
+        chosen = ClassFolders(root / "test", opt, list(info["classes"]), table)
+        table.warn() if table else warn_unused(root, chosen.found)
+        for other in () if table else ("train", "val"):
             warn_shared(list_images(root / other), chosen.found)
         return chosen
     chosen = train_and_val(opt)[split == "val"]
@@ -157,25 +179,32 @@ def eval_set(opt: Namespace, info: dict[str, Any], split: str) -> Any:
 
 
 class ClassFolders(Dataset):
-    """Images in one folder for each class. The names of the folders, sorted, give the labels.
+    """Images in one folder for each class, or in the rows of a table.
 
+    The names of the classes, sorted, give the labels; images come by class, then by their path.
     Hidden files and folders (a name that begins with a dot) are ignored. `found` tells what else
     lies there, and is not used.
 
     Args:
-        root: The folder that holds the class folders.
+        root: The folder that holds the class folders; with a table it names the split.
         opt: The options.
         classes: Those of training, some of which may have no images here.
+        table: That in the folder of the data, if there is one.
 
     Returns:
         For an index: a tensor (3, S, S) uint8, or (3, V, V) to judge by, and its label, int64.
 
     Raises:
-        BadInput: As list_classes and check_one_class of task.classes.
+        BadInput: As list_folders and list_rows of task.classes; or `--group` finds no group.
     """
 
-    def __init__(self, root: Path, opt: Namespace, classes: list[str] | None = None) -> None:
-        self.root = root
+    def __init__(
+        self,
+        root: Path,
+        opt: Namespace,
+        classes: list[str] | None = None,
+        table: Table | None = None,
+    ) -> None:
         self.transforms = eval_crop(opt)  # those of training images are others
         # The options on which validation depends: when it changes, the best value is forgotten.
         how = "centred" if opt.resize == "center" else "squashed"
@@ -184,32 +213,44 @@ class ClassFolders(Dataset):
             self.view = f"cropped to {opt.val_img_size} of {stored_side(opt)} pixels"
         self.view = ", ".join([self.view, *(opt.preprocess or [])])
         self.strata: Tensor | None = None  # the labels, if each class is drawn equally often
-        by_class, found = list_classes(root, classes)
-        check_one_class(found)
-        self.found = found.for_workers()
-        self.classes = list(by_class)
-        counts = [len(paths) for paths in by_class.values()]
+        listed = list_rows(table, root.name, classes) if table else list_folders(root, classes)
+        self.root, self.classes, rows = listed.root, listed.classes, listed.rows
+        self.found = listed.found.for_workers()
         self.images = CachedImages(
-            root,
-            [path for paths in by_class.values() for path in paths],
+            self.root,
+            listed.files,
             decode=partial(load, opt=opt),
             recipe=recipe(opt),
+            data=root.parent,
+            notes=[row.digest() for row in rows] if table else None,
         )
-        self.rows = torch.arange(sum(counts))  # of `images`
-        self.labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        groups = find_groups(opt, self.images.names()) if table is None else None
+        if table and table.grouped:
+            groups = [row.group for row in rows]
+        self.group_of = None if groups is None else SerializedList(groups)  # of `images`
+        weighted = table and "weight" in table.columns
+        self.weight_of = torch.tensor([row.weight for row in rows]).double() if weighted else None
+        self.rows = torch.arange(len(self.images))
+        self.labels = torch.tensor(listed.labels)
 
-    def split(self, share: float) -> tuple["ClassFolders", "ClassFolders"]:
-        """Two parts of these images; the second gets about `share` of each class.
+    def split(self, opt: Namespace) -> tuple["ClassFolders", "ClassFolders"]:
+        """Two parts of these images; the second gets about a share of each class, or a fold.
 
-        The hash of a file's path decides, so new files move no old one, unless a class would have
-        no image in one of the parts.
+        The hash of a file's path, or that of its group, decides, so new files move no old one,
+        unless a class would have no image in one of the parts (see engine.data.splits).
 
         Raises:
-            BadInput: A class has only one image.
+            BadInput: A class has only one image, or there are too few groups.
         """
-        check_divisible(self.root, self.info["classes"])
-        in_val = torch.tensor(split_by_hash(self.names(), self.labels.tolist(), share))
-        return self._select(~in_val), self._select(in_val)
+        names, groups = self.names(), self.groups
+        if groups is None:
+            check_divisible(self.root, self.info["classes"])
+        if self.root == self.images.data:
+            names = [below_split(name) for name in names]
+        in_val = torch.tensor(set_aside(opt, self.root, names, self.labels.tolist(), groups))
+        parts = self._select(~in_val), self._select(in_val)
+        warn_one_sided(*(part.info["classes"] for part in parts))
+        return parts
 
     def _select(self, chosen: Tensor) -> "ClassFolders":
         part = copy.copy(self)  # the images and their cache are shared
@@ -225,6 +266,17 @@ class ClassFolders(Dataset):
     def names(self) -> list[str]:
         """The path of each sample, relative to `root`."""
         return [self.images.files[row] for row in self.rows.tolist()]
+
+    @property
+    def groups(self) -> list[str] | None:
+        """The group of each sample, if there are groups."""
+        groups = self.group_of
+        return None if groups is None else [groups[row] for row in self.rows.tolist()]
+
+    @property
+    def weights(self) -> Tensor | None:
+        """How likely each sample is drawn in training, over the others; float64 (N,)."""
+        return None if self.weight_of is None else self.weight_of[self.rows.cpu()]
 
     def fingerprint(self) -> str:
         """A checksum of the list of samples, which the order of training depends on."""
@@ -277,6 +329,11 @@ def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
             f"\ndraws: about {times:,.0f} of each class in an epoch, each image of {rare} about "
             f"{times / classes[rare]:,.1f} times (--sample {opt.sample})"
         )
+    if train_set.weights is not None:
+        text += f"\ndraws: as likely as the weights in {TABLE} say"
+    if (groups := [part.groups for part in (train_set, val_set)])[0] is not None:
+        counts = [f"{len({*own}):,}" for own in groups]
+        text += f"\ngroups: {counts[0]} to train on, {counts[1]} to validate on"
     how = "enlarged" if max(width, height) < opt.img_size else "resized"
     how = "cropped" if opt.resize == "crop" else how
     text += f"\nimages: {width}x{height} pixels (the first), {how} to {opt.img_size}x{opt.img_size}"

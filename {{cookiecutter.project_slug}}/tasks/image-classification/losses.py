@@ -104,10 +104,11 @@ def balanced_weights(counts: list[int]) -> Tensor:
     """Weights that let each class count alike, however many images it has; their mean is 1.
 
     Args:
-        counts: Images of each class, > 0.
+        counts: Images of each class; one without any, as groups may leave it, counts as if it had
+            one.
 
     Returns:
         Shape (K,): total / (K * count), the mean being taken over the images.
     """
-    images = torch.tensor(counts, dtype=torch.float32)
+    images = torch.tensor(counts, dtype=torch.float32).clamp(min=1)
     return images.sum() / (len(counts) * images)

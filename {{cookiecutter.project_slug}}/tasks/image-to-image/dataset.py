@@ -15,6 +15,7 @@ random flips off, for letters and the like.
 
 import copy
 from argparse import Namespace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from engine.data.cache import CachedImages
-from engine.data.files import (
-    SerializedList,
-    list_images,
-    split_by_hash,
-    warn_shared,
-    warn_unused,
-)
+from engine.data.files import SerializedList, list_images, warn_shared, warn_unused
 from engine.data.images import flip, read_image
+from engine.data.splits import check_apart, find_groups, refuse_fold, set_aside
 from engine.errors import BadInput
 from task.degradations import DEGRADATIONS, to_uint8
 from task.near_pairs import check_names, check_shapes
@@ -155,12 +151,14 @@ def _whole_train_and_val(opt: Namespace, least: int | None = None) -> tuple["Pai
     if train_set.layout == "photographs" and opt.side_by_side is opt.degrade is None:
         check_shapes(train_set.root, train_set.sizes.tolist())
     if (root / "val").is_dir():
+        refuse_fold(opt, root / "val")
         val_set = Pairs(root / "val", opt, least)
         val_set.check_layout(train_set.layout)
         splits.append(val_set.found)
         warn_shared(*splits)
+        check_apart({str(one.root): one.groups for one in (train_set, val_set)})
     warn_unused(root, *splits)
-    return train_set.split(opt.val_share) if val_set is train_set else (train_set, val_set)
+    return train_set.split(opt) if val_set is train_set else (train_set, val_set)
 
 
 def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
@@ -223,6 +221,7 @@ class Pairs(Dataset):
         if self.layout == "folders":
             self.pairs = SerializedList(names)
         self.images = CachedImages(root, files, decode=load, recipe="full")
+        self.groups = find_groups(opt, islice(self.images.names(), len(names)))  # of `pairs`
         count, paths = len(names), [f"{root}/{path}" for path in paths]
         heads = [pair_size(paths[i::count], self.layout, opt, least) for i in range(count)]
         warn_transparent(root, [names[i] for i in range(count) if heads[i][1]])
@@ -242,21 +241,22 @@ class Pairs(Dataset):
                 f"{self.root}: holds {self.layout}, and train/ {expected}; lay out alike"
             )
 
-    def split(self, share: float) -> tuple["Pairs", "Pairs"]:
-        """Two parts of these pairs; the second gets about `share` of them.
+    def split(self, opt: Namespace) -> tuple["Pairs", "Pairs"]:
+        """Two parts of these pairs; the second gets about a share of them, or a fold.
 
-        The hash of a pair's name decides, so new files move no old one, unless a part would be
-        empty.
+        The hash of a pair's name, or that of its group, decides, so new files move no old one,
+        unless a part would be empty (see engine.data.splits).
 
         Raises:
-            BadInput: There is only one pair.
+            BadInput: There is only one pair, or one group.
         """
         if len(self.pairs) == 1:
             raise BadInput(
                 f"{self.root}: only one {'image' if self.pairs is self.images.files else 'pair'}, "
                 "and one is needed to train on and one to validate on; add images, or a folder val/"
             )
-        in_val = torch.tensor(split_by_hash(self.pairs, [0] * len(self.pairs), share))
+        strata = [0] * len(self.pairs)
+        in_val = torch.tensor(set_aside(opt, self.root, self.pairs, strata, self.groups))
         return self._select(self.rows[~in_val]), self._select(self.rows[in_val])
 
     def random_crops(self) -> "Pairs":

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from engine.data.files import Listing, collecting
 from engine.errors import shorten
-from task.classes import check_classes, check_divisible, difference, list_classes, simple
+from task.classes import check_classes, check_divisible, list_classes
+from task.names import difference, simple
 
 KIND = "class"  # what `label` tells of an image
 DATASET_KEYS = ()  # of dataset.json, besides those of every task

@@ -1,16 +1,128 @@
-"""Folders of classes: their names and images, and whether they fit; labels as text."""
+"""The classes of images, by folders or by a table, and whether they fit; labels as text."""
 
 import os
-import unicodedata
+import re
+from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from engine import terminal
-from engine.data.files import ENDINGS, Listing, check_split, linked_images, list_images
+from engine.data.files import (
+    ENDINGS,
+    Listing,
+    check_split,
+    collecting,
+    linked_images,
+    list_images,
+    nothing,
+)
 from engine.errors import BadInput, shorten
 from task import other_tasks
+from task.labels import Row, Table, below_split, read_table
+from task.names import difference
+
+# What a spreadsheet makes of 3-5 and of MARCH1, and what it writes for an error.
+MONTHS = "jan|feb|m[aä]r|mrz|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz]"
+DAY, OF_YEAR = r"\d\d?[-. ]+", r"[-. ]+\d\d(\d\d)?"
+DATE = re.compile(
+    r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?([-/.])\d\d?\3\d{4})([ T].*)?"
+    rf"|{DAY}({MONTHS})[a-z]*\.?({OF_YEAR})?|({MONTHS})[a-z]*{OF_YEAR}",
+    re.IGNORECASE,
+)
+NO_LABEL = re.compile(r"nan|#(n/a|ref!|value!|name\?|div/0!|num!|null!)", re.IGNORECASE)
+
+
+class Labelled(NamedTuple):
+    """The images of a split and their classes, in the order of the samples."""
+
+    root: Path  # what the files are relative to
+    files: list[str]
+    labels: list[int]
+    classes: list[str]
+    found: Listing  # what lies there
+    rows: list[Row]  # of the files, if there is a table
+
+
+def list_folders(root: Path, known: list[str] | None = None) -> Labelled:
+    """The images in one folder for each class; errors as list_classes and check_one_class."""
+    by_class, found = list_classes(root, known)
+    check_one_class(found)
+    files = [path for paths in by_class.values() for path in paths]
+    labels = [label for label, paths in enumerate(by_class.values()) for _ in paths]
+    return Labelled(root, files, labels, list(by_class), found, [])
+
+
+def list_rows(table: Table, split: str, known: list[str] | None = None) -> Labelled:
+    """The images of a split in a table, in the order in which folders would give them.
+
+    Of the classes of training, `known`, some may have no image here, which is warned of.
+
+    Raises:
+        BadInput: No row is of this split, or one has a class that training does not know.
+    """
+    rows = table.of(split)
+    if not rows:
+        remedy = "add some" if split != "test" else "add some; test.py --split val needs none"
+        raise BadInput(f"{table.path}: no row is of the split {split}; {remedy}")
+    found = sorted({row.label for row in rows}, key=lambda name: name + "/")
+    classes = known or found
+    check_classes(table.path, found, classes, all_needed=False)
+    if empty := [name for name in classes if name not in {*found}]:
+        told = f"no images of {shorten(empty, 3)} in {split}, which stay without a result"
+        terminal.warn(f"{table.path}: {told}")
+    index = {name: label for label, name in enumerate(classes)}
+    rows.sort(key=lambda row: index[row.label])
+    root = table.root(rows)
+    files = [row.file if root == table.folder else below_split(row.file) for row in rows]
+    labels = [index[row.label] for row in rows]
+    return Labelled(root, files, labels, classes, nothing(root), rows)
+
+
+def read_classes(folder: Path, opt: Namespace, faults: list[str] | None = None) -> Table | None:
+    """The table in a folder, if there is one, with a class for each image.
+
+    Raises:
+        BadInput: As read_table of task.labels; a row has no class or no such name, there is one
+            class alone, or one that training lacks.
+    """
+    table = read_table(folder, opt, faults)
+    first: dict[str, Row] = {}
+    for row in table.rows if table else ():
+        assert table
+        with collecting(faults) if faults is not None else nullcontext():
+            check_label(table, row)
+        if row.split == "train":
+            first.setdefault(row.label, row)
+    if not table or not first:
+        return table
+    if len(first) == 1:
+        name, row = first.popitem()
+        raise table.fault(row.line, f"{name} is the only class of training; add another")
+    for row in table.rows:
+        if row.label not in first:
+            alike = [f"; is it {name!r}?" for name in first if difference(row.label, name)]
+            text = f"{row.split} has the class {row.label!r}, and no row of train does"
+            raise table.fault(row.line, text + ("".join(alike[:1]) or "; add one or delete it"))
+    return table
+
+
+def check_label(table: Table, row: Row) -> None:
+    """Raises BadInput if the label of a row is no name of one class."""
+    problem, label = "", row.label
+    if not label:
+        problem = f"{row.file}: no label; write one or delete the row"
+    elif NO_LABEL.fullmatch(label):
+        problem = f"label {label!r}: stands for a missing value; write a class or delete the row"
+    elif ";" in label:
+        problem = f"label {label!r}: several labels, and an image is of one class; keep one"
+    elif DATE.fullmatch(label):
+        problem = f"label {label!r}: a date, made by a spreadsheet? Write the class as a text"
+    if problem:
+        raise table.fault(row.line, problem)
 
 
 def list_classes(
@@ -72,27 +184,12 @@ def check_classes(
         pairs = ((name, other, difference(name, other)) for name in unknown for other in missing)
         hints = [f"; {one!r} differs from {other!r} by {how}" for one, other, how in pairs if how]
         lists = (shorten([repr(name) for name in names]) or "none" for names in (missing, unknown))
+        what = "classes" if root.is_file() else "class folders"
         raise BadInput(
-            f"{root}: its class folders must be those of training; missing: {next(lists)}; "
+            f"{root}: its {what} must be those of training; missing: {next(lists)}; "
             f"unknown: {next(lists)}"
             + ("".join(hints[:3]) or "; predict.py takes images of other classes" * bool(unknown))
         )
-
-
-def difference(one: str, other: str) -> str:
-    """By what two names differ that look alike: Unicode form, blanks, case; else nothing."""
-    if one == other or simple(one) != simple(other):
-        return ""
-    kinds = ("Unicode form", "blanks", "case")
-    found = [kind for kind in kinds if simple(one, kind) != simple(other, kind)]
-    return " and ".join(found) or "characters that look alike"
-
-
-def simple(name: str, but: str = "") -> str:
-    """A name in one Unicode form, without blanks and capitals, but for one of these changes."""
-    name = name if but == "Unicode form" else unicodedata.normalize("NFKC", name)
-    name = name if but == "blanks" else "".join(name.split())
-    return name if but == "case" else name.casefold()
 
 
 def check_divisible(root: Path, counts: dict[str, int]) -> None:
@@ -102,6 +199,13 @@ def check_divisible(root: Path, counts: dict[str, int]) -> None:
             f"{root}: only one image in {shorten(alone)}, and one is needed to train on and one "
             "to validate on; add images, or a folder val/"
         )
+
+
+def warn_one_sided(training: dict[str, int], validation: dict[str, int]) -> None:
+    """Warns of classes that a division by groups or folds has left on one side alone."""
+    for counts, what in ((training, "train"), (validation, "validate")):
+        if empty := [name for name, count in counts.items() if not count]:
+            terminal.warn(f"no images of {shorten(empty, 3)} to {what} on")
 
 
 def count_confusion(scores: Tensor, labels: Tensor) -> Tensor:

@@ -89,10 +89,10 @@ def test_files_that_are_no_images_are_named(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "train" / "disc" / "notes.txt").write_text("")
-    (folder / "labels.csv").write_text("")
+    (folder / "index.csv").write_text("")
     assert sum(map(len, dataset.train_and_val(opt(folder)))) == 24
     warning = capsys.readouterr().err
-    assert warning == f"warning: {folder}: not used: labels.csv, train/disc/notes.txt\n"
+    assert warning == f"warning: {folder}: not used: index.csv, train/disc/notes.txt\n"
 
 
 def test_subfolders_and_capital_endings_count(folder: Path) -> None:
