@@ -51,6 +51,7 @@ def main() -> int:
     sampler = TrainBatchSampler(
         len(train_set), opt.batch_size, opt.accumulate, opt.epochs, opt.seed, share,
         opt.overfit_one_batch, strata=getattr(train_set, "strata", None),
+        weights=getattr(train_set, "weights", None),
     )
     use_cache([train_set, val_set], opt.cache, opt.epochs, device, world)
     noted = run.note_files(train_set, val_set)

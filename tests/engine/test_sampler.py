@@ -186,3 +186,46 @@ def test_a_late_step_makes_none_of_the_draws_before(monkeypatch: pytest.MonkeyPa
 def test_strata_of_another_number_of_samples_are_refused() -> None:
     with pytest.raises(BadInput, match=r"^strata in dataset.py: 33 numbers for 34 samples"):
         TrainBatchSampler(34, 8, 1, 1, 0, strata=STRATA)
+
+
+# Weighted draws.
+
+WEIGHTS = torch.tensor([0.0, 1.0, 2.0, 0.0, 5.0, 0.0]).double()
+
+
+def weighted(batch: int, accumulate: int = 1, seed: int = 0, **how: Any) -> TrainBatchSampler:
+    return TrainBatchSampler(6, batch, accumulate, 10_000, seed, weights=WEIGHTS, **how)
+
+
+def test_samples_are_drawn_as_likely_as_their_weights_say() -> None:
+    counts = [0] * 6
+    for indices, _ in itertools.islice(weighted(6).batches(), 8000):
+        for index in indices.tolist():
+            counts[index] += 1
+    for count, weight in zip(counts, WEIGHTS.tolist(), strict=True):
+        share = weight / 8
+        spread = (48_000 * share * (1 - share)) ** 0.5  # of a binomial distribution
+        assert abs(count - 48_000 * share) <= 4 * spread
+
+
+def test_weighted_draws_are_functions_of_seed_and_step() -> None:
+    whole = [key for keys in itertools.islice(weighted(6).batches(), 60) for key in pairs(keys)]
+    resumed = [key for keys in itertools.islice(weighted(6).batches(7), 53) for key in pairs(keys)]
+    assert resumed == whole[42:]
+    halves = [weighted(2, 3, share=share).batches() for share in (range(1), range(1, 3))]
+    steps = itertools.chain(*zip(halves[0], *[halves[1]] * 2, strict=True))
+    processes = [key for keys in itertools.islice(steps, 180) for key in pairs(keys)]
+    assert processes == whole
+    other = [key for keys in itertools.islice(weighted(6, seed=1).batches(), 60) for key in keys]
+    assert [index for index, _ in whole] != torch.cat(other[::2]).tolist()
+    repeated = itertools.islice(weighted(6, repeat=True).batches(3), 4)
+    assert {tuple(pairs(keys)) for keys in repeated} == {tuple(whole[:6])}
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [float("inf"), 1]])
+def test_weights_that_are_none_are_refused(values: list[float]) -> None:
+    sampler = TrainBatchSampler(2, 1, 1, 1, 0, weights=torch.tensor(values))
+    with pytest.raises(BadInput, match=r"^weights in dataset.py: have to be finite"):
+        next(sampler.batches())
+    with pytest.raises(BadInput, match=r"^weights in dataset.py: 6 numbers for 7 samples"):
+        TrainBatchSampler(7, 1, 1, 1, 0, weights=WEIGHTS)

@@ -25,8 +25,10 @@ class Parts:
         self.train_set, self.val_set = dataset.train_and_val(opt)
         use_cache([self.train_set, self.val_set], opt.cache, opt.epochs, self.device)
         sizes = (opt.batch_size, opt.accumulate, opt.epochs, opt.seed)
-        strata = getattr(self.train_set, "strata", None)
-        self.sampler = TrainBatchSampler(len(self.train_set), *sizes, strata=strata)
+        strata, weights = (getattr(self.train_set, name, None) for name in ("strata", "weights"))
+        self.sampler = TrainBatchSampler(
+            len(self.train_set), *sizes, strata=strata, weights=weights
+        )
         how = (self.device, opt.workers, opt.prefetch)
         self.train_loader = Loader(self.train_set, self.sampler, *how)
         val_sampler = EvalBatchSampler(len(self.val_set), opt.batch_size)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Build, Train
+from faults import die_at_step
 from needs import needs
 from programs import last, refusal, resume, same_weights, status, train_refuses
 
@@ -335,3 +336,46 @@ def test_a_class_that_groups_leave_on_one_side_is_named(
     error = capsys.readouterr().err
     assert "warning: no images of " in error and " to train on" in error
     assert " to validate on" in error and "Traceback" not in error
+
+
+# Weights.
+
+
+def weigh(data: Path) -> str:
+    """The option of a data set whose discs are drawn three times as often as columns, rows never."""
+    weights = {"columns": "1", "disc": "3", "rows": "0"}
+    rows = [[file, label, weights.get(label, "weight")] for file, label in rows_of(data)]
+    return f"--data={write(data, text_of(rows))}"
+
+
+def test_images_are_drawn_by_their_weights(build: Build, spoiled: Path) -> None:
+    parts = build(weigh(spoiled), "--epochs=40")
+    with parts.train_loader.batches() as batches:
+        labels = [label for _, labels in batches for label in labels.tolist()]
+    assert len(labels) == 40 * (len(parts.train_set) // 4) * 4, "an epoch keeps its length"
+    names = parts.train_set.names()
+    expected = sum("disc" in name for name in names) * 3
+    expected /= expected + sum("columns" in name for name in names)
+    assert abs(labels.count(1) / len(labels) - expected) < 0.07 and 2 not in labels
+    assert len({*parts.val_set.labels.tolist()}) == 3, "validation is not weighted"
+
+
+def test_a_weighted_run_is_exact_and_says_so(
+    train: Train, spoiled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [weigh(spoiled), "--epochs=4", "--save-every=1"]
+    assert train("undisturbed", *words, "--cache") == 0
+    assert "draws: as likely as the weights in labels.csv say" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        die_at_step(patch, 5)
+        assert train("killed", *words, "--no-cache", "--workers=1") == 9
+    assert resume(Path("killed"), "--workers=2") == 0
+    assert same_weights(Path("killed"), Path("undisturbed"))
+
+
+def test_weights_beside_balanced_draws_are_refused(
+    spoiled: Path, small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs("--sample=balanced")
+    line = train_refuses(capsys, *small, weigh(spoiled), "--sample=balanced")
+    assert "--sample balanced: " in line and "labels.csv has weights; leave one" in line

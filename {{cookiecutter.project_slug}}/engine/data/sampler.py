@@ -3,8 +3,8 @@
 No state of a generator is ever saved. Code that draws random numbers seeds its generator first,
 with the seed of the run and a key: ("weights"), ("order", epoch), ("augment", n_iter, micro_batch)
 or ("forward", n_iter, micro_batch), the last for dropout and the like; for balanced draws ("turn",
-turn), ("stratum", stratum, passes) and ("draws", n_iter). Each sample carries a seed of its own for
-random transforms.
+turn), ("stratum", stratum, passes) and ("draws", n_iter); for weighted draws ("weighted", n_iter)
+and ("draws", n_iter). Each sample carries a seed of its own for random transforms.
 """
 
 import random
@@ -65,10 +65,12 @@ class TrainBatchSampler:
     """The batches of a whole run, each epoch in another random order.
 
     The samples left over at the end of an epoch, too few for a step, are skipped; the next epoch
-    has another order. With `strata` an epoch has as many batches, made of balanced draws.
+    has another order. With `strata` an epoch has as many batches, made of balanced draws; with
+    `weights` of weighted ones.
 
     Raises:
-        BadInput: The data set has too few samples for one step, or strata of another number.
+        BadInput: The data set has too few samples for one step, or strata or weights of another
+            number.
     """
 
     size: int  # number of samples in the data set
@@ -79,6 +81,7 @@ class TrainBatchSampler:
     share: range | None = None  # which batches of each step to give, the first is 0; None: all
     repeat: bool = False  # every step gets the batches of the first one
     strata: Tensor | None = None  # int64 (size,), on the CPU: see BalancedDraws
+    weights: Tensor | None = None  # float64 (size,), on the CPU: see WeightedDraws
 
     def __post_init__(self) -> None:
         size, batch_size, accumulate = self.size, self.batch_size, self.accumulate
@@ -91,11 +94,12 @@ class TrainBatchSampler:
                 f"--batch-size {batch_size} x --accumulate {accumulate} is more than the "
                 f"{size} training samples: use at most {size}{better}"
             )
-        if self.strata is not None and len(self.strata) != size:
-            raise BadInput(
-                f"strata in dataset.py: {len(self.strata)} numbers for {size} samples; give one "
-                "for each"
-            )
+        for name, numbers in (("strata", self.strata), ("weights", self.weights)):
+            if numbers is not None and len(numbers) != size:
+                raise BadInput(
+                    f"{name} in dataset.py: {len(numbers)} numbers for {size} samples; give one "
+                    "for each"
+                )
 
     def count(self, n_iter: int = 0) -> int:
         """The number of batches from step `n_iter` to the end of the run."""
@@ -104,7 +108,10 @@ class TrainBatchSampler:
     def batches(self, n_iter: int = 0, device: torch.device | str = "cpu") -> Iterator[Keys]:
         """The batches from step `n_iter` to the end of the run, as tensors on `device`."""
         if self.strata is not None:
-            yield from self._balanced(BalancedDraws(self.strata, self.seed), n_iter, device)
+            yield from self._drawn(BalancedDraws(self.strata, self.seed), n_iter, device)
+            return
+        if self.weights is not None:
+            yield from self._drawn(WeightedDraws(self.weights, self.seed), n_iter, device)
             return
         first_epoch, first_step = divmod(n_iter, self.steps_per_epoch)
         for epoch in range(first_epoch, self.steps // self.steps_per_epoch):
@@ -119,8 +126,8 @@ class TrainBatchSampler:
                 yield from (batches[first + micro_batch] for micro_batch in self.micro_batches)
             first_step = 0
 
-    def _balanced(
-        self, draws: "BalancedDraws", n_iter: int, device: torch.device | str
+    def _drawn(
+        self, draws: "BalancedDraws | WeightedDraws", n_iter: int, device: torch.device | str
     ) -> Iterator[Keys]:
         size = self.batch_size * self.accumulate
         for step in range(n_iter, self.steps):
@@ -128,8 +135,9 @@ class TrainBatchSampler:
             random = torch.Generator().manual_seed(mix(self.seed, "draws", step))
             seeds = torch.randint(2**31, (size,), generator=random).split(self.batch_size)
             for micro_batch in self.micro_batches:
-                first = step * size + micro_batch * self.batch_size
-                indices = torch.tensor([draws[first + i] for i in range(self.batch_size)])
+                first = micro_batch * self.batch_size
+                places = range(first, first + self.batch_size)
+                indices = torch.tensor(draws.take(step, size, places))
                 # A copy that waits for nothing: CUDA takes the values before the call returns.
                 yield indices.to(device, non_blocking=True), seeds[micro_batch]
 
@@ -155,6 +163,10 @@ class BalancedDraws:
         # Of each stratum the pass through its samples, and their order in it.
         self._passes = [(-1, rows) for rows in self.members]
 
+    def take(self, step: int, size: int, places: range) -> list[int]:
+        """The indices of some of the `size` samples of a step, by their places in it."""
+        return [self[step * size + place] for place in places]
+
     def __getitem__(self, draw: int) -> int:
         """The index of the sample of a draw, which counts from 0."""
         turn, place = divmod(draw, len(self.members))
@@ -171,6 +183,38 @@ class BalancedDraws:
     def _permute(self, size: int, *key: int | str) -> np.ndarray:
         random = torch.Generator().manual_seed(mix(self.seed, *key))
         return torch.randperm(size, generator=random).numpy()
+
+
+class WeightedDraws:
+    """Samples of each step, drawn with replacement, as likely as their weights say.
+
+    The draws of a step are a function of the seed and the step alone.
+
+    Args:
+        weights: That of each sample, float64 (N,), 0 or more; their sum is any number above 0.
+        seed: That of the run.
+
+    Raises:
+        BadInput: A weight is below 0 or not finite, or all are 0.
+    """
+
+    def __init__(self, weights: Tensor, seed: int) -> None:
+        values = weights.double().numpy()
+        if not np.isfinite(values).all() or values.min() < 0 or values.sum() == 0:
+            raise BadInput(
+                "weights in dataset.py: have to be finite numbers of 0 or more, not all of them 0"
+            )
+        self.ends = values.cumsum()
+        self.last = int(values.nonzero()[0][-1])
+        self.seed = seed
+
+    def take(self, step: int, size: int, places: range) -> list[int]:
+        """The indices of some of the `size` samples of a step, by their places in it."""
+        random = torch.Generator().manual_seed(mix(self.seed, "weighted", step))
+        drawn = torch.rand(size, generator=random, dtype=torch.float64).numpy()[places]
+        # Samples of weight 0 end where the one before does; a product may be rounded up to the sum.
+        found = np.searchsorted(self.ends, drawn * self.ends[-1], side="right")
+        return np.minimum(found, self.last).tolist()
 
 
 @dataclass

@@ -331,9 +331,9 @@ def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
         )
     if train_set.weights is not None:
         text += f"\ndraws: as likely as the weights in {TABLE} say"
-    if (groups := [part.groups for part in (train_set, val_set)])[0] is not None:
-        counts = [f"{len({*own}):,}" for own in groups]
-        text += f"\ngroups: {counts[0]} to train on, {counts[1]} to validate on"
+    if train_set.groups is not None:
+        groups = [len({*(part.groups or ())}) for part in (train_set, val_set)]
+        text += f"\ngroups: {groups[0]:,} to train on, {groups[1]:,} to validate on"
     how = "enlarged" if max(width, height) < opt.img_size else "resized"
     how = "cropped" if opt.resize == "crop" else how
     text += f"\nimages: {width}x{height} pixels (the first), {how} to {opt.img_size}x{opt.img_size}"

@@ -226,7 +226,8 @@ def _read_header(table: Table, line: int, header: list[str], keep: bool) -> dict
     if twice := [name for name in names if name and names.count(name) > 1]:
         raise table.fault(line, f"two columns are called {twice[0]}; keep one")
     table.columns = [name for name in names if name in COLUMNS]
-    table.others = [name or f"column {i + 1}" for i, name in enumerate(names) if name not in COLUMNS]
+    others = [(name, i) for i, name in enumerate(names) if name not in COLUMNS]
+    table.others = [name or f"column {i + 1}" for name, i in others]
     missing = [name for name in REQUIRED if name not in names and not (keep and name == "label")]
     for name in table.others:
         for column in (name for name in COLUMNS if name not in names):
@@ -234,10 +235,11 @@ def _read_header(table: Table, line: int, header: list[str], keep: bool) -> dict
                 remedy = f"rename it {column} if it is that, else give it another name"
                 raise table.fault(line, f"column {name!r}: {remedy}")
     if missing:
+        there = shorten([*map(repr, names)], 3) or "an empty file"
         raise table.fault(
             line,
-            f"no column {' and no column '.join(missing)} in {shorten([*map(repr, names)], 3) or 'an empty file'}; "
-            "the first line names the columns, such as file,label",
+            f"no column {' and no column '.join(missing)} in {there}; the first line names the "
+            "columns, such as file,label",
         )
     return {name: i for i, name in enumerate(names)}
 
@@ -270,8 +272,7 @@ class _Reader:
         if other is row:
             self.table.rows.append(row)
         elif other[2:] != row[2:]:
-            names = ("label", "split", "group", "weight", "other columns")
-            what = next(name for name, a, b in zip(names, other[2:], row[2:], strict=True) if a != b)
+            what = next(n for n in row._fields[2:] if getattr(row, n) != getattr(other, n))
             raise self.table.fault(
                 line, f"{row.file}: line {other.line} has it with another {what}; keep one of them"
             )
@@ -293,8 +294,9 @@ class _Reader:
             weight = read_number(self.table, line, "weight", given["weight"])
             if weight < 0:
                 raise self.table.fault(line, f"weight {weight:g}: is below 0; 0 is never drawn")
+        label, group = given.get("label", ""), given.get("group", "")
         others = tuple(cells[i].strip() for i in self.others)
-        return Row(line, file, given.get("label", ""), split, given.get("group", ""), weight, others)
+        return Row(line, file, label, split, group, weight, others)
 
     def _split_of(self, line: int, file: str) -> str:
         """The split of a row that names none: the first folder of its file, or train."""
@@ -351,9 +353,9 @@ def read_number(table: Table, line: int, what: str, text: str) -> float:
     Raises:
         BadInput: It is none.
     """
-    if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text, re.ASCII):
-        if math.isfinite(value := float(text)):
-            return value
+    plain = re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text, re.ASCII)
+    if plain and math.isfinite(value := float(text)):
+        return value
     remedy = "write a number, as 0.5"
     if re.fullmatch(r"[-+]?\d+,\d+", text):
         remedy = f"write a point, {text.replace(',', '.')}"
