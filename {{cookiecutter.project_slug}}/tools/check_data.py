@@ -34,6 +34,7 @@ from task.checks import (
     TARGETS,
     check_split,
     check_together,
+    find_splits,
     label,
     used_images,
 )
@@ -44,12 +45,16 @@ from tools.near_copies import SMALLEST, find_near_copies, small_picture
 class Split:
     """What was found in train/, val/ or test/; files by their paths relative to `root`."""
 
-    root: Path
+    title: Path  # the folder of that name, also where a table tells the splits
     found: files.Listing
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # width and height, in pixels
     digests: dict[str, list[str]] = field(default_factory=dict)  # equal files, by their content
     pictures: dict[str, np.ndarray] = field(default_factory=dict)  # of images that are large enough
     summary: str = ""
+
+    @property
+    def root(self) -> Path:
+        return Path(self.found.root or self.title)
 
 
 def main() -> int:
@@ -58,23 +63,18 @@ def main() -> int:
     parser.add_argument("data", nargs="?", default=default, help="folder with train/ and so on")
     folder = dataset.data_dir(parser.parse_args().data)
     faults, notes = list[str](), list[str]()  # what would stop a run; what may spoil it
-    names = [name for name in files.SPLITS if name == "train" or (folder / name).is_dir()]
-    if folder.is_dir():
-        notes += [f"{folder}: not used: {name}" for name in files.unused_in(folder)]
-    if "test" not in names:
-        notes.append(f"{folder / 'test'}: no such folder; test.py will need it")
-
     splits = []
-    for name in names:
-        splits.append(split := Split(folder / name, files.list_images(folder / name)))
+    for title, found in find_splits(folder, faults, notes).items():
+        splits.append(split := Split(title, found))
         read_all(split, faults, notes)
         with files.collecting(faults):
-            split.summary = check_split(split.root, split.found, split.sizes, faults, notes)
-        if split.found.unused:
-            notes.append(f"{split.root}: not used: {shorten(split.found.unused)}")
+            split.summary = check_split(title, found, split.sizes, faults, notes)
+        if found.unused:
+            notes.append(f"{split.root}: not used: {shorten(found.unused)}")
     with files.collecting(faults):
         files.read_dataset_json(folder, *DATASET_KEYS)
-    check_together({split.root: split.found for split in splits}, faults, notes)
+    if splits:
+        check_together({split.title: split.found for split in splits}, faults, notes)
     note_twins(splits, notes)
     note_near_copies(splits, notes)
     for split in splits:
@@ -97,7 +97,7 @@ def read_all(split: Split, faults: list[str], notes: list[str]) -> None:
     odd: dict[str, list[str]] = {}  # paths by what is odd about these images
     with ThreadPoolExecutor(cores()) as threads:
         results = threads.map(read, paths)
-        bar = terminal.bar(results, desc=split.root.name, total=len(paths), unit="image")
+        bar = terminal.bar(results, desc=split.title.name, total=len(paths), unit="image")
         for path, result in zip(used, bar, strict=True):
             if isinstance(result, str):
                 faults.append(result)
@@ -149,7 +149,7 @@ def harm(splits: list[Split], split: Split, path: str, twin: str) -> str:
     """What two images that are the same do in a split."""
     if label(path) != label(twin):
         return f", in another {KIND}; keep one"
-    if split is splits[0] and all(one.root.name != "val" for one in splits):  # train/ is divided
+    if split is splits[0] and all(one.title.name != "val" for one in splits):  # train/ is divided
         return "; one may be trained on and the other validated on; keep one"
     return "; it counts twice"
 
@@ -175,9 +175,9 @@ def note_near_copies(splits: list[Split], notes: list[str]) -> None:
         line = f"{other.root / path}: a {what} of {one.root / twin} ({found.correlation[i]:.3f})"
         if one is other:
             line += harm(splits, one, path, twin)
-            within.setdefault(one.root, {}).setdefault(path, line)
+            within.setdefault(one.title, {}).setdefault(path, line)
         else:
-            between.setdefault((other.root, one.root), {}).setdefault(path, line)
+            between.setdefault((other.title, one.title), {}).setdefault(path, line)
     leading = []
     for (root, source), lines in between.items():
         total = count(lines, "image")
@@ -191,7 +191,7 @@ def note_near_copies(splits: list[Split], notes: list[str]) -> None:
 
 def describe(split: Split) -> str:
     """Counts and sizes of a split in a few lines."""
-    lines = [f"{split.root}: {len(used_images(split.found))} images{split.summary}"]
+    lines = [f"{split.title}: {len(used_images(split.found))} images{split.summary}"]
     if split.sizes:
         for side, name in enumerate(("width", "height")):
             pixels = [size[side] for size in split.sizes.values()]

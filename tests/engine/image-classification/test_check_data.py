@@ -202,3 +202,52 @@ def test_equal_files_are_not_named_as_near_copies_too(
 
 def test_no_digit_is_a_near_copy(capsys: pytest.CaptureFixture[str]) -> None:
     assert "near copies: looked for from 64 x 64 pixels on; 1,797 are smaller\n" in check(capsys)[1]
+
+
+# A table.
+
+
+def tabulate(folder: Path, *more: str) -> list[str]:
+    paths = sorted(path.relative_to(folder) for path in folder.glob("*/*/*.png"))
+    lines = ["file,label", *(f"{path.as_posix()},{path.parts[1]}" for path in paths), *more]
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return lines
+
+
+def test_a_good_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    needs("task.labels.Table")
+    before = check(capsys, folder)[1]
+    tabulate(folder)
+    code, out = check(capsys, folder)
+    assert (code, out) == (0, before)
+
+
+def test_all_faults_of_rows_are_listed_at_once(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs("task.labels.Table")
+    draw(folder / "stray.png", 7)
+    tabulate(folder, "train/disc/77.png,disc", "train/disc/0.png,rows", "test/rows/0.png,")
+    code, out = check(capsys, folder)
+    assert code == 2
+    for line, culprit in ((38, "no such file"), (39, "with another label"), (40, "another label")):
+        assert f"labels.csv: line {line}: " in out and culprit in out
+    assert "no row of labels.csv names: stray.png" in out
+    assert "\n3 faults, 1 note\n" in out
+
+
+def test_images_of_a_table_are_looked_at(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    needs("task.labels.Table")
+    photograph(0).save(folder / "train/disc/photo.png")
+    photograph(0).save(folder / "test/disc/saved.jpg", quality=50)
+    (folder / "train/rows/1.png").write_bytes(b"\x89PNG")
+    draw(folder / "alone.png", 9)
+    tabulate(folder, "test/disc/saved.jpg,disc", "alone.png,Disc")
+    code, out = check(capsys, folder)
+    assert code == 2
+    assert f"{folder}/train/rows/1.png: not readable" in out
+    near = f"{folder}/test/disc/saved.jpg: a near copy of {folder}/train/disc/photo.png ("
+    assert near in out and f"{folder}/test: 1 image with a near copy in {folder}/train" in out
+    assert "the classes 'Disc' and 'disc' differ by case alone" in out
+    assert "only one image in Disc" in out
+    assert f"{folder}/test: no row for Disc" in out

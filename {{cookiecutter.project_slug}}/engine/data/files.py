@@ -266,6 +266,16 @@ def nearly(name: str) -> str | None:
     return next((split for split in SPLITS if letters in NEARLY[split] and name != split), None)
 
 
+def list_splits(folder: Path, notes: list[str]) -> dict[Path, Listing]:
+    """What lies in train/, and in val/ and test/ if they are there; adds what is not used."""
+    if folder.is_dir():
+        notes += [f"{folder}: not used: {name}" for name in unused_in(folder)]
+    if not (folder / "test").is_dir():
+        notes.append(f"{folder / 'test'}: no such folder; test.py will need it")
+    there = [name for name in SPLITS if name == "train" or (folder / name).is_dir()]
+    return {folder / name: list_images(folder / name) for name in there}
+
+
 def unused_in(folder: Path) -> list[str]:
     """What lies in the folder of the splits and is not one, nor about the data; hints first."""
     hints, others, entries = [], [], _scan(folder)

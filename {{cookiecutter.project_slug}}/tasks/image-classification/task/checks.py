@@ -1,11 +1,13 @@
-"""What tools/check_data.py looks for in folders of classes."""
+"""What tools/check_data.py looks for in folders of classes, or in a table."""
 
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
-from engine.data.files import Listing, collecting
+from engine.data.files import SPLITS, Listing, collecting, list_splits, nothing
 from engine.errors import shorten
-from task.classes import check_classes, check_divisible, list_classes
+from task.classes import check_classes, check_divisible, list_classes, read_classes
+from task.labels import TABLE, Row, Table
 from task.names import difference, simple
 
 KIND = "class"  # what `label` tells of an image
@@ -14,14 +16,48 @@ TARGETS = ()  # folders of images that are no inputs of the network
 UNBALANCED = 10  # the ratio of the largest class to the smallest from which on it is noted
 
 
+class InTable(str):
+    """The path of an image that a table names, which knows its row."""
+
+    row: Row
+
+
+def find_splits(folder: Path, faults: list[str], notes: list[str]) -> dict[Path, Listing]:
+    """What lies in the folders of the splits; or the rows of a table, each split as a listing."""
+    table: Table | None = None
+    before = len(faults)
+    with collecting(faults):
+        table = read_classes(folder, Namespace(group=None), faults)
+    if table is None:
+        return {} if len(faults) > before else list_splits(folder, notes)
+    if table.others:
+        notes.append(f"{table.path}: columns not used: {shorten(table.others)}")
+    if table.unnamed:
+        notes.append(f"{folder}: no row of {TABLE} names: {shorten(table.unnamed)}")
+    if not table.has("test"):
+        notes.append(f"{table.path}: no row is of the split test; test.py will need some")
+    splits: dict[Path, Listing] = {}
+    if not table.has("train"):
+        faults.append(f"{table.path}: no row is of the split train; add some")
+        return splits
+    for split in filter(table.has, SPLITS):
+        paths = []
+        for row in table.of(split):
+            paths.append(path := InTable(row.file))
+            path.row = row
+        classes = sorted({path.row.label for path in paths})
+        splits[folder / split] = nothing(folder)._replace(folders=classes, images=paths)
+    return splits
+
+
 def label(path: str) -> str:
     """The class of an image, by its path in a split."""
-    return path.partition("/")[0]
+    return path.row.label if isinstance(path, InTable) else path.partition("/")[0]
 
 
 def used_images(found: Listing) -> list[str]:
-    """Those in class folders."""
-    return [path for path in found.images if "/" in path]
+    """Those in class folders, or all that a table names."""
+    return [path for path in found.images if "/" in path or isinstance(path, InTable)]
 
 
 def count(found: Listing) -> dict[str, int]:
@@ -43,9 +79,10 @@ def check_split(
     empty = [name for name, images in counts.items() if not images]
     none = "no image in this class; add some or delete the folder"
     (faults if is_train else notes).extend(f"{root / name}: {none}" for name in empty)
-    if not is_train or not empty or len(empty) == len(counts):
+    in_table = isinstance(next(iter(found.images), ""), InTable)
+    if not in_table and (not is_train or not empty or len(empty) == len(counts)):
         list_classes(root, None if is_train else list(counts))
-    if beside := [path for path in found.images if "/" not in path]:
+    if beside := [path for path in found.images if "/" not in path and not in_table]:
         notes.append(f"{root}: not used, as not in a class folder: {shorten(beside)}")
     note_names(root, found, list(counts), notes)
     width, total = max(map(len, counts), default=0), max(sum(counts.values()), 1)
@@ -55,7 +92,7 @@ def check_split(
 
 def note_names(root: Path, found: Listing, classes: list[str], notes: list[str]) -> None:
     """Adds folders within classes, and classes whose names look alike."""
-    parts = [path.split("/") for path in found.images]
+    parts = [path.split("/") for path in found.images if not isinstance(path, InTable)]
     if deeper := sorted({"/".join(part[:2]) for part in parts if len(part) > 2}):
         notes.append(
             f"{root}: subfolders belong to the class they lie in: {shorten(deeper, 3)}; move them "
@@ -78,8 +115,11 @@ def check_together(splits: dict[Path, Listing], faults: list[str], notes: list[s
         with collecting(faults):
             check_classes(other, found.folders, list(counts), all_needed=False)
             if missing := ", ".join(sorted(counts.keys() - found.folders)):
-                notes.append(f"{other}: no folder for {missing}, which stay without a result")
-    if all(other.name != "val" for other, _ in others):  # a share of train/ is set aside
+                what = "row" if isinstance(next(iter(found.images), ""), InTable) else "folder"
+                notes.append(f"{other}: no {what} for {missing}, which stay without a result")
+    grouped = any(isinstance(path, InTable) and path.row.group for path in train.images)
+    # Else a share of train/ is set aside; groups may leave a class on one side.
+    if all(other.name != "val" for other, _ in others) and not grouped:
         with collecting(faults):
             check_divisible(root, counts)
     most, least = max(counts.values(), default=0), min(counts.values(), default=0)

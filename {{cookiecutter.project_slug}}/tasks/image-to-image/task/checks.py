@@ -3,7 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
-from engine.data.files import Listing, collecting
+from engine.data.files import Listing, collecting, list_splits
 from engine.errors import shorten
 from task.near_pairs import check_names, check_shapes
 from task.pairs import choose_images, find_layout, match_names
@@ -13,6 +13,11 @@ DATASET_KEYS = ("pairs",)  # of dataset.json, besides those of every task
 TARGETS = ("B/",)  # folders of images that are no inputs of the network
 CROP = 64  # the default of --img-size
 PLAIN = Namespace(side_by_side=None, degrade=None)  # a run without these options
+
+
+def find_splits(folder: Path, faults: list[str], notes: list[str]) -> dict[Path, Listing]:
+    """What lies in the folders of the splits, as list_splits of engine.data.files."""
+    return list_splits(folder, notes)
 
 
 def label(path: str) -> str:
