@@ -63,6 +63,7 @@ class RunDir:
         self.writes = world.rank == 0
         self.files: Files | None = None
         self.weights = ""  # a digest of those to start from
+        self.has_test: bool | None = None  # whether there are test images, if the data set says it
         self.lockable = True
         self._use(opt.run_dir or _unused_name())
         inside = [Path(opt.data, split).resolve() for split in SPLITS]
@@ -125,6 +126,7 @@ class RunDir:
 
         Returns what `environment` holds of them and the code.
         """
+        self.has_test = getattr(train_set, "has_test", None)
         if self.writes:
             self.files = Files(self.path, train_set, val_set)
         facts = self.world.broadcast(lambda: self.files.facts() if self.files else {})
@@ -235,8 +237,9 @@ class RunDir:
         best = shlex.quote(self.checkpoints.best.as_posix())
         test = f"python {_path_to('test.py')} --checkpoint {best}"
         data = Path(self.opt.data)
-        folders = (data / "train").is_dir()  # else a table, say, tells the splits apart
-        test += " --split val" * (folders and not (data / "test").is_dir())
+        folders = (data / "train").is_dir()  # else the data set alone knows its splits
+        there = (data / "test").is_dir() or not folders
+        test += " --split val" * (not (there if self.has_test is None else self.has_test))
         terminal.conclude(f"done{early}: {found}", test)
         return DONE
 

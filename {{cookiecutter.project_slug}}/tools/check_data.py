@@ -64,11 +64,11 @@ def main() -> int:
     folder = dataset.data_dir(parser.parse_args().data)
     faults, notes = list[str](), list[str]()  # what would stop a run; what may spoil it
     splits = []
-    for title, found in find_splits(folder, faults, notes).items():
-        splits.append(split := Split(title, found))
+    for name, found in find_splits(folder, faults, notes).items():
+        splits.append(split := Split(name, found))
         read_all(split, faults, notes)
         with files.collecting(faults):
-            split.summary = check_split(title, found, split.sizes, faults, notes)
+            split.summary = check_split(name, found, split.sizes, faults, notes)
         if found.unused:
             notes.append(f"{split.root}: not used: {shorten(found.unused)}")
     with files.collecting(faults):

@@ -257,8 +257,9 @@ def test_images_in_one_folder_and_splits_in_a_column(
     assert not {*parts.train_set.names()} & {*parts.val_set.names()}
     assert (parts.train_set.root, parts.val_set.root) == (spoiled, spoiled)
     assert train("run", data) == 0
+    assert "best.pt --split val\n" in (said := capsys.readouterr()).out, "no test images"
     assert (spoiled / ".cache").is_dir() and not (spoiled.parent / ".cache").exists()
-    error = capsys.readouterr().err
+    error = said.err
     unused = rows[-1][0]
     assert f"warning: {spoiled}: not used, as no row of labels.csv names them: {unused}\n" in error
     names = [line.split('"')[1] for line in Path("run/files.jsonl").read_text().splitlines()]

@@ -1,11 +1,13 @@
 """What programs write: never in the place of an input, or of another program's file."""
 
+import csv
+import io
 import os
 import re
 import stat
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,6 +62,13 @@ class Output:
             target = self.path if self.descriptor is None else os.dup(self.descriptor)
             with open(target, "wb") as file:
                 file.write(content)
+
+
+def csv_content(rows: Iterable[Sequence[str]]) -> bytes:
+    """A table as CSV; names of files may be any bytes."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return os.fsencode(text.getvalue())
 
 
 def _descriptor(name: str) -> int | None:

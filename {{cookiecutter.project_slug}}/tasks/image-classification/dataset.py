@@ -228,6 +228,7 @@ class ClassFolders(Dataset):
         if table and table.grouped:
             groups = [row.group for row in rows]
         self.group_of = None if groups is None else SerializedList(groups)  # of `images`
+        self.has_test = table.has("test") if table else None  # None: as the folders say
         weighted = table and "weight" in table.columns
         self.weight_of = torch.tensor([row.weight for row in rows]).double() if weighted else None
         self.rows = torch.arange(len(self.images))

@@ -17,12 +17,12 @@ from engine.checkpoint import write_atomically
 from engine.report.common import Report, compare_images, drawn, percent, share_interval
 from engine.report.figures import draw_chart
 from engine.report.grids import WIDTH, captioned_grid, draw_counts
+from engine.report.outputs import csv_content
 from engine.report.page import Html, element, image, section, table, tiles
 from engine.report.records import is_number, read_metrics
 from engine.terminal import say
 from engine.text import drawable
 from task.classes import count_confusion
-from task.tables import csv_content
 
 PART = 4096  # images at a time, since the scores of a large set fill the memory as they are
 BINS = 15  # of the confidence, as in Guo et al. 2017

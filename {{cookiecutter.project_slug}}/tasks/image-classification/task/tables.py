@@ -1,26 +1,16 @@
 """The table of predictions: the best classes of each image, as CSV."""
 
-import csv
-import io
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from engine import terminal
 from engine.errors import BadInput
-from engine.report.outputs import Output
+from engine.report.outputs import Output, csv_content
 from engine.text import printable
 
 SHOWN = 10  # predictions that are printed
-
-
-def csv_content(rows: Iterable[Sequence[str]]) -> bytes:
-    """A table as CSV; names of files may be any bytes."""
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return os.fsencode(text.getvalue())
 
 
 def is_table(path: Path) -> bool:
