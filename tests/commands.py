@@ -225,7 +225,7 @@ class Follower:
     def program(self, name: str, words: list[str], source: list[str]) -> None:
         """Runs a program of the project."""
         assert name in PROGRAMS or name.startswith("tools."), name
-        slow = name == "tools.replay" and not self.full  # it starts train.py
+        slow = name in ("tools.replay", "tools.folds") and not self.full  # they start train.py
         if self.only_parse or slow or name == "tools.prepare_data":  # this one downloads
             self.check(name, words)
             return
