@@ -180,7 +180,7 @@ def test_the_root_holds_what_the_owner_changes(bake: Callable[..., Project], tas
     assert len(visible) <= 21, sorted(visible)
     here = {path.stem for path in project.path.glob("*.py")} | {"task"}
     counts = [len(path.read_text().splitlines()) for path in project.path.glob("*.py")]
-    assert task != "image-classification" or sum(counts) <= 1300
+    assert task != "image-classification" or sum(counts) <= 1350
     assert len(list(project.path.glob("engine/*.py"))) <= 17  # each the answer to one question
     for path in project.path.glob("engine/**/*.py"):  # the machinery knows nothing of it
         assert not here & imported(path), path

@@ -23,12 +23,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from engine.data.cache import CachedImages
-from engine.data.files import (
-    SerializedList,
-    list_images,
-    warn_shared,
-    warn_unused,
-)
+from engine.data.files import SerializedList, list_images, warn_shared, warn_unused
 from engine.data.images import flip, image_size, read_image
 from engine.data.splits import check_apart, find_groups, refuse_fold, set_aside
 from engine.errors import BadInput

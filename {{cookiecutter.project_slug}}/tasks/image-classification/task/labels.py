@@ -162,11 +162,15 @@ def read_table(
     _check_weights(table)
     _find_groups(table, opt)
     _check_links(table, reader.found)
-    named = {row.file for row in table.rows}
-    table.unnamed = [path for path in reader.found.images if path not in named]
-    beside = (TABLE, "dataset.json")
-    table.unnamed += [name for name in reader.found.unused if name not in beside]
+    table.unnamed = _unnamed(table, reader.found)
     return table
+
+
+def _unnamed(table: Table, found: Listing) -> list[str]:
+    """What lies in the folder and no row names, images first."""
+    named = {row.file for row in table.rows}
+    others = [name for name in found.unused if name not in (TABLE, "dataset.json")]
+    return [path for path in found.images if path not in named] + others
 
 
 def _look_for_others(folder: Path) -> None:
