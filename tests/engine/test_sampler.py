@@ -12,6 +12,7 @@ from engine.data.sampler import (
     Keys,
     SeededDataset,
     TrainBatchSampler,
+    WeightedDraws,
     mix,
 )
 from engine.errors import BadInput
@@ -220,6 +221,12 @@ def test_weighted_draws_are_functions_of_seed_and_step() -> None:
     assert [index for index, _ in whole] != torch.cat(other[::2]).tolist()
     repeated = itertools.islice(weighted(6, repeat=True).batches(3), 4)
     assert {tuple(pairs(keys)) for keys in repeated} == {tuple(whole[:6])}
+
+
+def test_the_ends_of_the_range_are_no_samples_of_weight_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = torch.tensor([0.0, 1.0]).double()  # a product may be rounded up to the sum
+    monkeypatch.setattr(torch, "rand", lambda *size, **how: ends)
+    assert WeightedDraws(WEIGHTS, seed=0).take(0, 2, range(2)) == [1, 4]
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [float("inf"), 1]])

@@ -275,6 +275,7 @@ def test_the_table_wins_beside_folders(build: Build, spoiled: Path) -> None:
     train_set = build(f"--data={spoiled}").train_set
     for name, label in zip(train_set.names(), train_set.labels.tolist(), strict=True):
         assert train_set.classes[label] == swap[name.partition("/")[0]]
+    assert train_set.labels.tolist() == sorted(train_set.labels.tolist()), "in the order of classes"
 
 
 def test_the_hash_is_of_the_path_without_the_folder_of_the_split(
