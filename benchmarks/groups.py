@@ -3,9 +3,10 @@
     python -m benchmarks.groups
     python -m benchmarks.groups --noise 60 -- --epochs 5
 
-Of each digit that comes with a project there are ten files: itself and nine copies with normal noise.
-Training sets a share of the files aside, once by the hash of each file and once by that of the digit
-(`--group`). test/ has other digits, with their copies. What comes after `--` are options of train.py.
+Of each digit that comes with a project there are ten files: itself and nine copies with normal
+noise. Training sets a share of the files aside, once by the hash of each file and once by that of
+the digit (`--group`). test/ has other digits, with their copies. What comes after `--` are options
+of train.py.
 """
 
 import argparse

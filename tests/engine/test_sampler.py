@@ -229,7 +229,9 @@ def test_the_ends_of_the_range_are_no_samples_of_weight_0(monkeypatch: pytest.Mo
     assert WeightedDraws(WEIGHTS, seed=0).take(0, 2, range(2)) == [1, 4]
 
 
-@pytest.mark.parametrize("values", [[0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [float("inf"), 1]])
+@pytest.mark.parametrize(
+    "values", [[0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [float("inf"), 1]]
+)
 def test_weights_that_are_none_are_refused(values: list[float]) -> None:
     sampler = TrainBatchSampler(2, 1, 1, 1, 0, weights=torch.tensor(values))
     with pytest.raises(BadInput, match=r"^weights in dataset.py: have to be finite"):

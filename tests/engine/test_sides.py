@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from conftest import Build, Train
 from marks import slow_after
-from programs import refusal, train_refuses
+from programs import train_refuses
 
-import train as program
 from engine.data.splits import deal_folds, find_groups, set_aside, split_by_hash
 from engine.errors import BadInput
 
@@ -68,7 +67,7 @@ def test_no_group_is_divided_and_folds_are_disjoint_and_complete(first: int) -> 
     for seed in range(first, first + 500):
         names, strata, groups = random_set(seed)
         share = random.Random(seed).choice([0.01, 0.1, 0.5, 0.9])
-        sides = defaultdict(set)
+        sides: dict[str, set[bool]] = defaultdict(set)
         for group, side in zip(groups, split_by_hash(names, strata, share, groups), strict=True):
             sides[group].add(side)
         assert all(len(one) == 1 for one in sides.values()), seed
@@ -76,7 +75,7 @@ def test_no_group_is_divided_and_folds_are_disjoint_and_complete(first: int) -> 
 
         folds = random.Random(seed).randint(2, min(5, len(sides)))
         validated = list[int]()
-        homes = defaultdict(set)
+        homes: dict[str, set[int]] = defaultdict(set)
         for number in range(1, folds + 1):
             opt = Namespace(fold=f"{number}/{folds}", val_share=0.1)
             chosen = set_aside(opt, Path("train"), names, strata, groups)

@@ -1,4 +1,4 @@
-"""labels.csv: read as it is meant, or refused in one line with the number of the line in the file."""
+"""labels.csv: read as it is meant, or refused in one line with the number of its line."""
 
 import codecs
 import csv
@@ -32,9 +32,9 @@ def rows_of(data: Path) -> Rows:
     return [["file", "label"], *([path.as_posix(), path.parts[1]] for path in paths)]
 
 
-def text_of(rows: Rows, **how: str) -> str:
+def text_of(rows: Rows, delimiter: str = ",", lineterminator: str = "\n") -> str:
     text = io.StringIO(newline="")
-    csv.writer(text, **{"lineterminator": "\n", **how}).writerows(rows)
+    csv.writer(text, delimiter=delimiter, lineterminator=lineterminator).writerows(rows)
     return text.getvalue()
 
 
@@ -77,8 +77,8 @@ def lines(change: Callable[[list[str]], object]) -> Callable[[Rows], str]:
     return make
 
 
-# What is done to a table of 36 images: 12 of test/ in lines 2 to 13, those of train/ after them; the
-# line that is named, and what is said. All that may be wrong with a table is here or in READ.
+# What is done to a table of 36 images: 12 of test/ in lines 2 to 13, those of train/ after them;
+# the line that is named, and what is said. All that may be wrong with a table is here or in READ.
 REFUSED: dict[str, tuple[Callable[[Rows], str | bytes], int, str]] = {
     "empty": (lambda rows: "", 1, "no column file"),
     "the header alone": (lambda rows: "file,label\n", 1, "no row below the header"),
@@ -118,7 +118,7 @@ REFUSED: dict[str, tuple[Callable[[Rows], str | bytes], int, str]] = {
     "another name of a split": (more("split", "train", "valid"), 3, "write val"),
     "no split": (more("split", "train", ""), 3, "no split"),
     "no group": (more("group", "a", ""), 3, "no group"),
-    "a group in two splits": (more("group", *"abcde"), 14, "the group c is in train, and in line 4"),
+    "a group in two splits": (more("group", *"abcde"), 14, "group c is in train, and in line 4"),
     "a decimal comma": (more("weight", "1", "1,5"), 3, "write a point, 1.5"),
     "a weight below 0": (more("weight", "1", "-1"), 3, "is below 0"),
     "an infinite weight": (more("weight", "1", "inf"), 3, "is no number"),
@@ -170,7 +170,9 @@ READ: dict[str, Callable[[Path], str | bytes]] = {
     "a row twice": lambda data: text_of([*rows_of(data), rows_of(data)[-1]]),
     "rows in any order": lambda data: text_of([rows_of(data)[0], *rows_of(data)[:0:-1]]),
     "columns in another order": lambda data: text_of([[b, a] for a, b in rows_of(data)]),
-    "a column more": lambda data: text_of([[a, str(i), b] for i, (a, b) in enumerate(rows_of(data))]),
+    "a column more": lambda data: text_of(
+        [[a, str(i), b] for i, (a, b) in enumerate(rows_of(data))]
+    ),
     "a column without a name": lambda data: text_of(
         [[str(i) if i else "", a, b] for i, (a, b) in enumerate(rows_of(data))]
     ),
@@ -257,7 +259,8 @@ def test_images_in_one_folder_and_splits_in_a_column(
     assert not {*parts.train_set.names()} & {*parts.val_set.names()}
     assert (parts.train_set.root, parts.val_set.root) == (spoiled, spoiled)
     assert train("run", data) == 0
-    assert "best.pt --split val\n" in (said := capsys.readouterr()).out, "no test images"
+    said = capsys.readouterr()
+    assert "best.pt --split val\n" in said.out, "no test images"
     assert (spoiled / ".cache").is_dir() and not (spoiled.parent / ".cache").exists()
     error = said.err
     unused = rows[-1][0]
@@ -344,7 +347,7 @@ def test_a_class_that_groups_leave_on_one_side_is_named(
 
 
 def weigh(data: Path) -> str:
-    """The option of a data set whose discs are drawn three times as often as columns, rows never."""
+    """The option of a data set that draws discs three times as often as columns, and rows never."""
     weights = {"columns": "1", "disc": "3", "rows": "0"}
     rows = [[file, label, weights.get(label, "weight")] for file, label in rows_of(data)]
     return f"--data={write(data, text_of(rows))}"
@@ -356,9 +359,9 @@ def test_images_are_drawn_by_their_weights(build: Build, spoiled: Path) -> None:
         labels = [label for _, labels in batches for label in labels.tolist()]
     assert len(labels) == 40 * (len(parts.train_set) // 4) * 4, "an epoch keeps its length"
     names = parts.train_set.names()
-    expected = sum("disc" in name for name in names) * 3
-    expected /= expected + sum("columns" in name for name in names)
-    assert abs(labels.count(1) / len(labels) - expected) < 0.07 and 2 not in labels
+    discs, columns = (sum(word in name for name in names) for word in ("disc", "columns"))
+    share = 3 * discs / (3 * discs + columns)
+    assert abs(labels.count(1) / len(labels) - share) < 0.07 and 2 not in labels
     assert len({*parts.val_set.labels.tolist()}) == 3, "validation is not weighted"
 
 
