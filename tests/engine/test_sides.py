@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from conftest import Build, Train
 from marks import slow_after
-from programs import train_refuses
+from programs import status, train_refuses
 
+import test as judge
 from engine.data.splits import deal_folds, find_groups, set_aside, split_by_hash
 from engine.errors import BadInput
 
@@ -185,6 +186,13 @@ def test_what_is_no_fold_or_group_is_refused(
 ) -> None:
     capsys.readouterr()
     assert culprit in train_refuses(capsys, *small, word)
+
+
+def test_the_images_of_a_test_need_no_group(
+    train: Train, spoiled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("run", f"--data={spoiled}", r"--group=train.*(\d)\.\w+$") == 0
+    assert status(judge.main, "test.py", "--checkpoint=run", "--device=cpu") == 0
 
 
 def test_a_run_of_a_fold_repeats(train: Train) -> None:

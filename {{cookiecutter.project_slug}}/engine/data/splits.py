@@ -116,6 +116,11 @@ def read_fold(text: str) -> tuple[int, int]:
     return number, folds
 
 
+def without_groups(opt: Namespace) -> Namespace:
+    """The options for images that are not divided, whose paths need not match `--group`."""
+    return Namespace(**{**vars(opt), "group": None})
+
+
 def find_groups(opt: Namespace, paths: Iterable[str]) -> list[str] | None:
     """The group of each path, by the pattern `--group`; None without it.
 

@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 from engine.data.cache import CachedImages
 from engine.data.files import SerializedList, list_images, warn_shared, warn_unused
 from engine.data.images import flip, image_size, read_image
-from engine.data.splits import check_apart, find_groups, refuse_fold, set_aside
+from engine.data.splits import check_apart, find_groups, refuse_fold, set_aside, without_groups
 from engine.errors import BadInput
 from task.augmentation import chosen_transforms, eval_crop, mix, stored_side, train_crop
 from task.classes import (
@@ -160,7 +160,7 @@ def eval_set(opt: Namespace, info: dict[str, Any], split: str) -> Any:
         BadInput: As ClassFolders; or the classes are not those of `info`, that of the model.
     """
     if split == "test":
-        root = data_dir(opt.data)
+        root, opt = data_dir(opt.data), without_groups(opt)
         table = read_classes(root, opt)
         chosen = ClassFolders(root / "test", opt, list(info["classes"]), table)
         table.warn() if table else warn_unused(root, chosen.found)

@@ -33,7 +33,8 @@ def make_parser() -> Parser:
 
     data = parser.add_argument_group("data")
     add = data.add_argument
-    add("--data", metavar="DIR", default=dataset.BUILT_IN, help="folder with train/, perhaps val/")
+    add("--data", metavar="DIR", default=dataset.BUILT_IN,
+        help="folder with train/, perhaps val/; or with labels.csv")
     add_data_options(data)
     add("--sample", choices=("shuffled", "balanced"), default="shuffled",
         help="shuffled: each training image once in an epoch; balanced: each class equally often")

@@ -27,7 +27,7 @@ from torchvision.transforms import v2
 from engine.data.cache import CachedImages
 from engine.data.files import SerializedList, list_images, warn_shared, warn_unused
 from engine.data.images import flip, read_image
-from engine.data.splits import check_apart, find_groups, refuse_fold, set_aside
+from engine.data.splits import check_apart, find_groups, refuse_fold, set_aside, without_groups
 from engine.errors import BadInput
 from task.degradations import DEGRADATIONS, to_uint8
 from task.near_pairs import check_names, check_shapes
@@ -134,7 +134,7 @@ def eval_set(opt: Namespace, info: dict[str, Any], split: str) -> Any:
     """
     root = data_dir(opt.data)
     if split == "test":
-        chosen = Pairs(root / "test", opt, SMALLEST)
+        chosen = Pairs(root / "test", without_groups(opt), SMALLEST)
         warn_unused(root, chosen.found)
         for other in ("train", "val"):
             warn_shared(list_images(root / other), chosen.found)
