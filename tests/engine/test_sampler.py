@@ -214,7 +214,7 @@ def test_weighted_draws_are_functions_of_seed_and_step() -> None:
     resumed = [key for keys in itertools.islice(weighted(6).batches(7), 53) for key in pairs(keys)]
     assert resumed == whole[42:]
     halves = [weighted(2, 3, share=share).batches() for share in (range(1), range(1, 3))]
-    steps = itertools.chain(*zip(halves[0], *[halves[1]] * 2, strict=True))
+    steps = itertools.chain.from_iterable(zip(halves[0], *[halves[1]] * 2, strict=True))
     processes = [key for keys in itertools.islice(steps, 180) for key in pairs(keys)]
     assert processes == whole
     other = [key for keys in itertools.islice(weighted(6, seed=1).batches(), 60) for key in keys]

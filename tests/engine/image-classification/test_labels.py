@@ -20,7 +20,8 @@ from programs import last, refusal, resume, same_weights, status, train_refuses
 import test
 from engine.errors import BadInput
 
-read_classes = needs("task.classes.read_classes")
+read_classes, read_table = needs("task.classes.read_classes"), needs("task.labels.read_table")
+read_number = needs("task.labels.read_number")
 needs("dataset.ClassFolders")
 PLAIN = Namespace(group=None)
 Rows = list[list[str]]
@@ -191,6 +192,21 @@ def test_an_odd_table_is_read(spoiled: Path, case: str) -> None:
         physical = content.decode().replace("\r\n", "\n").split("\n")
         for row in table.rows:
             assert os.path.basename(row.file) in physical[row.line - 1]
+
+
+def test_columns_of_labels_can_be_kept(spoiled: Path) -> None:
+    """For tasks of other labels: a column for each, or numbers; their meaning is not known here."""
+    rows = [[file, "01"[label == "disc"], "1.5"] for file, label in rows_of(spoiled)[1:]]
+    write(spoiled, text_of([["file", "round", "height"], *rows]))
+    table = read_table(spoiled, PLAIN, keep=True)
+    assert table.others == ["round", "height"]
+    assert [[row.file, *row.others] for row in table.rows] == rows
+    assert read_number(table, 2, "height", table.rows[0].others[1]) == 1.5
+    with pytest.raises(BadInput, match=r"line 2: height '1,5': is no number; write a point, 1.5"):
+        read_number(table, 2, "height", "1,5")
+    write(spoiled, text_of([["file", "round"], *(row[:2] for row in [*rows, [rows[0][0], "1"]])]))
+    with pytest.raises(BadInput, match="line 38: .*: line 2 has it with another cell"):
+        read_table(spoiled, PLAIN, keep=True)
 
 
 def test_names_that_differ_by_their_unicode_form_are_named(spoiled: Path) -> None:

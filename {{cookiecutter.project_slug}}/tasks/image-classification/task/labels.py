@@ -250,7 +250,8 @@ def _read_header(table: Table, line: int, header: list[str], keep: bool) -> dict
 
 def _is_nearly(name: str, column: str) -> bool:
     small = name.lower()
-    return small in NEARLY.get(column, ()) or bool(get_close_matches(small, [column], 1, 0.8))
+    misspelt = small[:1] == column[0] and get_close_matches(small, [column], 1, 0.8)  # no height
+    return small in NEARLY.get(column, ()) or bool(misspelt)
 
 
 class _Reader:
@@ -277,6 +278,7 @@ class _Reader:
             self.table.rows.append(row)
         elif other[2:] != row[2:]:
             what = next(n for n in row._fields[2:] if getattr(row, n) != getattr(other, n))
+            what = "cell" if what == "others" else what
             raise self.table.fault(
                 line, f"{row.file}: line {other.line} has it with another {what}; keep one of them"
             )
