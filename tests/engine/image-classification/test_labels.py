@@ -205,7 +205,7 @@ def test_columns_of_labels_can_be_kept(spoiled: Path) -> None:
     with pytest.raises(BadInput, match=r"line 2: height '1,5': is no number; write a point, 1.5"):
         read_number(table, 2, "height", "1,5")
     write(spoiled, text_of([["file", "round"], *(row[:2] for row in [*rows, [rows[0][0], "1"]])]))
-    with pytest.raises(BadInput, match="line 38: .*: line 2 has it with another cell"):
+    with pytest.raises(BadInput, match=r"line 38: .*: line 2 has it with another cell"):
         read_table(spoiled, PLAIN, keep=True)
 
 
