@@ -20,6 +20,8 @@ from programs import PATIENCE, ROOT, refusal, same_weights, saved_steps, status
 
 import test
 import train
+from engine.data.splits import check_folds
+from engine.errors import BadInput
 from tools import folds
 
 needs("task.folds.write_tables")
@@ -67,6 +69,12 @@ def test_each_image_is_judged_by_the_fold_that_it_was_left_out_of(
         assert any(row[0].endswith(name) for row in rows)
     assert run_folds(small, "--out=folds") == 0
     assert len(inside) == 4, "what has ended is not run again"
+
+
+def test_folds_that_share_images_are_refused() -> None:
+    check_folds(["a.png", "b.png"])
+    with pytest.raises(BadInput, match=r"^b.png: is in several folds; .* set_aside of engine"):
+        check_folds(["a.png", "b.png", "b.png"])
 
 
 @pytest.mark.slow

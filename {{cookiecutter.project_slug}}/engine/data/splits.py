@@ -3,6 +3,7 @@
 import hashlib
 import re
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -156,6 +157,15 @@ def check_apart(named: dict[str, Sequence[str] | None]) -> None:
                     f"{split}: the group {group} is in {home[group]} too; move all of it to one"
                 )
         home.update(dict.fromkeys(groups or (), split))
+
+
+def check_folds(names: Sequence[str]) -> None:
+    """Raises BadInput if folds, whose images have these names together, are not disjoint."""
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise BadInput(
+            f"{twice[0]}: is in several folds; let train_and_val in dataset.py divide images by "
+            "set_aside of engine/data/splits.py"
+        )
 
 
 def refuse_fold(opt: Namespace, validation: object) -> None:

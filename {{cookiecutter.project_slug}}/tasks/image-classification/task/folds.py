@@ -1,5 +1,6 @@
 """What tools.folds shows of the networks of all folds: predictions, and labels to doubt."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from engine import devices, modules
 from engine.checkpoint import write_atomically
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
+from engine.data.splits import check_folds
 from engine.report.common import drawn, percent
 from engine.report.outputs import csv_content
 from engine.report.page import Html, element, image, section, table
@@ -46,8 +48,12 @@ def write_tables(folder: Path, runs: list[Path]) -> list[Html]:
 
     Both have a row for each image of train/. In doubtful.csv those come first whose own label got
     the least probability: column 3 has that, columns 4 and 5 the class that got most.
+
+    Raises:
+        BadInput: As check_folds of engine.data.splits.
     """
     judged = [one for run in runs for one in judge(run)]
+    check_folds([one.file for one in judged])
     judged.sort(key=lambda one: one.file)
     top = max(len(one.best) for one in judged)
     rows = [[one.file, *(cell for n, p in one.best for cell in (n, f"{p:.6f}"))] for one in judged]
@@ -92,7 +98,7 @@ def judge(run: Path) -> list[Judged]:
     amp = devices.Amp(opt.precision, device)
     model = modules.to_device(model, device).eval()
     data_set = dataset.eval_set(opt, model.info, "val")
-    files = [f"{data_set.root}/{name}" for name in data_set.names()]
+    files = [os.path.join(getattr(data_set, "root", ""), name) for name in data_set.names()]
     sampler, found = EvalBatchSampler(len(data_set), 128), list[Judged]()
     loader = Loader(data_set, sampler, device, opt.workers, opt.prefetch)
     with loader, loader.batches() as batches, amp.autocast():

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.checkpoint import write_atomically
+from engine.data.splits import check_folds
 from engine.report.outputs import csv_content
 from engine.report.page import Html, section, table
 from engine.report.records import read_metrics
@@ -14,11 +15,12 @@ SHOWN = 100  # images in the table of the page
 def write_tables(folder: Path, runs: list[Path]) -> list[Html]:
     """Writes images.csv, the metrics of each image by the network that was not trained on it.
 
-    Returns a section of the page with the worst images.
+    Returns a section of the page with the worst images. BadInput: as check_folds.
     """
     found: list[dict[str, Any]] = []
     for run in runs:
         found += read_metrics(run / "report-val").get("by_image", [])
+    check_folds([row["file"] for row in found])
     found.sort(key=lambda row: (row["psnr"], row["file"]))
     head = list(found[0])
     rows = [[row["file"], *(f"{row[name]:.4f}" for name in head[1:])] for row in found]
