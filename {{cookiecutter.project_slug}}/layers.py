@@ -107,21 +107,24 @@ class Skip(nn.Sequential):
 
 
 class Normalize(nn.Module):
-    """Turns images into the range that a network expects: (x / 255 - mean) / std.
+    """Turns images into the range that a network expects: (x / most - mean) / std.
 
     Args:
-        mean: Per channel, of values in [0, 1].
+        mean: Per channel, of values in [0, 1]; one alone is that of all channels.
         std: Likewise.
+        most: What counts as 1; with 1, mean and std are in the unit of the images.
 
-    Shape: (N, 3, H, W) uint8 or float32 in [0, 255] -> the same as float32.
+    Shape: (N, C, H, W) uint8 or float32 -> the same as float32.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], most: float = 255.0
+    ) -> None:
         super().__init__()
-        scale, shift = Tensor(std).mul(255).reciprocal(), -Tensor(mean) / Tensor(std)
+        scale, shift = Tensor(std).mul(most).reciprocal(), -Tensor(mean) / Tensor(std)
         self.alike = len(set(zip(mean, std, strict=True))) == 1  # all channels
         if self.alike:
             scale, shift = scale[:1], shift[:1]
@@ -133,7 +136,7 @@ class Normalize(nn.Module):
         if self.alike:
             return images.to(self.scale.dtype, copy=True).mul_(self.scale).add_(self.shift)
         n, channels, height, width = images.shape
-        # Long rows, as they lie in memory: rows of three numbers would take four times as long.
+        # Long rows, as they lie in memory: rows of C numbers would take four times as long.
         rows = images.permute(0, 2, 3, 1).reshape(n, height, width * channels)
         scale, shift = self.scale.repeat(width), self.shift.repeat(width)
         values = (rows.float() * scale).add_(shift)

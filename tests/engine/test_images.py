@@ -179,7 +179,7 @@ def test_dataset_json() -> None:
     assert read_dataset_json(Path(), "pairs") == {"pairs": "x"}
     for text in ('{"Flip": false}', '{"flip ": false}', '{"mirror": false}', '{"pairs": "x"}'):
         Path("dataset.json").write_text(text)
-        with pytest.raises(BadInput, match=r"^dataset\.json: unknown: '.*'; known: flip, name"):
+        with pytest.raises(BadInput, match=r"^dataset\.json: unknown: '.*'; known: flip, images"):
             read_dataset_json(Path())
 
 

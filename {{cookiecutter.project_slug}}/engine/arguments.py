@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from engine import terminal
 from engine.checkpoint import find_checkpoint
 from engine.data.splits import read_fold
+from engine.data.stored import MODES, parse_axes
 from engine.devices import PRECISIONS
 from engine.errors import LAUNCHED, BadInput, shorten
 from engine.modules import PARALLEL
@@ -342,7 +343,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_options(group: Any) -> None:
-    """Adds the options for the validation split and the cache to the group of the data."""
+    """Adds the options for reading, the validation split and the cache to the group of the data."""
+    add_reading_options(group)
     add = group.add_argument
     add("--val-share", type=number(float, 0.001, 0.9), default=VAL_SHARE, metavar="SHARE",
         help="share of train/ to validate on if there is no val/")
@@ -355,6 +357,35 @@ def add_data_options(group: Any) -> None:
         "data; off; or a folder for it")
     add("--no-cache", dest="cache", action="store_const", const="off", default=argparse.SUPPRESS,
         help="as --cache off")
+
+
+def add_reading_options(group: Any) -> None:
+    """Adds the options for the depth and the channels of images; see complete_reading."""
+    add = group.add_argument
+    add("--images", choices=MODES,
+        help="rgb: as RGB of 8 bits; stored: with the channels and the depth of the files, uint8, "
+        "uint16 or float32 (default: as dataset.json says, else rgb)")
+    add("--axes", type=parse_axes, metavar="LETTERS",
+        help="with --images stored, what the axes of TIFF and .npy files are, where these do not "
+        "tell: Y, X, and others, which become channels, as in CYX")
+
+
+def complete_reading(opt: argparse.Namespace, described: Mapping[str, Any]) -> None:
+    """Fills in the options of add_reading_options from what dataset.json says.
+
+    Raises:
+        BadInput: It says something that is no value of these, or `--axes` has no effect.
+    """
+    opt.images = opt.images or described.get("images")
+    if opt.images not in (None, *MODES):
+        raise BadInput(f"dataset.json: images is {opt.images!r}, and can be {' or '.join(MODES)}")
+    if opt.images == "stored" and opt.axes is None and "axes" in described:
+        try:
+            opt.axes = parse_axes(str(described["axes"]))
+        except argparse.ArgumentTypeError as error:
+            raise BadInput(f"dataset.json: axes: {error}") from None
+    if opt.axes is not None and opt.images != "stored":
+        raise BadInput(f"--axes {opt.axes}: is for --images stored; add that")
 
 
 def _add_optimization_options(parser: argparse.ArgumentParser) -> None:

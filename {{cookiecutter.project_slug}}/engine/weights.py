@@ -97,6 +97,7 @@ def load_fitting(
 def _fit(network: nn.Module, weights: Weights, kind: str, name: str, path: Path, head: str) -> bool:
     """Puts what fits into a network, if that is most of it; prints how much."""
     own = network.state_dict()
+    weights, adapted = _adapted(own, weights)
     last = {id(parameter) for layer in layers_of(network)[-1:] for parameter in layer}
     heads = {key for key, p in network.named_parameters() if id(p) in last}
     fitting = {key: weights[key] for key in _fitting(own, weights)}
@@ -116,13 +117,40 @@ def _fit(network: nn.Module, weights: Weights, kind: str, name: str, path: Path,
         for key in own
         if key not in fitting and not (head and key in heads)
     ]
-    left = f"; head at random: {head}" if head else ""
+    left = adapted + (f"; head at random: {head}" if head else "")
     left += f"; at random: {shorten(rest)}" if rest else ""
     if unused := [key for key in weights if key not in own]:
         left += f"; not used: {shorten(unused, 3)}"
     how_many = f"{len(fitting)} of {len(own)} tensors"
     terminal.say(f"weights: {how_many} of {name} from {path}{kind}{left}")
     return True
+
+
+def _adapted(own: Weights, weights: Weights) -> tuple[Weights, str]:
+    """The weights with the first convolution for RGB, if that is all that differs, adapted.
+
+    To another number of channels; and what to say of it.
+    """
+    first = next((key for key, value in own.items() if value.dim() == 4), "")
+    given, channels = weights.get(first), own[first].shape[1] if first else 0
+    if given is None or given.dim() != 4 or given.shape[1] != 3 or channels == 3:
+        return weights, ""
+    changed = adapt_channels(given, channels)
+    if changed.shape != own[first].shape:
+        return weights, ""
+    return {**weights, first: changed}, f"; {first} of 3 channels adapted to {channels}"
+
+
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
+    """The weight of a first convolution for RGB, (K, 3, h, w), for C channels, (K, C, h, w).
+
+    As in timm: for grey the sum over RGB, which gives a grey image the features it had; for more
+    channels RGB over and over, times 3 / C.
+    """
+    if channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    repeated = weight.repeat(1, -(-channels // 3), 1, 1)[:, :channels]
+    return repeated * (3 / channels)
 
 
 def _fitting(own: Weights, weights: Weights) -> list[str]:
@@ -134,6 +162,8 @@ def _other_head(theirs: dict[str, Any], info: dict[str, Any]) -> str:
     for key, now in info.items():
         if not isinstance(now, dict | list | tuple):
             continue
+        if isinstance(now, dict) and all(isinstance(value, float) for value in now.values()):
+            continue  # statistics
         if not isinstance(before := theirs.get(key), dict | list | tuple):
             return f"the file does not say which {key} it was trained for"
         numbers = {*map(str, range(len(before)))}

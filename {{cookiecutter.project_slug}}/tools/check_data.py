@@ -13,21 +13,27 @@ begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
 
 import hashlib
 import os
+from argparse import Namespace
 from collections.abc import Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import torch
+from torchvision.transforms.functional import to_pil_image
 
 import dataset
 from engine import terminal
-from engine.arguments import Parser
+from engine.arguments import Parser, add_reading_options, complete_reading
 from engine.data import files
 from engine.data.images import inspect_image
+from engine.data.stored import Form, as_values, read_stored
 from engine.devices import cores
+from engine.report.grids import as_rgb
 from task.checks import (
     DATASET_KEYS,
     KIND,
@@ -40,6 +46,10 @@ from task.checks import (
 )
 from tools.near_copies import SMALLEST, find_near_copies, small_picture
 
+# Width and height of an image, its digest, its small picture, what is odd about it, its form.
+Found = tuple[tuple[int, int], str, np.ndarray | None, list[str], str]
+RGB_8 = "RGB"  # the form of all images that are read as such
+
 
 @dataclass
 class Split:
@@ -50,6 +60,7 @@ class Split:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # width and height, in pixels
     digests: dict[str, list[str]] = field(default_factory=dict)  # equal files, by their content
     pictures: dict[str, np.ndarray] = field(default_factory=dict)  # of images that are large enough
+    forms: dict[str, str] = field(default_factory=dict)  # channels and depth, each with a file
     summary: str = ""
 
     @property
@@ -61,18 +72,21 @@ def main() -> int:
     parser = Parser(description="Lists what is wrong with a data set, with file and remedy.")
     default = dataset.BUILT_IN
     parser.add_argument("data", nargs="?", default=default, help="folder with train/ and so on")
-    folder = dataset.data_dir(parser.parse_args().data)
+    add_reading_options(parser)
+    opt = parser.parse_args()
+    folder = dataset.data_dir(opt.data)
     faults, notes = list[str](), list[str]()  # what would stop a run; what may spoil it
+    with files.collecting(faults):
+        complete_reading(opt, files.read_dataset_json(folder, *DATASET_KEYS))
     splits = []
-    for name, found in find_splits(folder, faults, notes).items():
+    for name, found in find_splits(folder, opt, faults, notes).items():
         splits.append(split := Split(name, found))
-        read_all(split, faults, notes)
+        read_all(split, opt, faults, notes)
         with files.collecting(faults):
             split.summary = check_split(name, found, split.sizes, faults, notes)
         if found.unused:
             notes.append(f"{split.root}: not used: {shorten(found.unused)}")
-    with files.collecting(faults):
-        files.read_dataset_json(folder, *DATASET_KEYS)
+    check_forms(splits, faults)
     if splits:
         check_together({split.title: split.found for split in splits}, faults, notes)
     note_twins(splits, notes)
@@ -90,19 +104,20 @@ def main() -> int:
     return BAD_INPUT if faults else DONE
 
 
-def read_all(split: Split, faults: list[str], notes: list[str]) -> None:
+def read_all(split: Split, opt: Namespace, faults: list[str], notes: list[str]) -> None:
     """Decodes the files on all cores (Pillow leaves Python's lock meanwhile), with a bar."""
     used = used_images(split.found)
     paths = [split.root / path for path in used]
     odd: dict[str, list[str]] = {}  # paths by what is odd about these images
     with ThreadPoolExecutor(cores()) as threads:
-        results = threads.map(read, paths)
+        results = threads.map(partial(read, opt=opt), paths)
         bar = terminal.bar(results, desc=split.title.name, total=len(paths), unit="image")
         for path, result in zip(used, bar, strict=True):
             if isinstance(result, str):
                 faults.append(result)
                 continue
-            size, digest, picture, remarks = result
+            size, digest, picture, remarks, form = result
+            split.forms.setdefault(form, path)
             split.sizes[path] = size
             if picture is not None:
                 split.pictures[path] = picture
@@ -112,18 +127,36 @@ def read_all(split: Split, faults: list[str], notes: list[str]) -> None:
     notes += [f"{split.root}: {what}: {shorten(names)}" for what, names in odd.items()]
 
 
-def read(path: Path) -> tuple[tuple[int, int], str, np.ndarray | None, list[str]] | str:
-    """Size, digest and small picture of an image, and what is odd about it; or what is wrong."""
+def read(path: Path, opt: Namespace) -> Found | str:
+    """What is known of an image; or what is wrong."""
     try:
-        image, remarks = inspect_image(path)
+        if opt.images == "stored":
+            values = read_stored(path, opt.axes)
+            form = str(Form(len(values), str(values.dtype).removeprefix("torch.")))
+            image, remarks = to_pil_image(as_rgb(as_values(values)).to(torch.uint8)), list[str]()
+        else:
+            (image, remarks), form = inspect_image(path), RGB_8
         if image.getcolors(1):
             remarks.append("of one colour")
         picture = small_picture(image) if min(image.size) >= SMALLEST else None
-        return image.size, hashlib.sha256(path.read_bytes()).hexdigest(), picture, remarks
+        return image.size, hashlib.sha256(path.read_bytes()).hexdigest(), picture, remarks, form
     except BadInput as error:
         return str(error)
     except OSError as error:
         return f"{path}: {error.strerror}"
+
+
+def check_forms(splits: list[Split], faults: list[str]) -> None:
+    """Adds images of unlike channels or depth to what would stop a run: one of each form."""
+    forms: dict[str, Path] = {}
+    for split in splits:
+        for form, name in split.forms.items():
+            forms.setdefault(form, split.root / name)
+    first = next(iter(forms), "")
+    for form, path in forms.items():
+        if form != first:
+            told = f"{path}: has {form}, and {forms[first]} {first}; all have to be alike"
+            faults.append(told)
 
 
 def note_twins(splits: list[Split], notes: list[str]) -> None:
@@ -192,6 +225,7 @@ def note_near_copies(splits: list[Split], notes: list[str]) -> None:
 def describe(split: Split) -> str:
     """Counts and sizes of a split in a few lines."""
     lines = [f"{split.title}: {len(used_images(split.found))} images{split.summary}"]
+    lines += [f"  channels and depth: {form}" for form in split.forms if form != RGB_8]
     if split.sizes:
         for side, name in enumerate(("width", "height")):
             pixels = [size[side] for size in split.sizes.values()]

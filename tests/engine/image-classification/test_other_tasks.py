@@ -8,6 +8,7 @@ from needs import needs
 from PIL import Image, ImageFilter
 
 import options
+from engine.errors import BadInput
 
 dataset = needs("dataset")
 needs("dataset.ClassFolders")
@@ -49,7 +50,7 @@ def test_masks_with_the_names_of_the_images(tmp_path: Path, make: object, ending
     for i in range(COUNT):
         save(tmp_path, f"one/{i}.jpg", photo(i))
         save(tmp_path, f"other/{i}.{ending}", make(i))  # type: ignore[operator]
-    with pytest.raises(dataset.BadInput, match="one, other look like segmentation"):
+    with pytest.raises(BadInput, match="one, other look like segmentation"):
         sets(tmp_path)
     (tmp_path / "train/other" / f"0.{ending}").rename(tmp_path / "train/other" / f"own.{ending}")
     sets(tmp_path)
@@ -60,7 +61,7 @@ def test_masks_beside_the_images(tmp_path: Path) -> None:
         for name in ("benign", "malignant"):
             save(tmp_path, f"{name}/{name} ({i}).png", photo(i))
             save(tmp_path, f"{name}/{name} ({i})_mask.png", mask(i))
-    with pytest.raises(dataset.BadInput, match=r"benign \(0\)_mask.png looks like the mask of"):
+    with pytest.raises(BadInput, match=r"benign \(0\)_mask.png looks like the mask of"):
         sets(tmp_path)
 
 

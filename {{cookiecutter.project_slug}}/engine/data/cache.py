@@ -111,7 +111,12 @@ class CachedImages:
         """Images (N, C, H, W) from the cache; None if there is none or they differ in size."""
         if self.mapped is None or self.mapped.stacked is None:
             return None
-        return self.mapped.stacked.index_select(0, indices).permute(0, 3, 1, 2)
+        values = self.mapped.stacked
+        if values.dtype != torch.uint16:
+            return values.index_select(0, indices).permute(0, 3, 1, 2)
+        # Not every PyTorch selects among uint16.
+        chosen = values.view(torch.int16).index_select(0, indices)
+        return chosen.view(torch.uint16).permute(0, 3, 1, 2)
 
     def totals(self, rows: Tensor) -> tuple[Tensor, int]:
         """Sums over some images for statistics, the same with and without a cache.
@@ -123,16 +128,21 @@ class CachedImages:
             As mapped.sums_of: of indices how often each of 0..255 occurs, else the sum of the
             values and that of their squares for each channel; and the number of pixels.
         """
+        sums, pixels = self.sums(rows)
+        return sums.sum(0), pixels
+
+    def sums(self, rows: Tensor) -> tuple[Tensor, int]:
+        """As `totals`, but what is added up of each image by itself: (N, ...)."""
         if self.mapped is not None:
             chosen = self.mapped.records[rows.cpu().numpy()]
             areas = chosen["size"].prod(1, dtype=np.int64)
-            return torch.from_numpy(chosen["sums"].copy()).sum(0), int(areas.sum())
+            return torch.from_numpy(chosen["sums"].copy()), int(areas.sum())
         sums, pixels = [], 0
         for row in rows.tolist():
             image = self[row].permute(1, 2, 0)
             sums.append(mapped.sums_of(image, self.kind))
             pixels += image.shape[0] * image.shape[1]
-        return torch.stack(sums).sum(0), pixels
+        return torch.stack(sums), pixels
 
     def fingerprint(self, rows: Tensor) -> str:
         """A checksum of these files and of a choice of them, one row for each sample."""

@@ -70,8 +70,12 @@ def nothing(root: str | Path = "") -> Listing:
     return Listing([], [], [], {}, np.zeros(0, np.uint64), str(root))
 
 
-def list_images(root: str | Path) -> Listing:
+def list_images(root: str | Path, more: tuple[str, ...] = ()) -> Listing:
     """The images below a folder, if there is one. Links are followed; no folder is read twice.
+
+    Args:
+        root: The folder.
+        more: Endings of names that make a file an image, besides ENDINGS.
 
     Raises:
         BadInput: A folder may not be read.
@@ -96,10 +100,10 @@ def list_images(root: str | Path) -> Listing:
             unused.append(f"{place} (the same folder as {known})")
             continue
         entered[key] = path.rstrip("/")
-        files[place], inodes[place], real, more, others = _look_into(path, place)
-        top = top if place else sorted(real + more)
+        files[place], inodes[place], real, new, others = _look_into(path, place, ENDINGS + more)
+        top = top if place else sorted(real + new)
         folders += real
-        links = sorted(links + more) if more else links
+        links = sorted(links + new) if new else links
         unused += others
     # The files of a folder, then those of its subfolders.
     places = sorted(files)
@@ -119,7 +123,7 @@ def _elsewhere(root: Path) -> Iterator[Path]:
 
 
 def _look_into(
-    path: str, place: str
+    path: str, place: str, endings: tuple[str, ...]
 ) -> tuple[list[str], list[int], list[str], list[str], list[str]]:
     """The images, their inodes, folders, links to folders and other files in a folder."""
     names, inodes = list[str](), list[int]()
@@ -128,7 +132,7 @@ def _look_into(
         link = entry.is_symlink()
         if _is_folder(entry):
             (linked if link else real).append(f"{place}{entry.name}/")
-        elif is_image(entry.name) and (link or entry.is_file()):
+        elif is_image(entry.name, endings) and (link or entry.is_file()):
             names.append(entry.name)
             inodes.append(_linked_inode(entry) if link else entry.inode())  # opens no file
         elif not ABOUT.fullmatch(entry.name):  # also pipes and devices, which would be waited for
@@ -151,9 +155,9 @@ def _scan(folder: str | Path) -> list[os.DirEntry[str]]:
     return sorted(entries, key=lambda entry: entry.name)
 
 
-def images_below(folder: str | Path) -> list[str]:
-    """The paths of all images in a folder and its subfolders."""
-    return [os.path.join(folder, path) for path in list_images(folder).images]
+def images_below(folder: str | Path, more: tuple[str, ...] = ()) -> list[str]:
+    """The paths of all images in a folder and its subfolders; see list_images."""
+    return [os.path.join(folder, path) for path in list_images(folder, more).images]
 
 
 def warn_shared(one: Listing, other: Listing) -> None:
@@ -196,9 +200,9 @@ def _is_folder(entry: os.DirEntry) -> bool:
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
-def is_image(path: str | Path) -> bool:
+def is_image(path: str | Path, endings: tuple[str, ...] = ENDINGS) -> bool:
     """Whether a file counts as an image, by its name."""
-    return not is_hidden(path) and str(path).lower().endswith(ENDINGS)
+    return not is_hidden(path) and str(path).lower().endswith(endings)
 
 
 def is_hidden(path: str | Path) -> bool:
@@ -218,11 +222,12 @@ def reading_failed(path: str | Path, error: OSError) -> Exception:
 def read_dataset_json(folder: Path, *own: str) -> dict:
     """The content of dataset.json in a folder of images; empty if there is no such file.
 
-    `"flip": false` in it turns random flips off, for letters and the like.
+    `"flip": false` in it turns random flips off, for letters and the like; "images" and "axes" are
+    those of engine.arguments.complete_reading.
 
     Args:
         folder: That of the splits.
-        own: The keys that have a meaning for a task, besides `flip` and those of DESCRIPTION.
+        own: The keys that have a meaning for a task, besides these and those of DESCRIPTION.
 
     Raises:
         BadInput: The file cannot be read, has another key, or `flip` is neither true nor false.
@@ -236,7 +241,7 @@ def read_dataset_json(folder: Path, *own: str) -> dict:
         raise BadInput(f"{path}: not readable as JSON ({error}); fix or delete it") from None
     if not isinstance(content, dict) or not isinstance(content.get("flip", True), bool):
         raise BadInput(f"{path}: must be an object whose flip is true or false; fix or delete it")
-    known = ("flip", *own, *DESCRIPTION)
+    known = ("flip", "images", "axes", *own, *DESCRIPTION)
     if unknown := [repr(key) for key in content if key not in known]:
         raise BadInput(f"{path}: unknown: {shorten(unknown, 3)}; known: {', '.join(known)}; fix it")
     return content
@@ -266,14 +271,16 @@ def nearly(name: str) -> str | None:
     return next((split for split in SPLITS if letters in NEARLY[split] and name != split), None)
 
 
-def list_splits(folder: Path, notes: list[str]) -> dict[Path, Listing]:
+def list_splits(
+    folder: Path, notes: list[str], more: tuple[str, ...] = ()
+) -> dict[Path, Listing]:
     """What lies in train/, and in val/ and test/ if they are there; adds what is not used."""
     if folder.is_dir():
         notes += [f"{folder}: not used: {name}" for name in unused_in(folder)]
     if not (folder / "test").is_dir():
         notes.append(f"{folder / 'test'}: no such folder; test.py will need it")
     there = [name for name in SPLITS if name == "train" or (folder / name).is_dir()]
-    return {folder / name: list_images(folder / name) for name in there}
+    return {folder / name: list_images(folder / name, more) for name in there}
 
 
 def unused_in(folder: Path) -> list[str]:

@@ -40,6 +40,7 @@ ALPHA = "transparency becomes white"
 FOURTH = "a fourth channel, which is no transparency, is left out"
 FIRST = "only the first of several pictures is read"
 TOO_DEEP = "has {} in each channel, and would lose levels; convert it to 8 bits"
+KEEP = ", or keep all of it with --images stored"  # what stored.py reads; an end of messages
 ARCHIVE = "an archive; unpack it, or remove it"
 # What a file is that Pillow cannot identify, by its first bytes, and what to do.
 KINDS = {
@@ -77,11 +78,17 @@ def read_image(path: str | Path, least: tuple[int, int] | None = None) -> Image.
     """
     image, remarks = inspect_image(path, least)
     for remark in remarks:
-        # Once in a run: of the worker processes only the first one says it.
-        if remark != ALPHA and remark not in _noted and getattr(get_worker_info(), "id", 0) == 0:
-            _noted.append(remark)
-            terminal.warn(f"{path}: {remark}; also of others like it")
+        if remark != ALPHA:
+            note(path, remark)
     return image
+
+
+def note(path: str | Path, remark: str) -> None:
+    """Warns of what is left out of an image, once in a run."""
+    # Of the worker processes only the first one says it.
+    if remark not in _noted and getattr(get_worker_info(), "id", 0) == 0:
+        _noted.append(remark)
+        terminal.warn(f"{path}: {remark}; also of others like it")
 
 
 def inspect_image(
@@ -91,9 +98,9 @@ def inspect_image(
     with _opened(path) as (file, remarks):
         if least:
             file.draft(None, least)
-        key, code = file.info.get("transparency"), _raw_mode(file)
+        key, code = file.info.get("transparency"), raw_mode(file)
         file.load()
-        method = UPRIGHT.get(_orientation(file))
+        method = UPRIGHT.get(orientation(file))
         image: Image.Image = file if method is None else file.transpose(method)
         if image.mode.startswith("I"):
             return _eight_bits(path, np.asarray(image), key), remarks
@@ -126,23 +133,43 @@ def image_head(path: str | Path) -> tuple[tuple[int, int], list[str]]:
         width, height = file.size
         if file.format == "TIFF":  # whose size Pillow turns, depending on its version
             width, height = (file.tag_v2[tag] for tag in (256, 257))  # type: ignore[attr-defined]
-        return ((height, width) if _orientation(file) >= 5 else (width, height)), remarks
+        return ((height, width) if orientation(file) >= 5 else (width, height)), remarks
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Any]:
+    """An image file that Pillow has opened, of a size that is read; errors name it."""
+    _lift_limits()
+    with naming(path), Image.open(path) as file:
+        check_pixels(path, *file.size)
+        if file.format == "TIFF":
+            file.filename = ""  # else Pillow maps it into memory, where turned images are garbled
+        yield file
 
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[Any, list[str]]]:
     """An image file of which nothing is lost but what the remarks say; errors name it."""
-    _lift_limits()
+    with opened(path) as file:
+        if problem := _problem(path, file):
+            raise BadInput(f"{path}: {problem}")
+        yield file, remarks_on(path, file)
+
+
+def check_pixels(path: str | Path, width: int, height: int) -> None:
+    """Raises BadInput if an image is too large."""
+    if width * height > MOST_PIXELS:
+        raise BadInput(
+            f"{path}: {width} x {height} pixels are more than the {MOST_PIXELS:,} that are read; "
+            "reduce it, or cut it into several"
+        )
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Turns the errors of a block that reads an image into such as name it."""
     try:
-        with Image.open(path) as file:
-            if file.width * file.height > MOST_PIXELS:
-                raise BadInput(
-                    f"{path}: {file.width} x {file.height} pixels are more than the "
-                    f"{MOST_PIXELS:,} that are read; reduce it, or cut it into several"
-                )
-            if problem := _problem(path, file):
-                raise BadInput(f"{path}: {problem}")
-            yield file, _remarks(path, file)
+        yield
     except (BadInput, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -165,7 +192,7 @@ def _lift_limits() -> None:
     logging.getLogger("PIL.TiffImagePlugin").disabled = True
 
 
-def _orientation(file: Image.Image) -> int:
+def orientation(file: Image.Image) -> int:
     """1 to 8: the tag in its EXIF or XMP, if that can be read; after `load` what is left to do."""
     try:
         value = file.getexif().get(ExifTags.Base.Orientation, 1)
@@ -176,7 +203,7 @@ def _orientation(file: Image.Image) -> int:
     return value if value in UPRIGHT else 1
 
 
-def _raw_mode(file: Any) -> str:
+def raw_mode(file: Any) -> str:
     """How Pillow unpacks the pixels, before they are loaded."""
     arguments = file.tile[0][3] if file.tile else ""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
@@ -189,12 +216,13 @@ def _problem(path: str | Path, file: Any) -> str:
         return f"an image of the kind {file.format}, which is not read; convert it to PNG"
     if file.format == "TIFF":
         # Smaller copies of a picture and masks are no pages.
-        pages = sum(not tags.get(254, 0) & 5 for tags in _tiff(path)) if file.tag_v2.next else 1
+        several = tiff_pages(path) if file.tag_v2.next else []
+        pages = sum(not tags.get(254, 0) & 5 for tags in several)
         if pages > 1:
-            return f"a TIFF of {pages} pages; save each as a file of its own"
-        return _tiff_problem(file.tag_v2)
-    if file.format == "PNG" and "16" in _raw_mode(file) and not file.mode.startswith("I"):
-        bits = "16 bits"
+            return f"a TIFF of {pages} pages; save each as a file of its own{KEEP}"
+        return tiff_problem(file.tag_v2)
+    if file.format == "PNG" and "16" in raw_mode(file) and not file.mode.startswith("I"):
+        return TOO_DEEP.format("16 bits") + KEEP
     elif file.format == "PPM" and isinstance(arguments := file.tile[0][3], tuple):
         most = arguments[-1]
         if file.mode == "F" or 255 < most < 65535 or (file.mode == "RGB" and most > 255):
@@ -211,7 +239,7 @@ def _find(path: str | Path, pattern: bytes, size: int = 2**16) -> re.Match[bytes
         return re.search(pattern, file.read(size), re.DOTALL)
 
 
-def _tiff(path: str | Path) -> list[Any]:
+def tiff_pages(path: str | Path) -> list[Any]:
     """The tags of each page of a TIFF, also of those that Pillow does not know."""
     pages: list[Any] = []
     with open(path, "rb") as file:
@@ -226,7 +254,7 @@ def _tiff(path: str | Path) -> list[Any]:
     return pages
 
 
-def _tiff_problem(tags: Any) -> str:
+def tiff_problem(tags: Any) -> str:
     kind, channels, extra = tags.get(262, 0), tags.get(277, 1), tags.get(338, ())
     bits, numbers = max(tags.get(258, (1,))), max(tags.get(339, (1,)))
     colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(kind, 1)  # RGB, CMYK, YCbCr, Lab; else grey or indices
@@ -235,16 +263,18 @@ def _tiff_problem(tags: Any) -> str:
     if kind == 6 and tags.get(259, 1) == 1 and tuple(tags.get(530, (2, 2))) != (1, 1):
         return "its colours are YCbCr in fewer pixels, which is not read; convert it to RGB"
     if channels > colours + (kind == 2 or extra in ((1,), (2,))):
-        return f"a TIFF of {channels} channels, of which some would be lost; save 1, 3 or 4"
+        return f"a TIFF of {channels} channels, of which some would be lost; save 1, 3 or 4{KEEP}"
+    keep = KEEP if bits <= (32 if numbers == 3 else 16) else ""
     if numbers != 1:
-        return TOO_DEEP.format({2: "signed values", 3: f"{bits}-bit float values"}.get(numbers))
+        what = {2: "signed values", 3: f"{bits}-bit float values"}.get(numbers)
+        return TOO_DEEP.format(what) + keep
     # Grey of 16 bits is looked at when it is read: it may have been made of 8 bits.
-    return (
-        TOO_DEEP.format(f"{bits} bits") if bits > 8 and (bits, channels, kind) != (16, 1, 1) else ""
-    )
+    if bits > 8 and (bits, channels, kind) != (16, 1, 1):
+        return TOO_DEEP.format(f"{bits} bits") + keep
+    return ""
 
 
-def _remarks(path: str | Path, file: Any) -> list[str]:
+def remarks_on(path: str | Path, file: Any) -> list[str]:
     tags = file.tag_v2 if file.format == "TIFF" else {}
     if tags.get(262) == 2 and tags.get(277) == 4 and tags.get(338, (0,)) == (0,):
         return [FOURTH]
@@ -261,7 +291,8 @@ def _eight_bits(path: str | Path, values: np.ndarray, clear: int | None) -> Imag
     seen = values[shown]
     if (seen % 257).any():
         text = f"16 bits ({seen.min()} to {seen.max()})"
-        raise BadInput(f"{path}: {TOO_DEEP.format(text)}")
+        keep = KEEP if str(path).lower().endswith((".png", ".tif", ".tiff")) else ""
+        raise BadInput(f"{path}: {TOO_DEEP.format(text)}{keep}")
     grey = np.where(shown, values // 257, 255).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")
 
@@ -279,7 +310,7 @@ def _unknown(path: str | Path) -> str:
     if what := known_kind(path):
         return what
     try:
-        return _tiff_problem(_tiff(path)[0]) or "a TIFF of a rare kind; convert it to PNG"
+        return tiff_problem(tiff_pages(path)[0]) or "a TIFF of a rare kind; convert it to PNG"
     except Exception:  # it is none
         return "of no kind that is known, or damaged; replace or remove it"
 

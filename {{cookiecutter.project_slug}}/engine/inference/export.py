@@ -4,8 +4,9 @@
     pt2          the same for PyTorch: torch.export.load(FILE).module()
     safetensors  the weights alone, for train.py --weights; FILE.json beside it holds the metadata
 
-The input of the first two is `images`, uint8 (N, 3, H, W), RGB; N may vary, and H and W if the
-model allows it. The output is that of the model's `predict`, which includes normalisation. If the
+The input of the first two is `images`, uint8 (N, 3, H, W), RGB; of a model for `--images stored`
+(N, C, H, W) in the unit of the files, float32 above 8 bits. N may vary, and H and W if the model
+allows it. The output is that of the model's `predict`, which includes normalisation. If the
 checkpoint has averaged weights (`--ema`), these are exported.
 
 The metadata (`metadata.json` in metadata_props and in the extra files) has the keys
@@ -29,6 +30,7 @@ from torchvision.transforms.functional import center_crop
 from engine.arguments import Parser, add_checkpoint_option, plain
 from engine.checkpoint import write_atomically
 from engine.data.files import images_below
+from engine.data.stored import RGB, Form, more_endings, trained_form
 from engine.errors import DONE, BadInput, Fault
 from engine.inference.exported import (
     FORMAT_VERSION,
@@ -48,7 +50,7 @@ BATCHES = (1, 2, 17)  # sizes of the batches that are compared
 LIMIT = 1e-4  # of the range of the outputs: a larger difference is not due to rounding
 ONNX_LIMIT = 2**31 - 2**24  # bytes of weights in one file
 SIZES = ("batch", "channels", "height", "width")
-IMAGES = "RGB in [0, 255]"
+IMAGES, STORED = "RGB in [0, 255]", "channels in the unit of the files"
 Load = Callable[[str, Namespace], Tensor]
 
 
@@ -85,8 +87,10 @@ def export(model_class: Any, parser: Parser, load: Load, data_dir: Callable[[str
         write_weights(model, metadata, out, beside)
         return DONE
     side = metadata["image_size"]
-    content = convert(model, opt.format, side, json.dumps(metadata, indent=2))
-    images, source = check_images(trained_with, load, data_dir(trained_with.data) / "test", side)
+    form = trained_form(metadata) or RGB
+    content = convert(model, opt.format, side, json.dumps(metadata, indent=2), form)
+    folder = data_dir(trained_with.data) / "test"
+    images, source = check_images(trained_with, load, folder, metadata)
     difference = compare(model, content, opt.format, images, side is None) / metadata["range"]
     what = f"largest difference {difference:.1e} on {source}, batches of 1, 2 and 17"
     if not difference <= LIMIT:  # NaN neither
@@ -118,23 +122,28 @@ def parse() -> tuple[Namespace, Output, Output | None]:
 def is_exported(path: Path) -> bool:
     """Whether a file was written by export.py: it holds metadata, or says so in its head."""
     content = path.read_bytes()
-    return all(mark in content for mark in (b"format_version", IMAGES.encode()))
+    return b"format_version" in content and any(s.encode() in content for s in (IMAGES, STORED))
 
 
 def describe(model: Any, trained_with: Namespace, files: set[str]) -> dict[str, Any]:
     """The metadata of an exported model, for JSON; options that name `files` are left out.
 
     The model's `describe_output` returns image_size, height and width of the input, or None if they
-    vary; output, a description; range, by which differences are divided; and anything else.
+    vary; output, a description; range, by which differences are divided; and anything else. With
+    `--images stored` it has what engine.data.stored.facts tell.
     """
     own = model.describe_output(trained_with)
-    side = own["image_size"]
-    shape = f"(N, 3, {side}, {side})" if side else "(N, 3, H, W)"
+    side, form = own["image_size"], trained_form(own)
+    shape = f"{side}, {side}" if side else "H, W"
+    images = f"uint8 (N, 3, {shape}), {IMAGES}"
+    if form:
+        kind = str(form.dtype).removeprefix("torch.")
+        images = f"{kind} (N, {form.channels}, {shape}), {STORED} ({form.depth})"
     left_out = {*WITHOUT_EFFECT, *files}
     return {
         "format_version": FORMAT_VERSION,
         "model": type(model).__name__,
-        "input": f"uint8 {shape}, {IMAGES}",
+        "input": images,
         **own,
         "options": {k: v for k, v in plain(trained_with).items() if k not in left_out},
     }
@@ -162,7 +171,9 @@ def write_weights(model: Any, metadata: dict[str, Any], out: Output, beside: Out
     conclude(f"wrote {out.name}: {size}; and {beside.path.name}")
 
 
-def convert(model: Any, form: str, side: int | None, metadata: str) -> bytes:
+def convert(
+    model: Any, form: str, side: int | None, metadata: str, images: Form = RGB
+) -> bytes:
     """A model on the CPU, in evaluation mode, as the content of an onnx or pt2 file.
 
     Its images are `side` pixels high and wide; None: that may vary.
@@ -176,7 +187,7 @@ def convert(model: Any, form: str, side: int | None, metadata: str) -> bytes:
             f"--format onnx: {weights / 1e9:.1f} GB of weights, and one file holds 2; use pt2"
         )
     height, width = (side, side) if side else (41, 59)  # odd, so that no even size is assumed
-    example = torch.zeros(2, 3, height, width, dtype=torch.uint8)
+    example = torch.zeros(2, images.channels, height, width, dtype=images.dtype)
     # Not a named Dim: PyTorch 2.6 rejects it for the batches of transformers.
     dims = dict.fromkeys((0,) if side else (0, 2, 3), torch.export.Dim.AUTO)
     try:
@@ -216,27 +227,35 @@ def onnx_content(program: torch.export.ExportedProgram, metadata: str) -> bytes:
 
 
 def check_images(
-    opt: Namespace, load: Load, folder: Path, side: int | None
+    opt: Namespace, load: Load, folder: Path, metadata: dict[str, Any]
 ) -> tuple[list[Tensor], str]:
-    """Up to 17 images to compare on, uint8 (3, H, W), and a description of them."""
+    """Up to 17 images to compare on, (C, H, W), and a description of them."""
     images: list[Tensor] = []
-    for path in images_below(folder):
+    side, form = metadata["image_size"], trained_form(metadata) or RGB
+    for path in images_below(folder, more_endings(getattr(opt, "images", None))):
         with suppress(BadInput):  # a damaged image
-            images.append(load(path, opt))
+            image = load(path, opt)
+            images += [image] if (len(image), image.dtype) == (form.channels, form.dtype) else []
         if len(images) == max(BATCHES):
             break
     if images:
         return images, f"{len(images)} image{'s' * (len(images) > 1)} of {folder}"
     random = torch.Generator().manual_seed(0)
-    shape = (max(BATCHES), 3, side or 128, side or 128)
+    shape = (max(BATCHES), form.channels, side or 128, side or 128)
     made = torch.randint(256, shape, generator=random, dtype=torch.uint8)
+    if "low" in metadata and form.dtype != torch.uint8:
+        low, high = metadata["low"], metadata["high"]
+        made = low + (high - low) * torch.rand(shape, generator=random)
+    elif form.dtype != torch.uint8:
+        mean, std = (torch.tensor([*metadata[k].values()])[:, None, None] for k in ("mean", "std"))
+        made = mean + std * torch.randn(shape, generator=random)
     return list(made), f"random images, as there are none in {folder}"
 
 
 def compare(model: Any, content: bytes, form: str, images: list[Tensor], vary: bool) -> float:
     """The largest difference between the outputs of a model and of the file exported from it.
 
-    The images, uint8 (3, H, W), are repeated if a batch is larger. If their size may `vary`, each
+    The images, (C, H, W), are repeated if a batch is larger. If their size may `vary`, each
     batch gets a different one.
     """
     run: Run

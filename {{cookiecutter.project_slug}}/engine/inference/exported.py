@@ -35,7 +35,7 @@ Run = Callable[[Tensor], Tensor]
 class Predictor:
     """A trained model, from a checkpoint or an exported file, for predict.py."""
 
-    predict: Run  # from uint8 (N, 3, H, W) to the model's output, float32
+    predict: Run  # from images, as `input` of the metadata has them, to the output, float32
     output: dict[str, Any]  # what `describe_output` says of it; of a file, all of its metadata
     options: Namespace  # of the training
     amp: Amp

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from engine.data.files import ENDINGS, SerializedList, list_images
+from engine.data.stored import RGB, Form, more_endings
 from engine.errors import DONE, BadInput, Fault, shorten
 from engine.terminal import conclude, warn
 from engine.text import decode, encoding_problem
@@ -25,17 +26,25 @@ class ImageFiles(Dataset):
         paths: Files, and folders whose images are all taken, those of subfolders included; `-` for
             the files and folders that standard input names, one a line, also in UTF-16 or ended
             by NUL.
-        load: From a path to an image, uint8 (3, H, W); worker processes must be able to import it.
+        load: From a path to an image (C, H, W); worker processes must be able to import it.
         side: Height and width of the black image that stands for one that cannot be read, since all
             images of a batch need one size.
+        form: Its channels and depth with `--images stored`, with which .npy counts too.
 
     Raises:
         BadInput: A path does not exist, a folder holds no image, standard input is empty.
     """
 
-    def __init__(self, paths: list[str], load: Callable[[str], Tensor], side: int = 1) -> None:
-        self.load, self.side = load, side
-        self.files = SerializedList(file for path in paths for file in _named_images(path))
+    def __init__(
+        self,
+        paths: list[str],
+        load: Callable[[str], Tensor],
+        side: int = 1,
+        form: Form | None = None,
+    ) -> None:
+        self.load, self.side, self.form = load, side, form or RGB
+        more = more_endings("stored" if form else None)
+        self.files = SerializedList(file for path in paths for file in _named_images(path, more))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -44,7 +53,8 @@ class ImageFiles(Dataset):
         try:
             return self.load(self.files[index]), torch.tensor(True)
         except (BadInput, OSError):
-            return torch.zeros(3, self.side, self.side, dtype=torch.uint8), torch.tensor(False)
+            shape = self.form.channels, self.side, self.side
+            return torch.zeros(shape, dtype=self.form.dtype), torch.tensor(False)
 
     def finish(
         self, readable: list[bool], out: str, write: Callable[[], object] = lambda: None
@@ -87,22 +97,22 @@ class ImageFiles(Dataset):
         return lines
 
 
-def _named_images(name: str) -> list[str]:
+def _named_images(name: str, more: tuple[str, ...]) -> list[str]:
     """The images that a word on the command line of predict.py names; see ImageFiles."""
     if name != "-":
-        return _images_of(name)
+        return _images_of(name, more)
     lines = re.split(r"\r\n|[\r\n\0]", decode(sys.stdin.buffer.read()))
     lines = [line.strip("\ufeff\x1a") for line in lines]  # marks of lists that were joined
     for number, line in enumerate(lines, 1):
         if (problem := encoding_problem(line)) and not os.path.exists(line):
             raise BadInput(f"-: line {number} of standard input {problem}")
-    found = [image for line in lines if line.strip() for image in _images_of(line, listed=True)]
+    found = [image for line in lines if line.strip() for image in _images_of(line, more, True)]
     if not found:
         raise BadInput("-: standard input names no file; give it one a line")
     return found
 
 
-def _images_of(name: str, listed: bool = False) -> list[str]:
+def _images_of(name: str, more: tuple[str, ...], listed: bool = False) -> list[str]:
     """A file, or all images of a folder; what a folder holds besides is named in a line.
 
     A path of a list that does not exist may only have blanks at its end or quotes, and else is
@@ -117,9 +127,9 @@ def _images_of(name: str, listed: bool = False) -> list[str]:
         return [name]
     if not os.path.isdir(name):
         raise BadInput(f"{name}: neither a file nor a folder")
-    listing = list_images(name)
+    listing = list_images(name, more)
     if unused := [one for one in listing.unused if one != "dataset.json"]:
         warn(f"{name}: not used: {shorten(unused, 3)}")
     if not listing.images:
-        raise BadInput(f"{name}: no image in this folder; they end in {', '.join(ENDINGS)}")
+        raise BadInput(f"{name}: no image in this folder; they end in {', '.join(ENDINGS + more)}")
     return [os.path.join(name, path) for path in listing.images]

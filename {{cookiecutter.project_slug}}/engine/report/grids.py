@@ -23,6 +23,37 @@ def grid_columns(images: Tensor, most: int = 8) -> int:
     return min(most, max(1, WIDTH // images.shape[3]))
 
 
+def as_rgb(images: Tensor, deep: bool | None = None, like: Tensor | None = None) -> Tensor:
+    """Images of any depth and any channels, to be shown: (..., 3, H, W), values in [0, 255].
+
+    One or two channels are shown as grey, of more the first three. Values of more than 8 bits are
+    shown from the 1st to the 99th percentile of each channel of each image.
+
+    Args:
+        images: (C, H, W) or (N, C, H, W), uint8 or float32.
+        deep: Whether values are of more than 8 bits; None: if they are no uint8.
+        like: Images whose percentiles are taken, in place of their own.
+
+    Returns:
+        Those of RGB and 8 bits as they are.
+    """
+    deep = images.dtype != torch.uint8 if deep is None else deep
+    channels = images.shape[-3]
+    if channels != 3:
+        images = images[..., : 3 if channels > 2 else 1, :, :]
+    if deep:
+        ends = (images if like is None else like[..., : images.shape[-3], :, :]).float().flatten(-2)
+        low, high = (_percentile(ends, share) for share in (0.01, 0.99))
+        images = ((images - low) / (high - low).clamp(min=1e-30) * 255).clamp(0, 255)
+    return images.expand(*images.shape[:-3], 3, *images.shape[-2:])
+
+
+def _percentile(values: Tensor, share: float) -> Tensor:
+    """Of the last dimension, as (..., 1, 1); torch.quantile takes no large images."""
+    place = 1 + round(share * (values.shape[-1] - 1))
+    return values.kthvalue(place, dim=-1).values[..., None, None]
+
+
 def captioned_grid(
     images: Tensor | list[Tensor], captions: list[str], columns: int, cell: int = CELL
 ) -> Tensor:

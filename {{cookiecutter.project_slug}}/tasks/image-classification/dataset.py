@@ -18,16 +18,26 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from engine.data import stored
 from engine.data.cache import CachedImages
 from engine.data.files import SerializedList, list_images, warn_shared, warn_unused
 from engine.data.images import flip, image_size, read_image
 from engine.data.splits import check_apart, find_groups, refuse_fold, set_aside, without_groups
+from engine.data.stored import Form, as_values, by_channel, more_endings, read_stored
 from engine.errors import BadInput
-from task.augmentation import chosen_transforms, eval_crop, mix, stored_side, train_crop
+from task.augmentation import (
+    check_colours,
+    check_transforms,
+    chosen_transforms,
+    eval_crop,
+    mix,
+    shift,
+    stored_side,
+    train_crop,
+)
 from task.classes import (
     check_classes,
     check_divisible,
@@ -37,7 +47,7 @@ from task.classes import (
     warn_one_sided,
 )
 from task.labels import TABLE, Table, below_split
-from task.preprocessing import describe_preprocessing, is_whole, resized
+from task.preprocessing import describe_preprocessing, is_whole, resize
 from tools.digits import unpack_digits
 
 BUILT_IN = "data/digits"  # the images that come with the project
@@ -47,35 +57,36 @@ BUILT_IN = "data/digits"  # the images that come with the project
 # sample and each batch has a seed of its own, so runs stay exact. Crops are cut after `load`.
 
 
-def load(path: str | Path, opt: Namespace) -> Tensor:
+def load(path: str | Path, opt: Namespace, like: Form | None = None) -> Tensor:
     """Reads an image and resizes it: uint8 (3, S, S), S = `--img-size`.
 
-    With `--resize crop` it keeps its aspect ratio: (3, H, W), large enough, but never enlarged.
-    The cache is made again when this file changes. An option that is used here has to be in the
-    name of the cache too: see `recipe`.
+    With `--images stored` it has the channels and the depth of its file, which have to be those of
+    `like`. With `--resize crop` it keeps its aspect ratio: (3, H, W), large enough, but never
+    enlarged. The cache is made again when this file changes. An option that is used here has to be
+    in the name of the cache too: see `recipe`.
     """
-    if is_whole(opt):
-        return v2.functional.pil_to_tensor(resized(read_image(path), opt))
+    if opt.images == "stored":
+        return by_channel(read_stored(path, opt.axes, like), partial(resize, opt=opt))
     side = stored_side(opt) if opt.resize == "crop" else opt.img_size
-    image = read_image(path, (side, side))
-    if opt.resize == "squash":
-        image = v2.functional.resize(image, [side, side])
-    elif min(image.size) > side:
-        image = v2.functional.resize(image, [side])  # the short side
-    return v2.functional.pil_to_tensor(image)
+    image = read_image(path, None if is_whole(opt) else (side, side))
+    return v2.functional.pil_to_tensor(resize(image, opt))
 
 
 def recipe(opt: Namespace) -> str:
     """The options that the result of `load` depends on, as a part of a file name."""
+    kept = ["stored", *([opt.axes] if opt.axes else [])] if opt.images == "stored" else []
     if opt.resize == "crop":
-        return f"crop{stored_side(opt)}px"
+        return "-".join([f"crop{stored_side(opt)}px", *kept])
     exact = [opt.resize, *opt.preprocess[:2]] if is_whole(opt) else []
-    return "-".join([f"{opt.img_size}px", *exact])
+    return "-".join([f"{opt.img_size}px", *exact, *kept])
 
 
-def load_eval(path: str | Path, opt: Namespace) -> Tensor:
-    """Reads an image as validation and test see it: uint8 (3, V, V), V = `--val-img-size` or S."""
-    image = load(path, opt)
+def load_eval(path: str | Path, opt: Namespace, like: Form | None = None) -> Tensor:
+    """Reads an image as validation and test see it: uint8 (3, V, V), V = `--val-img-size` or S.
+
+    With `--images stored` as `like`, which is that of the model; of more than 8 bits float32.
+    """
+    image = as_values(load(path, opt, like))
     for transform in eval_crop(opt):
         image = transform(image)
     return image
@@ -84,7 +95,8 @@ def load_eval(path: str | Path, opt: Namespace) -> Tensor:
 def random_transforms(opt: Namespace) -> list[v2.Transform]:
     """The random transforms of each training image, of torchvision.transforms.v2.
 
-    Each takes and returns an image, uint8 (3, S, S).
+    Each takes and returns an image, uint8 (3, S, S); with `--images stored` (C, S, S), float32 in
+    the unit of the files if these have more than 8 bits.
     """
     return chosen_transforms(opt)
 
@@ -98,11 +110,11 @@ def augment(
         opt: The options.
         info: That of the data set and of the model.
         random: The generator to draw from, on the device.
-        images: uint8 (N, 3, S, S).
+        images: uint8 (N, 3, S, S), or as `random_transforms` return them.
         labels: int64 (N,).
 
     Returns:
-        The same; of mixed images float32 in [0, 255], and the share of each class, float32 (N, K).
+        The same; of mixed images float32, and the share of each class, float32 (N, K).
     """
     if opt.flip:
         images = flip(images, random)
@@ -113,31 +125,23 @@ def augment(
     return images, labels
 
 
-def shift(images: Tensor, most: int, random: Generator) -> Tensor:
-    """Moves each image (N, C, H, W) by up to `most` pixels in both directions, on black."""
-    n, _, height, width = images.shape
-    padded = functional.pad(images, (most, most, most, most))
-    moves = torch.randint(2 * most + 1, (2, n, 1, 1), generator=random, device=images.device)
-    rows = moves[0] + torch.arange(height, device=images.device)[:, None]
-    columns = moves[1] + torch.arange(width, device=images.device)
-    image = torch.arange(n, device=images.device)[:, None, None]
-    # Indexed with the channels last, which is how they lie in memory.
-    return padded.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 3, 1, 2)
-
-
-def train_and_val(opt: Namespace) -> tuple[Any, Any]:  # of ClassFolders, or a data set of your own
+def train_and_val(  # of ClassFolders, or a data set of your own
+    opt: Namespace, form: Form | None = None
+) -> tuple[Any, Any]:
     """The images to train on, and those to validate on: val/, or else a share of train/.
+
+    With `--images stored` they have to be of a form, without one that of the first.
 
     Raises:
         BadInput: As ClassFolders; or the classes differ, or a class cannot be divided.
     """
     root = data_dir(opt.data)
     table = read_classes(root, opt)
-    train_set = ClassFolders(root / "train", opt, table=table)
+    train_set = ClassFolders(root / "train", opt, table=table, form=form)
     splits = [train_set.found]
     if table.has("val") if table else (root / "val").is_dir():
         refuse_fold(opt, table.path if table else root / "val")
-        val_set = ClassFolders(root / "val", opt, train_set.classes, table)
+        val_set = ClassFolders(root / "val", opt, train_set.classes, table, train_set.form)
         splits.append(val_set.found)
         warn_shared(*splits)
         check_apart({str(one.root): one.groups for one in (train_set, val_set)})
@@ -149,6 +153,7 @@ def train_and_val(opt: Namespace) -> tuple[Any, Any]:  # of ClassFolders, or a d
         if train_set.weights is not None:
             raise BadInput(f"--sample balanced: {root / TABLE} has weights; leave one of them out")
         train_set.strata = train_set.labels
+    check_colours(opt, train_set.form)
     check_transforms(train_set, opt)
     return train_set, val_set
 
@@ -161,13 +166,13 @@ def eval_set(opt: Namespace, info: dict[str, Any], split: str) -> Any:
     """
     if split == "test":
         root, opt = data_dir(opt.data), without_groups(opt)
-        table = read_classes(root, opt)
-        chosen = ClassFolders(root / "test", opt, list(info["classes"]), table)
+        table, form = read_classes(root, opt), stored.trained_form(info)
+        chosen = ClassFolders(root / "test", opt, list(info["classes"]), table, form)
         table.warn() if table else warn_unused(root, chosen.found)
         for other in () if table else ("train", "val"):
-            warn_shared(list_images(root / other), chosen.found)
+            warn_shared(list_images(root / other, more_endings(opt.images)), chosen.found)
         return chosen
-    chosen = train_and_val(opt)[split == "val"]
+    chosen = train_and_val(opt, stored.trained_form(info))[split == "val"]
     chosen.transforms = eval_crop(opt)
     check_classes(chosen.root, chosen.classes, list(info["classes"]))
     return chosen
@@ -185,9 +190,11 @@ class ClassFolders(Dataset):
         opt: The options.
         classes: Those of training, some of which may have no images here.
         table: That in the folder of the data, if there is one.
+        form: With `--images stored`, what all images have to be like; None: the first one.
 
     Returns:
-        For an index: a tensor (3, S, S) uint8, or (3, V, V) to judge by, and its label, int64.
+        For an index: a tensor (3, S, S) uint8, or (3, V, V) to judge by, and its label, int64. With
+        `--images stored` it has the channels of the files, and is float32 above 8 bits.
 
     Raises:
         BadInput: As list_folders and list_rows of task.classes; or `--group` finds no group.
@@ -199,6 +206,7 @@ class ClassFolders(Dataset):
         opt: Namespace,
         classes: list[str] | None = None,
         table: Table | None = None,
+        form: Form | None = None,
     ) -> None:
         self.transforms = eval_crop(opt)  # those of training images are others
         # The options on which validation depends: when it changes, the best value is forgotten.
@@ -208,13 +216,18 @@ class ClassFolders(Dataset):
             self.view = f"cropped to {opt.val_img_size} of {stored_side(opt)} pixels"
         self.view = ", ".join([self.view, *(opt.preprocess or [])])
         self.strata: Tensor | None = None  # the labels, if each class is drawn equally often
-        listed = list_rows(table, root.name, classes) if table else list_folders(root, classes)
+        more = more_endings(opt.images)
+        listed = list_rows(table, root.name, classes) if table else list_folders(root, classes, more)
         self.root, self.classes, rows = listed.root, listed.classes, listed.rows
         self.found = listed.found.for_workers()
+        self.form = form
+        if opt.images == "stored" and form is None:
+            self.form = stored.form_of(self.root / listed.files[0], opt.axes)
+        self._facts: dict[str, Any] | None = None  # of the form, see `info`
         self.images = CachedImages(
             self.root,
             listed.files,
-            decode=partial(load, opt=opt),
+            decode=partial(load, opt=opt, like=self.form),
             recipe=recipe(opt),
             data=root.parent,
             notes=[row.digest() for row in rows] if table else None,
@@ -240,12 +253,12 @@ class ClassFolders(Dataset):
         """
         names, groups = self.names(), self.groups
         if groups is None:
-            check_divisible(self.root, self.info["classes"])
+            check_divisible(self.root, self.counts())
         if self.root == self.images.data:
             names = [below_split(name) for name in names]
         in_val = torch.tensor(set_aside(opt, self.root, names, self.labels.tolist(), groups))
         parts = self._select(~in_val), self._select(in_val)
-        warn_one_sided(*(part.info["classes"] for part in parts))
+        warn_one_sided(*(part.counts() for part in parts))
         return parts
 
     def _select(self, chosen: Tensor) -> "ClassFolders":
@@ -253,11 +266,17 @@ class ClassFolders(Dataset):
         part.rows, part.labels = self.rows[chosen], self.labels[chosen]
         return part
 
+    def counts(self) -> dict[str, int]:
+        """The number of images of each class."""
+        counts = torch.bincount(self.labels.cpu(), minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, counts, strict=True))
+
     @property
     def info(self) -> dict[str, Any]:
-        """What checkpoints keep: "classes", with the number of images of each."""
-        counts = torch.bincount(self.labels.cpu(), minlength=len(self.classes)).tolist()
-        return {"classes": dict(zip(self.classes, counts, strict=True))}
+        """What checkpoints keep: "classes", with their counts; and engine.data.stored.facts."""
+        if self._facts is None:
+            self._facts = stored.facts(self.images, self.rows, self.form) if self.form else {}
+        return {"classes": self.counts(), **self._facts}
 
     def names(self) -> list[str]:
         """The path of each sample, relative to `root`."""
@@ -282,7 +301,7 @@ class ClassFolders(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = self.images[int(self.rows[index])]
+        image = as_values(self.images[int(self.rows[index])])
         for transform in self.transforms:
             image = transform(image)
         return image, self.labels[index]
@@ -293,32 +312,25 @@ class ClassFolders(Dataset):
             return None
         indices = indices.to(self.rows.device)
         stacked = self.images.stack(self.rows.index_select(0, indices))
-        return None if stacked is None else (stacked, self.labels.index_select(0, indices))
+        if stacked is None:
+            return None
+        return as_values(stacked), self.labels.index_select(0, indices)
 
     def to(self, device: torch.device) -> None:
         """Moves what `batch` needs besides the images to their device."""
         self.rows, self.labels = self.rows.to(device), self.labels.to(device)
 
 
-def check_transforms(train_set: ClassFolders, opt: Namespace) -> None:
-    """Raises BadInput if the random transforms make something else of the first image."""
-    image = train_set[0][0] if train_set.transforms else None
-    shape = (3, opt.img_size, opt.img_size)
-    if image is not None and (image.dtype != torch.uint8 or image.shape != shape):
-        raise BadInput(
-            f"random_transforms in dataset.py: return {image.dtype} {tuple(image.shape)}, and have "
-            f"to return torch.uint8 {shape}"
-        )
-
-
 def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
     """What train.py prints about the data: counts, and the size of the images on the disk."""
     counts = f"{len(train_set):,} images to train on, {len(val_set):,} to validate on"
-    classes = train_set.info["classes"]
+    ours = isinstance(train_set, ClassFolders)
+    classes = train_set.counts() if ours else train_set.info["classes"]
     text = f"data: {opt.data}, {len(classes)} classes, {counts}"
-    if not isinstance(train_set, ClassFolders):
+    if not ours:
         return text
-    width, height = image_size(train_set.root / train_set.images.files[int(train_set.rows[0])])
+    first = train_set.root / train_set.images.files[int(train_set.rows[0])]
+    width, height = stored.stored_size(first, opt.axes) if train_set.form else image_size(first)
     if train_set.strata is not None:
         rare, times = min(classes, key=classes.__getitem__), len(train_set) / len(classes)
         text += (
@@ -330,16 +342,8 @@ def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
     if train_set.groups is not None:
         groups = [len({*(part.groups or ())}) for part in (train_set, val_set)]
         text += f"\ngroups: {groups[0]:,} to train on, {groups[1]:,} to validate on"
-    how = "enlarged" if max(width, height) < opt.img_size else "resized"
-    how = "cropped" if opt.resize == "crop" else how
-    text += f"\nimages: {width}x{height} pixels (the first), {how} to {opt.img_size}x{opt.img_size}"
-    text += describe_preprocessing(opt)
-    larger = min(width, height, 224)  # more is rarely worth its time
-    if larger >= 2 * opt.img_size:
-        return f"{text};\n  most of their detail is lost; --img-size {larger} keeps more"
-    if opt.img_size > 4 * max(width, height):
-        return f"{text};\n  a smaller --img-size shows as much, and is faster"
-    return text
+    seen = f", {train_set.form}" if train_set.form else ""
+    return text + describe_preprocessing(opt, width, height, seen)
 
 
 def data_dir(name: str) -> Path:

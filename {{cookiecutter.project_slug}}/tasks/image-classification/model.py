@@ -33,7 +33,9 @@ from torch import Tensor, nn
 import losses
 import networks
 import options
+from engine import modules
 from engine.checkpoint import restore
+from engine.data.stored import RGB, trained_form
 from engine.errors import BadInput
 from engine.evaluation import means
 from engine.report import grids
@@ -50,10 +52,11 @@ class Classifier(nn.Module):
 
     Args:
         opt: The options of training; here alone they become a network and a loss.
-        info: Of the training data: "classes", with the number of images of each.
+        info: Of the training data: "classes", with the number of images of each; with `--images
+            stored` engine.data.stored.facts.
 
-    Shape: images (N, 3, H, W) uint8, or float32 in [0, 255]; labels (N,) int64 in [0, K), or the
-        share of each class, (N, K) float32 -> the losses.
+    Shape: images (N, C, H, W) uint8, or float32 in the same unit; labels (N,) int64 in [0, K), or
+        the share of each class, (N, K) float32 -> the losses.
 
     Raises:
         BadInput: The options name an unknown network.
@@ -68,11 +71,17 @@ class Classifier(nn.Module):
         if opt.pretrained and opt.network in networks.NETWORKS:
             known = "has no ImageNet weights; use --network resnet18, say"
             raise BadInput(f"--pretrained: {opt.network} {known}")
-        spec = networks.make_network(opt, len(self.classes))
+        self.form = trained_form(info) or RGB
+        spec = networks.make_network(opt, len(self.classes), self.form.channels)
         self.net = spec.network
-        check_eval_size(opt, self.net)
+        check_eval_size(opt, self.net, self.form.channels)
         how = settings(opt)
         self.normalize = Normalize(how.get("mean", spec.mean), how.get("std", spec.std))
+        if not self.form.is_rgb:
+            mean, std = (tuple(info[name].values()) for name in ("mean", "std"))
+            self.normalize = Normalize(mean, std, most=1)
+        if self.form.depth != "uint8":
+            modules.in_float32(self.net)
         self.criterion = losses.make_loss(opt, list(info["classes"].values()))
         self.loss_name = opt.loss.replace("-", "_")
 
@@ -95,6 +104,7 @@ class Classifier(nn.Module):
             "classes": self.classes,
             "resize": opt.resize,
             **settings(opt),
+            **{k: v for k, v in self.info.items() if k != "classes"},
         }
 
     def networks(self) -> dict[str, nn.Module]:
@@ -140,9 +150,10 @@ class Classifier(nn.Module):
         """Up to 64 images, with classes and in evaluation wrong predictions: uint8 (3, H, W)."""
         columns = grids.grid_columns(images)
         images, labels = images[: columns**2], labels[: columns**2]
+        shown = grids.as_rgb(images, self.form.depth != "uint8")
         predicted = None if self.training else self.scores(images).argmax(dim=1)
         captions = label_captions(labels, self.classes, predicted)
-        return grids.captioned_grid(images, captions, columns)
+        return grids.captioned_grid(shown, captions, columns)
 
 
 Model = Classifier

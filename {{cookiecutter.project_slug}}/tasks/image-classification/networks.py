@@ -23,8 +23,10 @@ class NetworkSpec:
     std: tuple[float, float, float]
 
 
-def make_network(opt: Namespace, num_classes: int) -> NetworkSpec:
+def make_network(opt: Namespace, num_classes: int, channels: int = 3) -> NetworkSpec:
     """The network for `--network`: a new one is another name above and another `if` here.
+
+    Images have `channels`; the normalisation is that of RGB.
 
     Raises:
         BadInput: There is no `if` for it, or it cannot take images of `--img-size`.
@@ -32,21 +34,23 @@ def make_network(opt: Namespace, num_classes: int) -> NetworkSpec:
     if opt.network == "resnet9":
         if opt.img_size < 8:
             raise BadInput(f"--img-size {opt.img_size}: at least 8 for resnet9")
-        return NetworkSpec(ResNet9(num_classes, opt.width), *CENTRED)
+        return NetworkSpec(ResNet9(num_classes, opt.width, channels), *CENTRED)
     if opt.network == "simple":
         if opt.img_size < 5 and (opt.padding == "reflect" or opt.norm == "instance"):
             raise BadInput(
                 f"--img-size {opt.img_size}: at least 5 for --padding reflect or --norm instance"
             )
         network = SimpleNetwork(
-            num_classes, opt.blocks, opt.width, opt.padding, opt.norm, opt.dropout
+            num_classes, opt.blocks, opt.width, opt.padding, opt.norm, opt.dropout, channels
         )
         return NetworkSpec(network, *CENTRED)
     if opt.network in NETWORKS:
         raise BadInput(f"--network {opt.network}: make_network in networks.py has no `if` for it")
     usual = libraries.preset(opt.network)
-    made = libraries.make(opt.network, num_classes, opt.pretrained, opt.dropout, opt.img_size)
-    if refusal := modules.refuses(made, opt.img_size):
+    made = libraries.make(
+        opt.network, num_classes, opt.pretrained, opt.dropout, opt.img_size, channels
+    )
+    if refusal := modules.refuses(made, opt.img_size, channels):
         raise BadInput(
             f"--img-size {opt.img_size}: not for {opt.network} ({refusal}); leave the option out "
             f"for {usual.size}"
@@ -76,8 +80,9 @@ class SimpleNetwork(nn.Module):
         padding: How borders are continued: one of layers.PADDINGS.
         norm: One of layers.NORMS.
         dropout: Probability in [0, 1) inside the residual blocks.
+        channels_in: C of the images.
 
-    Shape: (N, 3, H, W) in [-1, 1] -> (N, K), the scores (logits); any H and W.
+    Shape: (N, C, H, W) in [-1, 1] -> (N, K), the scores (logits); any H and W.
     """
 
     def __init__(
@@ -88,10 +93,11 @@ class SimpleNetwork(nn.Module):
         padding: Padding = "zeros",
         norm: str = "batch",
         dropout: float = 0.0,
+        channels_in: int = 3,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [
-            ConvBlock(3, width, padding=padding, norm=norm),
+            ConvBlock(channels_in, width, padding=padding, norm=norm),
             ConvBlock(width, 2 * width, stride=2, padding=padding, norm=norm),
             ConvBlock(2 * width, 2 * width, stride=2, padding=padding, norm=norm),
         ]
@@ -114,13 +120,14 @@ class ResNet9(nn.Module):
     Args:
         num_classes: K.
         width: Channels of the first convolution; the last ones have eight times as many.
+        channels_in: C of the images.
 
-    Shape: (N, 3, H, W) in [-1, 1] -> (N, K), the scores (logits); H and W >= 8.
+    Shape: (N, C, H, W) in [-1, 1] -> (N, K), the scores (logits); H and W >= 8.
     """
 
-    def __init__(self, num_classes: int, width: int = 64) -> None:
+    def __init__(self, num_classes: int, width: int = 64, channels_in: int = 3) -> None:
         super().__init__()
-        layers: list[nn.Module] = [ConvBlock(3, width)]
+        layers: list[nn.Module] = [ConvBlock(channels_in, width)]
         for channels in (width, 2 * width, 4 * width):
             layers += [ConvBlock(channels, 2 * channels), nn.MaxPool2d(2)]
             if channels != 2 * width:

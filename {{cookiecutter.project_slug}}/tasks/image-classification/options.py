@@ -3,7 +3,13 @@
 from argparse import BooleanOptionalAction, Namespace
 
 import dataset
-from engine.arguments import Parser, add_data_options, add_training_options, number
+from engine.arguments import (
+    Parser,
+    add_data_options,
+    add_training_options,
+    complete_reading,
+    number,
+)
 from engine.data.files import read_dataset_json
 from engine.errors import BadInput
 from layers import NORMS, PADDINGS
@@ -17,8 +23,9 @@ from task.preprocessing import add_preprocessing_options, complete_preprocessing
 def parse(argv: list[str] | None = None) -> Namespace:
     """The options of a training run; defaults that depend on data and network are filled in."""
     opt = make_parser().parse_run(argv)
-    if opt.flip is None:
-        opt.flip = read_dataset_json(dataset.data_dir(opt.data)).get("flip", True)
+    described = read_dataset_json(dataset.data_dir(opt.data))
+    opt.flip = described.get("flip", True) if opt.flip is None else opt.flip
+    complete_reading(opt, described)
     if opt.sample == "balanced" and opt.balance:
         raise BadInput("--sample balanced: rare classes would count twice; leave out --balance")
     preset = preset_of(opt.network)  # a wrong name is found at once

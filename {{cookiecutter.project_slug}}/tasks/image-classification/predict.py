@@ -21,6 +21,7 @@ from engine import terminal
 from engine.arguments import Parser, add_predict_options, number
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
+from engine.data.stored import trained_form
 from engine.inference.exported import load_model
 from engine.inference.predictions import ImageFiles
 from model import Model
@@ -40,8 +41,10 @@ def main() -> int:
     model = load_model(opt, Model, options.make_parser())
     table = Predictions(opt.out, model.output["classes"], opt.top)
     terminal.be_quiet(opt.quiet, aside=table.out.is_stdout)
+    form = trained_form(model.output)
     load = partial(dataset.load_eval, opt=model.options)
-    images = ImageFiles(opt.paths, load, model.output["image_size"])
+    load = partial(load, like=form) if form else load  # one of your own need not take it
+    images = ImageFiles(opt.paths, load, model.output["image_size"], form)
     sampler = EvalBatchSampler(len(images), opt.batch_size)
     loader = Loader(images, sampler, model.amp.device, opt.workers, opt.prefetch)
     with loader, loader.batches() as batches, model.amp.autocast():

@@ -15,6 +15,7 @@ random flips off, for letters and the like.
 
 import copy
 from argparse import Namespace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,15 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from engine.data import stored
 from engine.data.cache import CachedImages
 from engine.data.files import SerializedList, list_images, warn_shared, warn_unused
 from engine.data.images import flip, read_image
 from engine.data.splits import check_apart, find_groups, refuse_fold, set_aside, without_groups
+from engine.data.stored import Form, as_values, to_depth
 from engine.errors import BadInput
-from task.degradations import DEGRADATIONS, to_uint8
+from task.degradations import DEGRADATIONS, check_channels, to_uint8
+from task.depth import Known
 from task.near_pairs import check_names, check_shapes
 from task.pairs import choose_images, find_layout, match_names, pair_size, warn_transparent
 from tools.photos import copy_photos
@@ -37,38 +41,48 @@ from tools.photos import copy_photos
 BUILT_IN = "data/photos"  # the images that come with the project
 SMALLEST = 11  # height and width of an image that can be tested: SSIM has such a window
 SAMPLES = 1000  # about how many an epoch has if --crops is not given
-Pair = tuple[Tensor, Tensor]  # input and target, both uint8 (3, H, W)
+Pair = tuple[Tensor, Tensor]  # input and target, both uint8 (3, H, W), or as Pairs says
 
 # A sample takes three steps: `load` always gives the same, so its result is kept in the cache;
 # Pairs cuts a crop out of it and degrades it; `augment` changes whole batches on the device. Each
 # sample and each batch has a seed of its own, so runs stay exact.
 
 
-def load(path: str | Path) -> Tensor:
+def load(path: str | Path, opt: Namespace | None = None, like: Form | None = None) -> Tensor:
     """Reads an image in full size: uint8 (3, H, W).
 
-    The cache is made again when this file changes.
+    With `--images stored` it has the channels and the depth of its file, which have to be those of
+    `like`. The cache is made again when this file changes.
     """
+    if opt is not None and opt.images == "stored":
+        return stored.read_stored(path, opt.axes, like)
     return v2.functional.pil_to_tensor(read_image(path))
 
 
-def load_eval(path: str | Path, opt: Namespace) -> Tensor:
-    """Reads an image as test.py and predict.py see it, which depends on no option: as `load`."""
-    return load(path)
+def load_eval(path: str | Path, opt: Namespace, like: Form | None = None) -> Tensor:
+    """Reads an image as test.py and predict.py see it: as `load`; above 8 bits float32."""
+    return as_values(load(path, opt, like))
 
 
-def degrade(image: Tensor, name: str, opt: Namespace) -> Tensor:
+def degrade(
+    image: Tensor, name: str, opt: Namespace, known: dict[str, Any] | None = None
+) -> Tensor:
     """Degrades an image. Random numbers come from torch's generator, which is seeded per sample.
 
     Args:
         image: uint8 (3, H, W).
         name: One of DEGRADATIONS.
         opt: The options, for the degree.
+        known: With `--images stored` the info of Pairs. Then images have its channels and depth;
+            its range counts as 0 to 255.
 
     Returns:
-        uint8 (3, H, W).
+        The same shape and type.
     """
-    return to_uint8(DEGRADATIONS[name](image.float(), opt))
+    if not known or known["depth"] == "uint8":
+        return to_uint8(DEGRADATIONS[name](image.float(), opt))
+    low, unit = known["low"], (known["high"] - known["low"]) / 255
+    return to_depth(DEGRADATIONS[name]((image - low) / unit, opt) * unit + low, known["depth"])
 
 
 def augment(
@@ -80,13 +94,13 @@ def augment(
         opt: The options.
         info: That of the data set and of the model.
         random: The generator to draw from, on the device.
-        inputs: uint8 (N, 3, S, S).
-        targets: uint8 (N, 3, S, S).
+        inputs: uint8 (N, 3, S, S), or as Pairs says.
+        targets: The same.
     """
     if opt.flip:
-        inputs, targets = flip(torch.cat([inputs, targets], dim=1), random).split(3, dim=1)
+        inputs, targets = flip(torch.cat([inputs, targets], dim=1), random).chunk(2, dim=1)
     if opt.turn:
-        inputs, targets = turn(torch.cat([inputs, targets], dim=1), random).split(3, dim=1)
+        inputs, targets = turn(torch.cat([inputs, targets], dim=1), random).chunk(2, dim=1)
     return inputs, targets
 
 
@@ -134,31 +148,38 @@ def eval_set(opt: Namespace, info: dict[str, Any], split: str) -> Any:
     """
     root = data_dir(opt.data)
     if split == "test":
-        chosen = Pairs(root / "test", without_groups(opt), SMALLEST)
+        chosen = Pairs(root / "test", without_groups(opt), SMALLEST, info)
         warn_unused(root, chosen.found)
         for other in ("train", "val"):
-            warn_shared(list_images(root / other), chosen.found)
+            more = stored.more_endings(opt.images)
+            warn_shared(list_images(root / other, more), chosen.found)
         if (root / "train").is_dir():
             chosen.check_layout(find_layout(root / "train", opt))
         return chosen
-    return _whole_train_and_val(opt, SMALLEST)[split == "val"]
+    return _whole_train_and_val(opt, SMALLEST, info)[split == "val"]
 
 
-def _whole_train_and_val(opt: Namespace, least: int | None = None) -> tuple["Pairs", "Pairs"]:
+def _whole_train_and_val(
+    opt: Namespace, least: int | None = None, info: dict[str, Any] | None = None
+) -> tuple["Pairs", "Pairs"]:
     root = data_dir(opt.data)
-    train_set = val_set = Pairs(root / "train", opt, least)
+    train_set = val_set = Pairs(root / "train", opt, least, info)
     splits = [train_set.found]
     if train_set.layout == "photographs" and opt.side_by_side is opt.degrade is None:
         check_shapes(train_set.root, train_set.sizes.tolist())
     if (root / "val").is_dir():
         refuse_fold(opt, root / "val")
-        val_set = Pairs(root / "val", opt, least)
+        val_set = Pairs(root / "val", opt, least, info)
+        val_set.known = train_set.known
         val_set.check_layout(train_set.layout)
         splits.append(val_set.found)
         warn_shared(*splits)
         check_apart({str(one.root): one.groups for one in (train_set, val_set)})
     warn_unused(root, *splits)
-    return train_set.split(opt) if val_set is train_set else (train_set, val_set)
+    if val_set is train_set:
+        train_set, val_set = train_set.split(opt)
+        train_set.known.rows = train_set.images_of(train_set.rows)
+    return train_set, val_set
 
 
 def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
@@ -169,10 +190,11 @@ def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
     kind = kinds.get(train_set.layout, f"photographs ({opt.degrade or 'noise'})")
     of_train, of_val = (len(part.rows.unique()) for part in (train_set, val_set))
     height, width = train_set.sizes[int(train_set.rows[0])].tolist()
+    form = f", {train_set.known.form}" if train_set.known.form else ""
     return (
         f"data: {opt.data}, {kind}, {of_train:,} to train on, {of_val:,} to validate on\n"
-        f"images: {width}x{height} pixels (the first), cut into {opt.img_size}x{opt.img_size}: "
-        f"{len(train_set):,} and {len(val_set):,} crops"
+        f"images: {width}x{height} pixels (the first){form}, cut into "
+        f"{opt.img_size}x{opt.img_size}: {len(train_set):,} and {len(val_set):,} crops"
     )
 
 
@@ -196,20 +218,27 @@ class Pairs(Dataset):
         root: The folder of the images, such as DIR/train.
         opt: The options.
         least: The smallest height and width allowed; None for those of a crop.
+        info: That of the model, if there is one.
 
     Returns:
-        For an index: input and target, both uint8 (3, H, W).
+        For an index: input and target, both uint8 (3, H, W). With `--images stored` they have the
+        channels of the files, and are float32 in the unit of these above 8 bits.
 
     Raises:
         BadInput: There is no such folder, no image in it, two images are no pair, or one is too
             small.
     """
 
-    def __init__(self, root: Path, opt: Namespace, least: int | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        opt: Namespace,
+        least: int | None = None,
+        info: dict[str, Any] | None = None,
+    ) -> None:
         self.root, self.opt = root, opt
-        self.info: dict[str, Any] = {}  # kept in checkpoints: nothing, a network fits any images
         self.layout = find_layout(root, opt)
-        found = list_images(root)
+        found = list_images(root, stored.more_endings(opt.images))
         paths = choose_images(root, found, self.layout)
         self.found = found.for_workers()
         names = paths
@@ -220,13 +249,19 @@ class Pairs(Dataset):
         files = self.pairs = SerializedList(paths)
         if self.layout == "folders":
             self.pairs = SerializedList(names)
-        self.images = CachedImages(root, files, decode=load, recipe="full")
+        form, decode, recipe = None, load, "full"
+        if opt.images == "stored":
+            form = stored.trained_form(info or {}) or stored.form_of(root / files[0], opt.axes)
+            check_channels(opt, form)
+            decode, recipe = partial(load, opt=opt, like=form), f"full-stored-{opt.axes or ''}"
+        self.images = CachedImages(root, files, decode=decode, recipe=recipe)
         self.groups = find_groups(opt, islice(self.images.names(), len(names)))  # of `pairs`
         count, paths = len(names), [f"{root}/{path}" for path in paths]
         heads = [pair_size(paths[i::count], self.layout, opt, least) for i in range(count)]
         warn_transparent(root, [names[i] for i in range(count) if heads[i][1]])
         self.sizes = torch.tensor([size for size, _ in heads])  # height and width of each pair
         self.rows = torch.arange(count)  # of `pairs`, one for each sample
+        self.known = Known(self.images, self.images_of(self.rows), form, info)
         # The options on which validation depends: when it changes, the best value is forgotten.
         self.view = f"in crops of {opt.img_size} pixels"
         if self.layout == "photographs":
@@ -281,6 +316,16 @@ class Pairs(Dataset):
         vars(part).update(rows=rows, **how)
         return part
 
+    def images_of(self, rows: Tensor) -> Tensor:
+        """The rows of `images` for some rows of `pairs`."""
+        return torch.cat([rows, rows + len(self.pairs)]) if self.layout == "folders" else rows
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What checkpoints keep: nothing, a network fits any images; with `--images stored` their
+        channels, depth and range."""
+        return self.known.info()
+
     def names(self) -> list[str]:
         """The name of each sample's pair: its path in `root`, without the folder A or B."""
         return [self.pairs[row] for row in self.rows.tolist()]
@@ -294,9 +339,9 @@ class Pairs(Dataset):
 
     def __getitem__(self, index: int) -> Pair:
         row, size = int(self.rows[index]), self.opt.img_size
-        image = self.images[row]
+        image = as_values(self.images[row])
         if self.layout == "folders":
-            image = torch.cat([image, self.images[row + len(self.pairs)]])
+            image = torch.cat([image, as_values(self.images[row + len(self.pairs)])])
         elif self.layout == "side-by-side":
             image = torch.cat(image.chunk(2, dim=2))
         if self.crops != "none":
@@ -307,5 +352,5 @@ class Pairs(Dataset):
             image = image[:, top : top + size, left : left + size]
         image = image.contiguous()  # a copy, so that the rest of a large image is not kept
         if self.layout == "photographs":
-            return degrade(image, self.opt.degrade or "noise", self.opt), image
-        return image[:3], image[3:]
+            return degrade(image, self.opt.degrade or "noise", self.opt, self.info), image
+        return image[: len(image) // 2], image[len(image) // 2 :]

@@ -36,10 +36,13 @@ from torch import Tensor, nn
 import losses
 import networks
 import options
+from engine import modules
 from engine.checkpoint import restore
+from engine.data.stored import to_depth
 from engine.evaluation import means
 from engine.report import grids
 from layers import CENTRED, Normalize
+from task.depth import scale_of
 
 
 class Translator(nn.Module):
@@ -50,9 +53,10 @@ class Translator(nn.Module):
 
     Args:
         opt: The options of training; here alone they become networks and losses.
-        info: Of the training data.
+        info: Of the training data: with `--images stored` as task.depth.Known tells.
 
-    Shape: inputs (N, 3, H, W) uint8, targets (N, 3, H, W) uint8 -> the losses.
+    Shape: inputs (N, 3, H, W) uint8, targets (N, 3, H, W) uint8 -> the losses; or (N, C, H, W), of
+        more than 8 bits float32.
 
     Raises:
         BadInput: As `networks.make_networks` and `losses.make_losses`.
@@ -63,9 +67,15 @@ class Translator(nn.Module):
     def __init__(self, opt: Namespace, info: dict[str, Any]) -> None:
         super().__init__()
         self.info = info  # kept in checkpoints
-        made = networks.make_networks(opt)
+        self.scale = scale_of(info)
+        form, half = self.scale.form, self.scale.span / 2
+        made = networks.make_networks(opt, form.channels)
         self.net, self.discriminator, self.pool = made.generator, made.discriminator, made.pool
         self.normalize = Normalize(*CENTRED)
+        if not form.is_rgb:
+            self.normalize = Normalize((self.scale.low + half,), (half,), most=1)
+        if form.depth != "uint8":
+            modules.in_float32(self.net, last=True)
         self.criteria = losses.make_losses(opt, made.vgg)
         self.weights = losses.loss_weights(opt)
 
@@ -84,7 +94,9 @@ class Translator(nn.Module):
     def describe_output(self, opt: Namespace) -> dict[str, Any]:
         """See engine.inference.export.describe."""
         output = "float32 (N, 3, H, W), RGB in [0, 255], not rounded"
-        return {"image_size": None, "output": output, "range": 255}
+        if self.info:
+            output = f"float32, like the input, from {self.scale.low:g} to {self.scale.high:g}"
+        return {"image_size": None, "output": output, "range": self.scale.span, **self.info}
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks by the name of their attribute."""
@@ -121,22 +133,24 @@ class Translator(nn.Module):
     def predict(self, inputs: Tensor) -> Tensor:
         """The outputs, which exported files give too: uint8 (N, 3, H, W) -> float32 in [0, 255]."""
         outputs = self.net(self.normalize(inputs)).float()
-        return (outputs.clamp(-1, 1) + 1) * 127.5
+        values = (outputs.clamp(-1, 1) + 1) * (self.scale.span / 2)
+        return values + self.scale.low if self.scale.low else values
 
     def translate(self, inputs: Tensor) -> Tensor:
         """The outputs of the network as images: uint8 (N, 3, H, W) -> the same."""
-        return self.predict(inputs).round().to(torch.uint8)
+        return to_depth(self.predict(inputs), self.scale.form.depth)
 
     @torch.no_grad()
     def compute_sums(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The metrics by name, each as the sum over the images of a batch.
 
-        `l1` in grey levels and `psnr` in dB, both of uint8 images; with a discriminator
+        `l1` in grey levels and `psnr` in dB, both of images rounded to their depth, `psnr` by the
+        range of the training images, 255 for uint8; with a discriminator
         `score_fake` and `score_real`, its mean scores of outputs and of targets.
         """
         outputs = self.translate(inputs)
         errors = (outputs.float() - targets.float()).flatten(1)
-        ratio = 255**2 / errors.square().mean(dim=1)
+        ratio = self.scale.span**2 / errors.square().mean(dim=1)
         metrics = {
             "l1": errors.abs().mean(dim=1).sum(),
             "psnr": (10 * ratio.log10()).clamp(max=losses.BEST_PSNR).sum(),
@@ -163,10 +177,19 @@ class Translator(nn.Module):
         and changes no statistics.
         """
         mode, inputs, targets = self.training, inputs[:6], targets[:6]
-        rows = torch.stack([inputs, self.eval().translate(inputs), targets], dim=1)
+        rows = torch.stack(self.shown(inputs, self.eval().translate(inputs), targets), dim=1)
         self.train(mode)
         captions = ["input", "output", "target"] * len(rows)
         return grids.captioned_grid(rows.flatten(0, 1), captions, columns=3)
+
+
+    def shown(self, *images: Tensor) -> list[Tensor]:
+        """Input, output and target, (C, H, W) or more of them, as pictures: (..., 3, H, W).
+
+        All in the range of the target; see engine.report.grids.as_rgb.
+        """
+        deep = self.scale.form.depth != "uint8"
+        return [grids.as_rgb(image, deep, like=images[-1]) for image in images]
 
 
 def _scores(features: list[list[Tensor]]) -> list[Tensor]:

@@ -24,14 +24,16 @@ class Networks:
     vgg: "Vgg19 | None" = None
 
 
-def make_networks(opt: Namespace) -> Networks:
-    """The networks for the options: here alone options become networks.
+def make_networks(opt: Namespace, channels: int = 3) -> Networks:
+    """The networks for the options and images of so many channels: here alone they become networks.
 
     Raises:
         BadInput: The images are too small for a network, or the weights of VGG cannot be read.
     """
     networks = Networks(
         Generator(
+            channels,
+            channels,
             width=opt.width,
             n_downsampling=opt.n_downsampling,
             unshuffle=opt.unshuffle,
@@ -47,9 +49,9 @@ def make_networks(opt: Namespace) -> Networks:
     if "adversarial" in losses:
         _check_size(opt, 2 ** (opt.d_scales + opt.d_layers), "lower --d-scales or --d-layers")
         networks.discriminator = Discriminator(
-            6, opt.d_width, opt.d_layers, opt.d_scales, opt.d_norm
+            2 * channels, opt.d_width, opt.d_layers, opt.d_scales, opt.d_norm
         )
-        networks.pool = ImagePool(opt.pool, (6, opt.img_size, opt.img_size))
+        networks.pool = ImagePool(opt.pool, (2 * channels, opt.img_size, opt.img_size))
     if "perceptual" in losses:
         _check_size(opt, 16, "leave perceptual out of --losses")
         networks.vgg = Vgg19(read_vgg19(opt.vgg_weights))

@@ -3,7 +3,14 @@
 from argparse import BooleanOptionalAction, Namespace
 
 import dataset
-from engine.arguments import Parser, add_data_options, add_training_options, auto_or, number
+from engine.arguments import (
+    Parser,
+    add_data_options,
+    add_training_options,
+    auto_or,
+    complete_reading,
+    number,
+)
 from engine.data.files import read_dataset_json
 from layers import NORMS, PADDINGS
 from losses import ADVERSARIAL, LOSSES
@@ -15,8 +22,9 @@ def parse(argv: list[str] | None = None) -> Namespace:
     opt = parser.parse_run(argv)
     if opt.pool and opt.parallel == "super":
         parser.error("--pool: with --parallel super each GPU would keep its own; use split")
-    if opt.flip is None:
-        opt.flip = read_dataset_json(dataset.data_dir(opt.data), "pairs").get("flip", True)
+    described = read_dataset_json(dataset.data_dir(opt.data), "pairs")
+    opt.flip = described.get("flip", True) if opt.flip is None else opt.flip
+    complete_reading(opt, described)
     return opt
 
 
@@ -33,7 +41,8 @@ def make_parser() -> Parser:
     add("--degrade", choices=sorted(dataset.DEGRADATIONS),
         help="makes the inputs from photographs, if the images are no pairs (default: noise)")
     add("--noise", type=number(float, 0, 255), default=25.0, metavar="SIGMA",
-        help="standard deviation of noise, in grey levels of 0 to 255")
+        help="standard deviation of noise, in grey levels of 0 to 255; with --images stored in "
+        "255ths of the range of the training images")
     add("--scale", type=number(float, 1), default=4.0,
         help="factor by which low-resolution reduces the size")
     add("--img-size", type=number(int, 16), default=64, metavar="S",

@@ -15,6 +15,7 @@ begin(__name__)  # before the slow imports: Ctrl-C ends in one line from here on
 from argparse import Namespace
 from heapq import nlargest, nsmallest
 
+import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 from torchvision.transforms.functional import center_crop
@@ -25,10 +26,10 @@ from engine import devices, modules, terminal
 from engine.arguments import Parser, add_test_options, number
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
+from engine.data.stored import to_depth
 from engine.report.common import Report
 from losses import BEST_PSNR
 from model import Model
-from task.degradations import to_uint8
 from task.report import Example, Row, add_intervals, write_report
 from task.tiles import InTiles, add_tile_options, check_tiles
 
@@ -50,7 +51,7 @@ def main() -> int:
     amp = devices.Amp(opt.precision, device)
     model, trained_with = Model.from_checkpoint(opt.checkpoint)
     modules.to_device(model, device).eval()
-    predict = InTiles(model.predict, opt)
+    predict = InTiles(model.predict, opt, model.scale)
     judged_with = Namespace(**{**vars(trained_with), "data": opt.data or trained_with.data})
     test_set = dataset.eval_set(judged_with, model.info, opt.split)
     sampler = EvalBatchSampler(len(test_set), 1)  # images of any size cannot share a batch
@@ -65,11 +66,12 @@ def main() -> int:
     files = terminal.bar(test_set.names(), desc="test")
     with loader, loader.batches() as batches, amp.autocast():
         for file, (inputs, targets) in zip(files, batches, strict=True):
-            output = to_uint8(predict(inputs[0], file))
-            images = [image.cpu() for image in (inputs[0], output, targets[0])]
-            rows.append(compute_metrics(file, *images))
+            output = to_depth(predict(inputs[0], file), model.scale.form.depth)
+            images = inputs[0].cpu(), output.cpu(), targets[0].cpu()
+            rows.append(compute_metrics(file, *images, span=model.scale.span))
             side = min(SHOWN, *output.shape[1:])
-            example = rows[-1], [center_crop(image, [side]).clone() for image in images]
+            shown = (image.to(torch.uint8) for image in model.shown(*images))
+            example = rows[-1], [center_crop(image, [side]).clone() for image in shown]
             best = nlargest(opt.worst, [*best, example], key=psnr_of)
             worst = nsmallest(opt.worst, [*worst, example], key=psnr_of)
 
@@ -84,27 +86,32 @@ def main() -> int:
     return 0
 
 
-def compute_metrics(file: str, image: Tensor, output: Tensor, target: Tensor) -> Row:
+def compute_metrics(
+    file: str, image: Tensor, output: Tensor, target: Tensor, *, span: float = 255
+) -> Row:
     """The metrics of an output, and of the input for comparison: uint8 (3, H, W) each."""
-    of_input = {f"input_{name}": value for name, value in compare(image, target).items()}
-    return {"file": file, **compare(output, target), **of_input}
+    of_input = {f"input_{name}": value for name, value in compare(image, target, span).items()}
+    return {"file": file, **compare(output, target, span), **of_input}
 
 
-def compare(image: Tensor, target: Tensor) -> dict[str, float]:
+def compare(image: Tensor, target: Tensor, span: float = 255) -> dict[str, float]:
     """The similarity of an image to its target, both uint8 (3, H, W) of at least 11 x 11 pixels.
+
+    With `--images stored` they are (C, H, W), above 8 bits float32, and `span` is the range of the
+    training images.
 
     Returns:
         psnr: in dB, at most 100. ssim: at most 1, with the Gaussian window of Wang et al. 2004.
-        l1: the mean absolute difference, in grey levels of 0 to 255.
+        l1: the mean absolute difference, in grey levels.
     """
     a, b = target.numpy(), image.numpy()
     same = bool((a == b).all())
-    psnr = BEST_PSNR if same else peak_signal_noise_ratio(a, b, data_range=255)
+    psnr = BEST_PSNR if same else peak_signal_noise_ratio(a, b, data_range=span)
     ssim = structural_similarity(
         a,
         b,
         channel_axis=0,
-        data_range=255,
+        data_range=span,
         gaussian_weights=True,
         sigma=1.5,
         use_sample_covariance=False,

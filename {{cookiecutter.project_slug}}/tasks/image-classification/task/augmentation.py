@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional
 from torchvision.transforms import v2
 
 from engine.arguments import number
 from engine.data.sampler import seed_all
+from engine.data.stored import RGB, Form
 from engine.errors import BadInput
 from engine.modules import refuses
 
@@ -80,26 +82,81 @@ def eval_crop(opt: Namespace) -> list[v2.Transform]:
     return [v2.Resize(round(size * MARGIN), antialias=True), v2.CenterCrop(size)]
 
 
-def check_eval_size(opt: Namespace, network: nn.Module) -> None:
+def check_eval_size(opt: Namespace, network: nn.Module, channels: int = 3) -> None:
     """Raises BadInput if a network cannot take images of `--val-img-size`."""
     if opt.resize != "crop" or opt.val_img_size == opt.img_size:
         return
-    if refusal := refuses(network, opt.val_img_size):
+    if refusal := refuses(network, opt.val_img_size, channels):
         raise BadInput(
             f"--val-img-size {opt.val_img_size}: not for {opt.network} ({refusal}); leave it out"
         )
 
 
 def chosen_transforms(opt: Namespace) -> list[v2.Transform]:
-    """The random transforms that the options ask for, each from uint8 (3, S, S) to the same."""
+    """The random transforms that the options ask for, each from (C, S, S) to the same.
+
+    Images are uint8, or with `--images stored` also float32.
+    """
     chosen: list[v2.Transform] = []
     if opt.trivial_augment:
         chosen.append(v2.TrivialAugmentWide())
     if opt.color_jitter:
         chosen.append(v2.ColorJitter(*[opt.color_jitter] * 3))
     if opt.erasing:
-        chosen.append(v2.RandomErasing(opt.erasing, value=GREY))
+        plain = v2.RandomErasing(opt.erasing, value=GREY)
+        chosen.append(EraseByMean(opt.erasing) if opt.images == "stored" else plain)
     return chosen
+
+
+class EraseByMean(v2.Transform):
+    """RandomErasing whose rectangle has the mean of each channel of the image, whatever its unit.
+
+    Args:
+        p: The probability of a rectangle.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, image: Tensor) -> Tensor:
+        return v2.RandomErasing(self.p, value=image.float().mean(dim=(1, 2)).tolist())(image)
+
+
+def check_colours(opt: Namespace, form: Form | None) -> None:
+    """Raises BadInput if options change colours, and images of a form have no such."""
+    if form is None or form.is_rgb:
+        return
+    flags = {"--trivial-augment": opt.trivial_augment, "--color-jitter": opt.color_jitter}
+    if asked := [flag for flag, value in flags.items() if value]:
+        raise BadInput(
+            f"{asked[0]}: changes the colours of RGB of 8 bits, and {form.of} has {form}; leave it "
+            "out"
+        )
+
+
+def shift(images: Tensor, most: int, random: Generator) -> Tensor:
+    """Moves each image (N, C, H, W) by up to `most` pixels in both directions, on black."""
+    n, _, height, width = images.shape
+    padded = functional.pad(images, (most, most, most, most))
+    moves = torch.randint(2 * most + 1, (2, n, 1, 1), generator=random, device=images.device)
+    rows = moves[0] + torch.arange(height, device=images.device)[:, None]
+    columns = moves[1] + torch.arange(width, device=images.device)
+    image = torch.arange(n, device=images.device)[:, None, None]
+    # Indexed with the channels last, which is how they lie in memory.
+    return padded.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 3, 1, 2)
+
+
+def check_transforms(train_set: Any, opt: Namespace) -> None:
+    """Raises BadInput if the random transforms make something else of the first image."""
+    image = train_set[0][0] if train_set.transforms else None
+    form = train_set.form or RGB
+    shape = (form.channels, opt.img_size, opt.img_size)
+    if image is not None and (image.dtype != form.dtype or image.shape != shape):
+        raise BadInput(
+            f"random_transforms in dataset.py: return {image.dtype} {tuple(image.shape)}, and have "
+            f"to return {form.dtype} {shape}"
+        )
 
 
 def mix(
@@ -107,8 +164,8 @@ def mix(
 ) -> tuple[Tensor, Tensor]:
     """Mixes each image of a batch with the one before it: `--mixup`, `--cutmix`, one of them not 0.
 
-    The seed of `random` decides. Images are uint8 (N, 3, S, S), labels int64 (N,); returns float32
-    (N, 3, S, S) in [0, 255], and the share of each class, float32 (N, K).
+    The seed of `random` decides. Images are (N, C, S, S), labels int64 (N,); returns float32
+    (N, C, S, S) in the same unit, and the share of each class, float32 (N, K).
     """
     kinds = ((v2.MixUp, opt.mixup), (v2.CutMix, opt.cutmix))
     mixing = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha]

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from engine.data.files import SPLITS, Listing, collecting, list_splits, nothing
+from engine.data.stored import more_endings
 from engine.errors import shorten
 from task.classes import check_classes, check_divisible, list_classes, read_classes
 from task.labels import TABLE, Row, Table
@@ -22,14 +23,17 @@ class InTable(str):
     row: Row
 
 
-def find_splits(folder: Path, faults: list[str], notes: list[str]) -> dict[Path, Listing]:
+def find_splits(
+    folder: Path, opt: Namespace, faults: list[str], notes: list[str]
+) -> dict[Path, Listing]:
     """What lies in the folders of the splits; or the rows of a table, each split as a listing."""
     table: Table | None = None
     before = len(faults)
     with collecting(faults):
-        table = read_classes(folder, Namespace(group=None), faults)
+        table = read_classes(folder, Namespace(group=None, images=opt.images), faults)
     if table is None:
-        return {} if len(faults) > before else list_splits(folder, notes)
+        more = more_endings(opt.images)
+        return {} if len(faults) > before else list_splits(folder, notes, more)
     if table.others:
         notes.append(f"{table.path}: columns not used: {shorten(table.others)}")
     if table.unnamed:
@@ -81,7 +85,8 @@ def check_split(
     (faults if is_train else notes).extend(f"{root / name}: {none}" for name in empty)
     in_table = isinstance(next(iter(found.images), ""), InTable)
     if not in_table and (not is_train or not empty or len(empty) == len(counts)):
-        list_classes(root, None if is_train else list(counts))
+        again = found._replace(unused=[*found.unused])
+        list_classes(root, None if is_train else list(counts), again)
     if beside := [path for path in found.images if "/" not in path and not in_table]:
         notes.append(f"{root}: not used, as not in a class folder: {shorten(beside)}")
     note_names(root, found, list(counts), notes)

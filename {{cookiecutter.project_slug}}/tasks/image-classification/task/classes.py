@@ -47,9 +47,14 @@ class Labelled(NamedTuple):
     rows: list[Row]  # of the files, if there is a table
 
 
-def list_folders(root: Path, known: list[str] | None = None) -> Labelled:
-    """The images in one folder for each class; errors as list_classes and check_one_class."""
-    by_class, found = list_classes(root, known)
+def list_folders(
+    root: Path, known: list[str] | None = None, more: tuple[str, ...] = ()
+) -> Labelled:
+    """The images in one folder for each class; errors as list_classes and check_one_class.
+
+    For `known` see list_classes, for `more` list_images.
+    """
+    by_class, found = list_classes(root, known, list_images(root, more))
     check_one_class(found)
     files = [path for paths in by_class.values() for path in paths]
     labels = [label for label, paths in enumerate(by_class.values()) for _ in paths]
@@ -126,18 +131,19 @@ def check_label(table: Table, row: Row) -> None:
 
 
 def list_classes(
-    root: Path, known: list[str] | None = None
+    root: Path, known: list[str] | None = None, found: Listing | None = None
 ) -> tuple[dict[str, list[str]], Listing]:
     """The images of each class in `root`, sorted, and all that was found.
 
-    Of the classes of training, `known`, some may have no image here, which is warned of.
+    Of the classes of training, `known`, some may have no image here, which is warned of. What was
+    `found` need not be listed again.
 
     Raises:
         BadInput: There is no such folder, no class in it, a class alone or without images, one
             that training does not know, or folders of another task.
     """
     check_split(root)
-    listing = list_images(root)
+    listing = list_images(root) if found is None else found
     names = listing.folders
     if known is None:
         other_tasks.check_names(root, names)

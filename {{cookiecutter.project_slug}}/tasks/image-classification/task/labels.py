@@ -35,6 +35,7 @@ from engine.data.files import (
     reading_failed,
 )
 from engine.data.splits import find_groups
+from engine.data.stored import more_endings
 from engine.errors import BadInput, shorten
 from engine.text import decode, encoding_problem
 from task.names import simple
@@ -133,7 +134,7 @@ def read_table(
 
     Args:
         folder: That of `--data`.
-        opt: The options, for `--group`.
+        opt: The options, for `--group` and `--images`.
         faults: Gets the faults of rows; without it the first one is raised.
         keep: Whether rows have the cells of other columns, and a column label is not needed.
 
@@ -153,7 +154,8 @@ def read_table(
     records = _records(table, text, _separator(text))
     line, header = next(records, (1, []))
     places = _read_header(table, line, header, keep)
-    reader = _Reader(table, places, list_images(folder), keep)
+    more = more_endings(getattr(opt, "images", None))
+    reader = _Reader(table, places, list_images(folder, more), keep)
     for line, cells in records:
         with nullcontext() if faults is None else collecting(faults):
             reader.add(line, cells)

@@ -16,6 +16,7 @@ import torchvision
 from torch import nn
 
 from engine.errors import BadInput
+from engine.weights import adapt_channels
 from task.preprocessing import Preset
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -57,7 +58,9 @@ def preset(name: str, others: Iterable[str] = ()) -> Preset:
     )
 
 
-def make(name: str, num_classes: int, pretrained: bool, dropout: float, size: int) -> nn.Module:
+def make(
+    name: str, num_classes: int, pretrained: bool, dropout: float, size: int, channels: int = 3
+) -> nn.Module:
     """A network of torchvision or timm, with a new head of `num_classes` scores.
 
     Args:
@@ -66,14 +69,17 @@ def make(name: str, num_classes: int, pretrained: bool, dropout: float, size: in
         pretrained: Start from its own trained weights, which are downloaded on first use.
         dropout: The probability that its constructor takes; 0 for its own default.
         size: Height and width of the images, in pixels.
+        channels: Of the images; with another number than 3 the first convolution is adapted as by
+            engine.weights.adapt_channels.
 
     Raises:
         BadInput: Its weights cannot be had, or it has no dropout to set.
     """
     try:
         if is_timm(name):
-            return _make_timm(name, num_classes, pretrained, dropout, size)
-        return _make_torchvision(name, num_classes, pretrained, dropout)
+            return _make_timm(name, num_classes, pretrained, dropout, size, channels)
+        made = _make_torchvision(name, num_classes, pretrained, dropout)
+        return made if channels == 3 else _with_channels(made, channels)
     except TypeError as error:
         if dropout and ("'dropout'" in str(error) or "'drop_rate'" in str(error)):
             raise BadInput(f"--dropout {dropout}: {name} takes none; leave it out") from None
@@ -142,6 +148,16 @@ def _make_torchvision(name: str, num_classes: int, pretrained: bool, dropout: fl
     return new_head(network, last, num_classes, small=pretrained)
 
 
+def _with_channels(network: nn.Module, channels: int) -> nn.Module:
+    """A network of torchvision for RGB, in place for another number of channels."""
+    conv = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+    conv.in_channels = channels
+    conv.weight = nn.Parameter(adapt_channels(conv.weight.detach(), channels))
+    if hasattr(network, "transform_input"):  # of red, green and blue
+        network.transform_input = False  # type: ignore[assignment]
+    return network
+
+
 def _timm() -> Any:
     try:
         import timm
@@ -188,11 +204,13 @@ def _timm_preset(name: str) -> Preset:
 
 
 def _make_timm(
-    name: str, num_classes: int, pretrained: bool, dropout: float, size: int
+    name: str, num_classes: int, pretrained: bool, dropout: float, size: int, channels: int
 ) -> nn.Module:
     timm, short = _timm(), name.removeprefix(TIMM)
     config = _timm_config(short)
     more: dict[str, Any] = {"drop_rate": dropout} if dropout else {}
+    if channels != 3:
+        more["in_chans"] = channels
     if config.fixed_input_size and size != config.input_size[1]:
         more["img_size"] = size
     if pretrained and not config.has_weights:

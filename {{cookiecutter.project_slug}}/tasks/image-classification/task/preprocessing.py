@@ -17,6 +17,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from engine import terminal
 from engine.errors import BadInput
+from task.augmentation import stored_side
 
 RESIZE = ("squash", "crop", "center")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
@@ -101,7 +102,7 @@ def complete_preprocessing(opt: Namespace, preset: Preset | None, always: bool) 
     if opt.resize == "center" or (own and trained) or named:
         chosen["crop"] = preset.crop if preset and own else CROP if opt.resize == "center" else 1.0
         chosen["interpolation"] = preset.interpolation if preset else "bilinear"
-    if preset and (trained or always):
+    if preset and (trained or always) and opt.images != "stored":  # else those of the data
         chosen |= {"mean": preset.mean, "std": preset.std}
     for name in chosen.keys() & given.keys() if trained else ():  # perhaps of another's config.txt
         if chosen[name] != given[name]:
@@ -131,6 +132,33 @@ def resized(image: Image.Image, opt: Namespace) -> Image.Image:
     return v2.functional.center_crop(image, [opt.img_size, opt.img_size])
 
 
-def describe_preprocessing(opt: Namespace) -> str:
-    """The lines about it that train.py prints, each after a line's end; none if there is none."""
-    return f"\npreprocessing: {opt.resize}, {', '.join(opt.preprocess)}" if opt.preprocess else ""
+def resize(image: Image.Image, opt: Namespace) -> Image.Image:
+    """An image in the size that `load` of dataset.py gives it."""
+    if is_whole(opt):
+        return resized(image, opt)
+    if opt.resize == "squash":
+        return v2.functional.resize(image, [opt.img_size, opt.img_size])
+    side = stored_side(opt)
+    return v2.functional.resize(image, [side]) if min(image.size) > side else image  # the short one
+
+
+def describe_preprocessing(opt: Namespace, width: int, height: int, seen: str = "") -> str:
+    """The lines about it that train.py prints, each after a line's end.
+
+    Args:
+        opt: The options.
+        width: Of the first image.
+        height: Likewise.
+        seen: What else is known of it.
+    """
+    how = "enlarged" if max(width, height) < opt.img_size else "resized"
+    how = "cropped" if opt.resize == "crop" else how
+    text = f"\nimages: {width}x{height} pixels (the first){seen}, {how} to "
+    text += f"{opt.img_size}x{opt.img_size}"
+    text += f"\npreprocessing: {opt.resize}, {', '.join(opt.preprocess)}" if opt.preprocess else ""
+    larger = min(width, height, 224)  # more is rarely worth its time
+    if larger >= 2 * opt.img_size:
+        return f"{text};\n  most of their detail is lost; --img-size {larger} keeps more"
+    if opt.img_size > 4 * max(width, height):
+        return f"{text};\n  a smaller --img-size shows as much, and is faster"
+    return text

@@ -16,7 +16,7 @@ from torch import Tensor
 from engine.checkpoint import write_atomically
 from engine.report.common import Report, compare_images, drawn, percent, share_interval
 from engine.report.figures import draw_chart
-from engine.report.grids import WIDTH, captioned_grid, draw_counts
+from engine.report.grids import WIDTH, as_rgb, captioned_grid, draw_counts
 from engine.report.outputs import csv_content
 from engine.report.page import Html, element, image, section, table, tiles
 from engine.report.records import is_number, read_metrics
@@ -128,7 +128,8 @@ def write_report(
     def sheet() -> Tensor:
         mistakes = results.worst_mistakes()[:worst]
         captions = [results.describe(i) for i in mistakes]
-        return captioned_grid([test_set[i][0] for i in mistakes], captions, columns=6, cell=150)
+        shown = [as_rgb(test_set[i][0]) for i in mistakes]
+        return captioned_grid(shown, captions, columns=6, cell=150)
 
     matrix = partial(draw_counts, results.matrix, results.classes, MATRIX)
     report.save_picture("confusion.png", partial(matrix, most=CONFUSION))
@@ -215,7 +216,10 @@ def _images_sections(results: Results, test_set: Any) -> list[Html]:
     def show(i: int) -> Html:
         file = results.files[i]
         caption = f"{results.describe(i)}\n{drawable(file)}"
-        return drawn(lambda: image(test_set[i][0].cpu(), caption, alt=file), "images of the page")
+        def draw() -> Html:
+            return image(as_rgb(test_set[i][0].cpu()).to(torch.uint8), caption, alt=file)
+
+        return drawn(draw, "images of the page")
 
     return [
         section(title, element("div", *map(show, chosen), class_="images"))

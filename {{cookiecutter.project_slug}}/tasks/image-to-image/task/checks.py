@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from engine.data.files import Listing, collecting, list_splits
+from engine.data.stored import more_endings
 from engine.errors import shorten
 from task.near_pairs import check_names, check_shapes
 from task.pairs import choose_images, find_layout, match_names
@@ -15,9 +16,11 @@ CROP = 64  # the default of --img-size
 PLAIN = Namespace(side_by_side=None, degrade=None)  # a run without these options
 
 
-def find_splits(folder: Path, faults: list[str], notes: list[str]) -> dict[Path, Listing]:
+def find_splits(
+    folder: Path, opt: Namespace, faults: list[str], notes: list[str]
+) -> dict[Path, Listing]:
     """What lies in the folders of the splits, as list_splits of engine.data.files."""
-    return list_splits(folder, notes)
+    return list_splits(folder, notes, more_endings(opt.images))
 
 
 def label(path: str) -> str:

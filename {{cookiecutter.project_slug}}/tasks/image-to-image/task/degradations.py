@@ -10,14 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.data.stored import Form, to_depth
+from engine.errors import BadInput
+
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in the brightness (ITU-R BT.601)
 SOBEL = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
 
 
-def enlarge(image: Tensor, scale: float) -> Tensor:
-    """Enlarges an image `scale` times, as low_resolution does: uint8 (3, H, W) -> (3, H', W')."""
+def enlarge(image: Tensor, scale: float, depth: str = "uint8") -> Tensor:
+    """Enlarges an image `scale` times, as low_resolution does: (C, H, W) -> (C, H', W')."""
     height, width = image.shape[1:]
-    return to_uint8(_bicubic(image.float(), (round(height * scale), round(width * scale))))
+    larger = _bicubic(image.float(), (round(height * scale), round(width * scale)))
+    return to_depth(larger, depth)
 
 
 def to_uint8(image: Tensor) -> Tensor:
@@ -48,6 +52,15 @@ def edges(image: Tensor, opt: Namespace) -> Tensor:
     padded = functional.pad(_brightness(image)[None], (1, 1, 1, 1), mode="replicate")
     slopes = functional.conv2d(padded, torch.stack([kernel, kernel.T])[:, None])
     return (255 - slopes.norm(dim=1)).expand(3, -1, -1)
+
+
+def check_channels(opt: Namespace, form: Form) -> None:
+    """Raises BadInput if options need red, green and blue, and images of a form have no such."""
+    asked = f"--degrade {opt.degrade}" if opt.degrade in ("grey", "edges") else ""
+    if "perceptual" in opt.losses and opt.vgg_weights != "none":
+        asked = "--losses perceptual"
+    if asked and form.channels != 3:
+        raise BadInput(f"{asked}: is for three channels, and {form.of} has {form}; leave it out")
 
 
 def _bicubic(image: Tensor, size: tuple[int, int], antialias: bool = False) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from engine import terminal
 from engine.data.files import ENDINGS, Listing, check_split, read_dataset_json
 from engine.data.images import ALPHA, image_head
+from engine.data.stored import stored_size
 from engine.errors import BadInput, shorten
 from task.near_pairs import check_sides
 
@@ -93,7 +94,10 @@ def pair_size(
     Raises:
         BadInput: The images of the pair differ in size, or are too small.
     """
-    heads = [image_head(path) for path in paths]
+    if opt.images == "stored":
+        heads = [(stored_size(path, opt.axes), list[str]()) for path in paths]
+    else:
+        heads = [image_head(path) for path in paths]
     (width, height), *others = (size for size, _ in heads)
     if others and others[0] != (width, height):
         raise BadInput(

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from engine import terminal
 from engine.arguments import Parser, auto_or, number
+from engine.data.stored import to_depth
 from engine.errors import OUT_OF_MEMORY, BadInput, Fault, shorten
+from task.depth import RGB_SCALE, Scale
 
 ALIGN = 32  # tiles begin at multiples of this: a generator that halves the size 5 times fits
 BLEND = 8  # pixels over which two neighbouring tiles are blended
@@ -18,11 +20,11 @@ TILE = 768  # pixels
 OVERLAPS = (64, 128, 256)  # pixels; powers of 2, so that layers of any step fit
 LIMIT = 1.0  # grey levels that two tiles may differ by, more than rounding to bf16 makes
 TOO_SMALL = r"Padding size should be less|Kernel size can't be greater|[Oo]utput size is too small"
-Predict = Callable[[Tensor], Tensor]  # uint8 (1, 3, H, W) -> float32 (1, K, H, W)
+Predict = Callable[[Tensor], Tensor]  # (1, C, H, W) -> float32 (1, K, H, W)
 
 
 class InTiles:
-    """Applies a network to images of any size: uint8 (3, H, W) -> float32 (K, H, W).
+    """Applies a network to images of any size: (C, H, W) -> float32 (K, H, W).
 
     Images larger than a tile are processed in tiles if the network sees no farther than these
     overlap, which is measured once. If it sees the whole image, as with instance norm, the tiles
@@ -32,10 +34,11 @@ class InTiles:
     Args:
         predict: The network. For classes it has to return scores: these can be blended.
         opt: tile and overlap, None for auto.
+        scale: The form of the images, and their range, whose 255th part is a grey level.
     """
 
-    def __init__(self, predict: Predict, opt: Namespace) -> None:
-        self.predict, self.opt = predict, opt
+    def __init__(self, predict: Predict, opt: Namespace, scale: Scale = RGB_SCALE) -> None:
+        self.predict, self.opt, self.scale = predict, opt, scale
         self.plan: tuple[int | None, int] | None = None  # tile (None: the whole image), overlap
         self.difference = 0.0  # between two tiles where they meet, the largest of all images
         self.differing: dict[str, int] = {}  # images above LIMIT, and their larger side
@@ -69,6 +72,7 @@ class InTiles:
         if tile is None:
             return self.predict(image[None])[0]
         output, difference = apply_in_tiles(self.predict, image, tile, overlap)
+        difference *= 255 / self.scale.span
         self.difference = max(self.difference, difference)
         if difference > LIMIT:
             self.differing[name] = max(image.shape)
@@ -80,7 +84,7 @@ class InTiles:
             return tile, overlap
         fitting = [o for o in OVERLAPS if 3 * o <= (tile or TILE)] or [ALIGN]
         choice = [overlap] if overlap else fitting
-        reach = measure_reach(self.predict, choice[-1], device)
+        reach = measure_reach(self.predict, choice[-1], device, self.scale)
         for overlap in choice:
             if overlap >= 2 * reach + BLEND:
                 return tile or TILE, overlap
@@ -103,20 +107,23 @@ class InTiles:
             )
 
 
-def measure_reach(predict: Predict, side: int, device: torch.device) -> int:
+def measure_reach(
+    predict: Predict, side: int, device: torch.device, scale: Scale = RGB_SCALE
+) -> int:
     """How far away the pixels are that change the output, in pixels; `side` or less.
 
     Two images are compared: noise, grey and then of all values but mostly bright, and its grey half
     alone. So their means, deviations and extremes differ much.
     """
     random = torch.Generator().manual_seed(0)
-    noise = torch.rand(1, 3, side, 2 * side, generator=random)
+    noise = torch.rand(1, scale.form.channels, side, 2 * side, generator=random)
     noise[..., side:] = noise[..., side:].sqrt()
     noise[..., :side] = 0.4 + 0.2 * noise[..., :side]
-    noise = (255 * noise).round().to(torch.uint8).to(device)
+    noise = to_depth(scale.low + scale.span * noise, scale.form.depth).to(device)
     with torch.autocast(device.type, enabled=False):  # it is not to be mistaken for rounding
         difference = predict(noise)[..., :side] - predict(noise[..., :side])
-    columns = difference.abs().amax(dim=(0, 1, 2)).gt(LIMIT / 4).nonzero()
+    least = LIMIT / 4 * scale.span / 255
+    columns = difference.abs().amax(dim=(0, 1, 2)).gt(least).nonzero()
     return side - int(columns[0]) if len(columns) else 0
 
 
@@ -129,8 +136,8 @@ def apply_in_tiles(
     on pixels at most `(overlap - 8) / 2` away, the result is that of the whole image.
 
     Args:
-        predict: uint8 (1, 3, H, W) -> floats (1, K, H, W), not integers such as class ids.
-        image: uint8 (3, H, W).
+        predict: (1, C, H, W) -> floats (1, K, H, W), not integers such as class ids.
+        image: (C, H, W).
         tile: Height and width of a tile, at least three times `overlap`; multiples of ALIGN.
         overlap: Pixels that neighbours share.
 
