@@ -216,8 +216,8 @@ class ClassFolders(Dataset):
             self.view = f"cropped to {opt.val_img_size} of {stored_side(opt)} pixels"
         self.view = ", ".join([self.view, *(opt.preprocess or [])])
         self.strata: Tensor | None = None  # the labels, if each class is drawn equally often
-        more = more_endings(opt.images)
-        listed = list_rows(table, root.name, classes) if table else list_folders(root, classes, more)
+        listed = list_rows(table, root.name, classes) if table else None
+        listed = listed or list_folders(root, classes, more_endings(opt.images))
         self.root, self.classes, rows = listed.root, listed.classes, listed.rows
         self.found = listed.found.for_workers()
         self.form = form
