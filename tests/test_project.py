@@ -76,14 +76,17 @@ def follow(steps: list[str], world: dict[str, str]) -> None:
 
 
 def test_next_steps_with_make(owner: tuple[Project, list[str], dict[str, str]], full: bool) -> None:
-    """`make train` in few epochs of small images, then `make test`, which in full runs the project's slow tests.
+    """`make train` in few epochs of small images, then `make test`.
+
+    In full it runs the project's slow tests.
 
     Otherwise its recipe is only asked for: test_edits.py runs the tests that are not slow.
     """
     project, steps, world = owner
     world = {**world, "VENV": ".venv-made"}
     assert [step.split(" ")[0] for step in steps[:3]] == ["cd", "make", "make"]
-    follow(steps[:2], {**world, "ARGS": "--epochs=4 --img-size=16"})  # see test_accuracy.py for all of them
+    short = {**world, "ARGS": "--epochs=4 --img-size=16"}  # test_accuracy.py has all of them
+    follow(steps[:2], short)
     follow(steps[0:3:2], {**world, "PYTEST_ADDOPTS": "-m slow", "MAKEFLAGS": "" if full else "n"})
     assert (project.path / ".venv-made/.installed").exists()
 
