@@ -1,10 +1,10 @@
 """By how much the validation flatters a network if copies of an image are on both sides.
 
     python -m benchmarks.groups
-    python -m benchmarks.groups --noise 60 -- --epochs 5
+    python -m benchmarks.groups --digits 100 --noise 60 -- --epochs 5
 
-Of each digit that comes with a project there are ten files: itself and nine copies with normal
-noise. Training sets a share of the files aside, once by the hash of each file and once by that of
+Of each digit that is trained on there are ten files: itself and nine copies with normal noise.
+Training sets a share of the files aside, once by the hash of each file and once by that of
 the digit (`--group`). test/ has other digits, with their copies. What comes after `--` are options
 of train.py.
 """
@@ -31,28 +31,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         "groups", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--noise", type=float, default=60, help="standard deviation, of 255")
+    add = parser.add_argument
+    add("--digits", type=int, default=20, help="of each class to train and to validate on")
+    add("--noise", type=float, default=100, help="standard deviation, of 255")
+    add("--seeds", type=int, default=3, help="runs of each kind")
     opt = parser.parse_args(words[:own])
     print(", ".join(f"{name} {value}" for name, value in describe().items()), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         project = render(Path(scratch))
         unpack = "import dataset; dataset.data_dir(dataset.BUILT_IN)"
         subprocess.run([sys.executable, "-c", unpack], cwd=project, check=True)
-        make_copies(project / "data/digits", project / "copies", opt.noise)
+        make_copies(project / "data/digits", project / "copies", opt.digits, opt.noise)
         for name, how in (("files", []), ("digits", [r"--group=/(\d+/\d+)-"])):
-            validated, tested = measure(project, name, [*how, *words[own + 1 :]])
-            print(
-                f"divided by {name}: validation {validated:.2%}, other digits {tested:.2%}, "
-                f"{100 * (validated - tested):+.2f} points",
-                flush=True,
-            )
+            found = []
+            for seed in range(opt.seeds):
+                options = [*how, f"--seed={seed}", *words[own + 1 :]]
+                found.append(measure(project, f"{name}-{seed}", options))
+                print(f"divided by {name}, seed {seed}: {told(*found[-1])}", flush=True)
+            validated, tested = (sum(one) / len(found) for one in zip(*found, strict=True))
+            print(f"divided by {name}, mean: {told(validated, tested)}", flush=True)
 
 
-def make_copies(digits: Path, folder: Path, noise: float) -> None:
-    """Writes each digit and its noisy copies: CLASS/NAME-0.png and so on."""
+def told(validated: float, tested: float) -> str:
+    points = f"{100 * (validated - tested):+.2f} points"
+    return f"validation {validated:.2%}, other digits {tested:.2%}, {points}"
+
+
+def make_copies(digits: Path, out: Path, count: int, noise: float) -> None:
+    """Writes digits and their noisy copies: CLASS/NAME-0.png and so on; all digits of test/."""
     random = np.random.default_rng(0)
-    for path in sorted(digits.glob("t*/*/*.png")):
-        target = folder / path.relative_to(digits).parent
+    classes = sorted(digits.glob("train/*"))
+    found = [path for folder in classes for path in sorted(folder.iterdir())[:count]]
+    for path in [*found, *sorted(digits.glob("test/*/*.png"))]:
+        target = out / path.relative_to(digits).parent
         target.mkdir(parents=True, exist_ok=True)
         pixels = np.asarray(Image.open(path).convert("L")).astype(float)
         for copy in range(1 + COPIES):
