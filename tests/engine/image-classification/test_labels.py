@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 from conftest import Build, Train
 from faults import die_at_step
+from marks import slow_after
 from needs import needs
-from programs import last, refusal, resume, same_weights, status, train_refuses
+from programs import last, refusal, resume, same_weights, train_refuses
 
+import dataset
+import options
 import test
 from engine.errors import BadInput
 
@@ -131,17 +134,31 @@ REFUSED: dict[str, tuple[Callable[[Rows], str | bytes], int, str]] = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def tabled(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny data set, whose table alone is spoiled."""
+    folder = tmp_path_factory.mktemp("tabled") / "data"
+    shutil.copytree(images, folder, ignore=shutil.ignore_patterns(".cache"))
+    (folder / "dataset.json").write_text("{}")
+    return folder
+
+
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_table_with_a_fault_is_refused_with_its_line(
-    spoiled: Path, small: list[str], capsys: pytest.CaptureFixture[str], case: str
+def test_a_table_with_a_fault_is_refused_with_its_line(tabled: Path, case: str) -> None:
+    spoil, line, told = REFUSED[case]
+    write(tabled, spoil(rows_of(tabled)))
+    with pytest.raises(BadInput, match=rf"labels\.csv: line {line}: .*{re.escape(told)}"):
+        read_classes(tabled, PLAIN)
+
+
+@pytest.mark.parametrize("case", slow_after(2, REFUSED))
+def test_a_run_ends_in_that_line(
+    tabled: Path, small: list[str], capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     spoil, line, told = REFUSED[case]
-    (spoiled / "dataset.json").write_text("{}")
-    write(spoiled, spoil(rows_of(spoiled)))
-    words = [*small, f"--data={spoiled}", "--run-dir=run"]
-    assert re.search(
-        rf"labels\.csv: line {line}: .*{re.escape(told)}", train_refuses(capsys, *words)
-    )
+    write(tabled, spoil(rows_of(tabled)))
+    error = train_refuses(capsys, *small, f"--data={tabled}", "--run-dir=run")
+    assert f"labels.csv: line {line}: " in error and told in error
 
 
 def odd_names(data: Path) -> str:
@@ -237,9 +254,7 @@ def test_a_table_of_another_name_is_named(
 # Runs.
 
 
-def test_folders_and_a_table_in_any_order_give_the_same_bits(
-    train: Train, spoiled: Path, finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_folders_and_a_table_in_any_order_give_the_same_bits(train: Train, spoiled: Path) -> None:
     (spoiled / "train" / "rows" / "deeper").mkdir()
     (spoiled / "train" / "rows" / "3.png").rename(spoiled / "train" / "rows" / "deeper" / "x.png")
     assert train("folders", f"--data={spoiled}") == 0
@@ -247,11 +262,12 @@ def test_folders_and_a_table_in_any_order_give_the_same_bits(
           *rows_of(spoiled)[:0:-1]]))  # fmt: skip
     assert train("table", f"--data={spoiled}") == 0
     assert same_weights(Path("folders"), Path("table"))
-    words = [f"--checkpoint={run}" for run in ("folders", "table")]
-    capsys.readouterr()
-    assert [status(test.main, "test.py", word, "--device=cpu") for word in words] == [0, 0]
-    one, other = (Path(run, "report/metrics.json").read_text() for run in ("folders", "table"))
-    assert one.partition('"accuracy"')[2] == other.partition('"accuracy"')[2]
+    opt, info = options.parse([f"--data={spoiled}"]), last(Path("table"))["info"]
+    judged = [dataset.eval_set(opt, info, "test")]
+    (spoiled / "labels.csv").unlink()
+    judged.append(dataset.eval_set(opt, info, "test"))
+    (one, labels), (other, expected) = ((each.names(), each.labels) for each in judged)
+    assert one == other and labels.equal(expected) and len(one) == 12
 
 
 def test_images_in_one_folder_and_splits_in_a_column(
@@ -381,6 +397,7 @@ def test_images_are_drawn_by_their_weights(build: Build, spoiled: Path) -> None:
     assert len({*parts.val_set.labels.tolist()}) == 3, "validation is not weighted"
 
 
+@pytest.mark.slow
 def test_a_weighted_run_is_exact_and_says_so(
     train: Train, spoiled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
