@@ -73,9 +73,7 @@ def nothing(root: str | Path = "") -> Listing:
 def list_images(root: str | Path, more: tuple[str, ...] = ()) -> Listing:
     """The images below a folder, if there is one. Links are followed; no folder is read twice.
 
-    Args:
-        root: The folder.
-        more: Endings of names that make a file an image, besides ENDINGS.
+    Files that end in one of `more` are images, too.
 
     Raises:
         BadInput: A folder may not be read.

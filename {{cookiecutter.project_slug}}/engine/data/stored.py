@@ -9,7 +9,7 @@ optional, and imported here alone.
 import importlib
 import logging
 import math
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -112,13 +112,25 @@ def read_stored(path: str | Path, axes: str | None = None, like: Form | None = N
     values = np.array(found.transpose(1, 2, 0), dtype=name, order="C")
     if found.dtype == bool:
         values *= 255
-    if name == "float32" and not np.isfinite(values).all():
-        channels = np.flatnonzero(~np.isfinite(values).all(axis=(0, 1))) + 1
+    if name == "float32":
+        _check_finite(path, values)
+    return torch.from_numpy(values).permute(2, 0, 1)
+
+
+def _check_finite(path: str | Path, values: np.ndarray) -> None:
+    """Raises BadInput with the channels of an image (H, W, C) that have NaN or infinite values."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        channels = np.flatnonzero(~finite.all(axis=(0, 1))) + 1
         raise BadInput(
             f"{path}: NaN or infinite in channel {', '.join(map(str, channels))}; replace these "
             "values, or remove the file"
         )
-    return torch.from_numpy(values).permute(2, 0, 1)
+
+
+def form_of_set(opt: Namespace, first: str | Path) -> Form | None:
+    """The form that the images of a set have to have, that of the first; None for others."""
+    return form_of(first, opt.axes) if opt.images == "stored" else None
 
 
 def more_endings(images: str | None) -> tuple[str, ...]:

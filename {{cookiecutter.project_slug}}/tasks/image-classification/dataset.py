@@ -220,9 +220,7 @@ class ClassFolders(Dataset):
         listed = listed or list_folders(root, classes, more_endings(opt.images))
         self.root, self.classes, rows = listed.root, listed.classes, listed.rows
         self.found = listed.found.for_workers()
-        self.form = form
-        if opt.images == "stored" and form is None:
-            self.form = stored.form_of(self.root / listed.files[0], opt.axes)
+        self.form = form or stored.form_of_set(opt, self.root / listed.files[0])
         self._facts: dict[str, Any] | None = None  # of the form, see `info`
         self.images = CachedImages(
             self.root,

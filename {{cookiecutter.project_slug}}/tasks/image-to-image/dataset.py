@@ -249,9 +249,9 @@ class Pairs(Dataset):
         files = self.pairs = SerializedList(paths)
         if self.layout == "folders":
             self.pairs = SerializedList(names)
-        form, decode, recipe = None, load, "full"
-        if opt.images == "stored":
-            form = stored.trained_form(info or {}) or stored.form_of(root / files[0], opt.axes)
+        form, decode, recipe = stored.trained_form(info or {}), load, "full"
+        form = form or stored.form_of_set(opt, root / files[0])
+        if form is not None:
             check_channels(opt, form)
             decode, recipe = partial(load, opt=opt, like=form), f"full-stored-{opt.axes or ''}"
         self.images = CachedImages(root, files, decode=decode, recipe=recipe)

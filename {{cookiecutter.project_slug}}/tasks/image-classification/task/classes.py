@@ -135,8 +135,7 @@ def list_classes(
 ) -> tuple[dict[str, list[str]], Listing]:
     """The images of each class in `root`, sorted, and all that was found.
 
-    Of the classes of training, `known`, some may have no image here, which is warned of. What was
-    `found` need not be listed again.
+    Of the classes of training, `known`, some may have no image here, which is warned of.
 
     Raises:
         BadInput: There is no such folder, no class in it, a class alone or without images, one
