@@ -99,7 +99,9 @@ def inspect_image(
         if least:
             file.draft(None, least)
         key, code = file.info.get("transparency"), raw_mode(file)
+        colours_given = _palette_size(file)
         file.load()
+        _check_indices(file, colours_given, key)
         method = UPRIGHT.get(orientation(file))
         image: Image.Image = file if method is None else file.transpose(method)
         if image.mode.startswith("I"):
@@ -144,6 +146,7 @@ def opened(path: str | Path) -> Iterator[Any]:
         check_pixels(path, *file.size)
         if file.format == "TIFF":
             file.filename = ""  # else Pillow maps it into memory, where turned images are garbled
+            _check_parts(file.tag_v2)  # type: ignore[attr-defined]
         yield file
 
 
@@ -221,6 +224,11 @@ def _problem(path: str | Path, file: Any) -> str:
         if pages > 1:
             return f"a TIFF of {pages} pages; save each as a file of its own{KEEP}"
         return tiff_problem(file.tag_v2)
+    if file.format in ("BMP", "DIB") and file.mode in ("1", "L"):
+        found = _find(path, rb"\A(?:BM.{12})?(?:\x0c.{9}|[^\x0c].{13})([\x01\x04\x08])")
+        if found and found[1] != {"1": b"\x01", "L": b"\x08"}[file.mode]:
+            # Pillow takes a palette of greys for a number of bits, and misreads the pixels.
+            return "a BMP of few greys, of a rare kind; convert it to 24 bits or to PNG"
     if file.format == "PNG" and "16" in raw_mode(file) and not file.mode.startswith("I"):
         return TOO_DEEP.format("16 bits") + KEEP
     elif file.format == "PPM" and isinstance(arguments := file.tile[0][3], tuple):
@@ -272,6 +280,35 @@ def tiff_problem(tags: Any) -> str:
     if bits > 8 and (bits, channels, kind) != (16, 1, 1):
         return TOO_DEEP.format(f"{bits} bits") + keep
     return ""
+
+
+def _check_parts(tags: Any) -> None:
+    """Raises ValueError if a TIFF lacks strips or tiles, which Pillow would leave black."""
+    width, height = tags[256], tags[257]
+    tiled = 324 in tags
+    across, down = (tags[322], tags[323]) if tiled else (width, min(tags.get(278, height), height))
+    planes = tags.get(277, 1) if tags.get(284, 1) == 2 else 1
+    wanted = planes * -(-width // max(across, 1)) * -(-height // max(down, 1))
+    found = sum(place > 0 for place in tags.get(324 if tiled else 273, ()))
+    if 0 < found < wanted:  # without any Pillow says so
+        raise ValueError(f"has {found} of {wanted} {'tiles' if tiled else 'strips'}")
+
+
+def _palette_size(file: Any) -> int:
+    """How many colours the palette of an image has, before it is loaded; 0 without one."""
+    if file.mode not in ("P", "PA") or file.palette is None:
+        return 0
+    code = file.palette.rawmode or file.palette.mode
+    return len(file.palette.palette) // len(code.partition(";")[0])
+
+
+def _check_indices(file: Image.Image, count: int, clear: Any) -> None:
+    """Raises ValueError if a pixel has none of the colours of its palette: it would be black."""
+    if 0 < count < 256:
+        used = file.getchannel(0).histogram()
+        beyond = [i for i in range(count, 256) if used[i] and i != clear]
+        if beyond:
+            raise ValueError(f"uses colour {beyond[-1]}, and its palette ends at {count - 1}")
 
 
 def remarks_on(path: str | Path, file: Any) -> list[str]:
