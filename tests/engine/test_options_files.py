@@ -48,6 +48,20 @@ def test_blanks_belong_to_a_value_also_when_it_is_read_back() -> None:
     assert options.make_parser().read_back(vars(opt)).data == odd
 
 
+def test_a_config_of_other_images_does_not_mirror_in_silence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("dataset.json").write_text('{"flip": false}')
+    Path("config.txt").write_text("--flip\n--data=elsewhere\n")
+    for words, flips in (["@config.txt"], True), (["--no-flip"], False), ([], False):
+        assert options.parse([*words, "--data=."]).flip is flips
+        told = capsys.readouterr().err
+        expected = "warning: --flip is obeyed, though dataset.json says the opposite\n"
+        assert told == (expected if flips else "")
+    assert options.parse(["@config.txt"]).flip, "without a dataset.json"
+    assert not capsys.readouterr().err
+
+
 def test_a_choice_of_a_checkpoint_that_is_gone_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

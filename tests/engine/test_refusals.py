@@ -60,6 +60,8 @@ def test_a_dataset_json_of_another_kind(
         (["--val-share=0"], "--val-share"),
         (["--val-share=1"], "--val-share"),
         (["--val-every=0"], "--val-every"),
+        (["--cache=a_file"], "--cache a_file: is no folder"),
+        (["--cache=False"], "--cache False: is no folder; say auto, on, off"),
         (["--run=run"], "--run-dir"),
         (["--test-every=2"], "--test-every"),
     ],

@@ -192,6 +192,15 @@ LAYOUTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "rename training_set to train",
     ),
     "above": (sink, "spoiled/inner does"),
+    "classes above the splits": (
+        lambda data: [
+            shutil.move(data / "train" / name, data / name / "train")
+            for name in [*os.listdir(data / "train")]
+            if not (data / name).mkdir()
+        ]
+        and (data / "train").rmdir(),
+        "disc/train, ",
+    ),
     "one class": (
         lambda data: [*map(shutil.rmtree, (data / "train/disc", data / "train/rows"))],
         "nothing to tell apart; add another",

@@ -41,6 +41,7 @@ PARTIAL = ".tmp"  # and of unfinished ones, after that
 UNUSED, UNFINISHED = 7 * 24 * 3600, 3600
 CHECKED = 8  # images at most that are decoded to see whether a cache is theirs
 WHERE = ("auto", "on", "off")  # of `--cache`, besides a folder
+NO_FOLDERS = {*WHERE, "true", "false", "yes", "no", "none", "0", "1"}  # in small letters
 
 
 class CachedImages:
@@ -193,8 +194,10 @@ def use_cache(
         world: The processes of the run.
 
     Raises:
-        BadInput: One of the images is not readable.
+        BadInput: One of the images is not readable, or `where` is a file, or probably no folder.
     """
+    if where not in WHERE and (os.path.isfile(where) or where.lower() in NO_FOLDERS):
+        raise BadInput(f"--cache {where}: is no folder; say auto, on, off, or name a folder")
     groups: dict[tuple[int, ...], list[Any]] = {}
     for data_set in data_sets if where != "off" else ():
         if found := images_of(data_set):

@@ -245,6 +245,19 @@ def read_dataset_json(folder: Path, *own: str) -> dict:
     return content
 
 
+def choose_flip(flip: bool | None, told: bool | None, folder: Path) -> bool:
+    """Whether images are mirrored: as an option says, else as `told` by dataset.json, else yes.
+
+    Of an option that says something else than dataset.json, such as one of a config.txt that was
+    written for other images, a warning is given.
+    """
+    if None not in (flip, told) and flip != told:
+        option = "--flip" if flip else "--no-flip"
+        terminal.warn(f'{option} is obeyed, though {folder / "dataset.json"} says the opposite')
+    chosen = told if flip is None else flip
+    return chosen is not False
+
+
 def check_split(root: Path) -> None:
     """Raises BadInput unless the folder of a split, such as DIR/train, is there."""
     if root.is_dir():

@@ -10,7 +10,7 @@ from engine.arguments import (
     complete_reading,
     number,
 )
-from engine.data.files import read_dataset_json
+from engine.data.files import choose_flip, read_dataset_json
 from engine.errors import BadInput
 from layers import NORMS, PADDINGS
 from losses import LOSSES
@@ -23,8 +23,9 @@ from task.preprocessing import add_preprocessing_options, complete_preprocessing
 def parse(argv: list[str] | None = None) -> Namespace:
     """The options of a training run; defaults that depend on data and network are filled in."""
     opt = make_parser().parse_run(argv)
-    described = read_dataset_json(dataset.data_dir(opt.data))
-    opt.flip = described.get("flip", True) if opt.flip is None else opt.flip
+    folder = dataset.data_dir(opt.data)
+    described = read_dataset_json(folder)
+    opt.flip = choose_flip(opt.flip, described.get("flip"), folder)
     complete_reading(opt, described)
     if opt.sample == "balanced" and opt.balance:
         raise BadInput("--sample balanced: rare classes would count twice; leave out --balance")

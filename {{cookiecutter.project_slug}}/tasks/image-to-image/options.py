@@ -11,7 +11,7 @@ from engine.arguments import (
     complete_reading,
     number,
 )
-from engine.data.files import read_dataset_json
+from engine.data.files import choose_flip, read_dataset_json
 from layers import NORMS, PADDINGS
 from losses import ADVERSARIAL, LOSSES
 
@@ -22,8 +22,9 @@ def parse(argv: list[str] | None = None) -> Namespace:
     opt = parser.parse_run(argv)
     if opt.pool and opt.parallel == "super":
         parser.error("--pool: with --parallel super each GPU would keep its own; use split")
-    described = read_dataset_json(dataset.data_dir(opt.data), "pairs")
-    opt.flip = described.get("flip", True) if opt.flip is None else opt.flip
+    folder = dataset.data_dir(opt.data)
+    described = read_dataset_json(folder, "pairs")
+    opt.flip = choose_flip(opt.flip, described.get("flip"), folder)
     complete_reading(opt, described)
     return opt
 

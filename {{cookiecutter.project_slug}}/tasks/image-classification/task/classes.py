@@ -16,6 +16,7 @@ from engine.data.files import (
     Listing,
     check_split,
     collecting,
+    folders_in,
     linked_images,
     list_images,
     nothing,
@@ -141,6 +142,7 @@ def list_classes(
         BadInput: There is no such folder, no class in it, a class alone or without images, one
             that training does not know, or folders of another task.
     """
+    check_order(root)
     check_split(root)
     listing = list_images(root) if found is None else found
     names = listing.folders
@@ -170,6 +172,19 @@ def list_classes(
     if empty:
         terminal.warn(f"{root}: no images of {shorten(empty, 3)}, which stay without a result")
     return by_class, listing
+
+
+def check_order(root: Path) -> None:
+    """Raises BadInput if a split is missing, and lies in the classes instead of above them."""
+    if root.is_dir():
+        return
+    inside = [root.parent / name / root.name for name in folders_in(root.parent)]
+    found = [path for path in inside if list_images(path).images and not folders_in(path)]
+    if len(found) > 1:
+        raise BadInput(
+            f"{root}: no such folder, and there are {shorten([str(path) for path in found], 3)}; "
+            f"move them to {root / found[0].parent.name} and so on"
+        )
 
 
 def check_one_class(listing: Listing) -> None:
