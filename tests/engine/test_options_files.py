@@ -62,6 +62,17 @@ def test_a_config_of_other_images_does_not_mirror_in_silence(
     assert not capsys.readouterr().err
 
 
+def test_a_resume_without_its_config_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--run-dir=run", "--resume", "--flip", "--epochs=2"]
+    assert options.parse(words).epochs == 2 and not capsys.readouterr().err, "no run yet"
+    Path("run/checkpoints").mkdir(parents=True)
+    options.parse(words)
+    text = "run/config.txt: no such file; options that are not given have their defaults"
+    assert text in capsys.readouterr().err
+    Path("run/config.txt").write_text("--seed=3\n")
+    assert options.parse(words).seed == 3 and not capsys.readouterr().err
+
+
 def test_a_choice_of_a_checkpoint_that_is_gone_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -42,6 +42,13 @@ def test_what_is_not_the_programs_is_refused() -> None:
     assert Path("notes.csv").read_text() == "a,b\n" and Path("best.pt").read_bytes()[:2] == b"PK"
 
 
+def test_a_name_promises_what_is_written() -> None:
+    for name in ("table.csv.gz", "table.xlsx", "TABLE.ZIP"):
+        with pytest.raises(BadInput, match=rf"--out {name}: .* is plain text; name a file without"):
+            output(name)
+        assert not Path(name).exists()
+
+
 def test_what_is_the_programs_is_replaced_as_a_whole() -> None:
     Path("old.csv").write_text("mine\n" * 1000)
     Path("empty.csv").touch()  # as mktemp makes it

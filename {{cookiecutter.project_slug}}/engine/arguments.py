@@ -135,6 +135,8 @@ class Parser(argparse.ArgumentParser):
             self.error("--resume needs --run-dir DIR, the folder of the run to go on with")
         if opt.resume and (config := Path(opt.run_dir) / "config.txt").exists():
             opt = self.parse_args([f"@{config}", *given])
+        elif opt.resume and (config.parent / "checkpoints").is_dir():
+            terminal.warn(f"{config}: no such file; options that are not given have their defaults")
         self.check_read_back(opt)
         terminal.be_quiet(opt.quiet)
         self._check_trained_weights(opt)

@@ -56,6 +56,17 @@ def test_masks_with_the_names_of_the_images(tmp_path: Path, make: object, ending
     sets(tmp_path)
 
 
+def test_images_of_one_colour_are_no_masks_and_hide_none(tmp_path: Path) -> None:
+    for i in range(COUNT):
+        save(tmp_path, f"one/{i}.png", photo(i))
+        save(tmp_path, f"other/{i}.png", Image.new("RGBA", (40, 30), (9, i, 9, 0)))
+    assert len(sets(tmp_path)[0].classes) == 2
+    for i in range(1, COUNT):  # some masks are empty
+        save(tmp_path, f"other/{i}.png", mask(i))
+    with pytest.raises(dataset.BadInput, match="one, other look like segmentation"):
+        sets(tmp_path)
+
+
 def test_masks_beside_the_images(tmp_path: Path) -> None:
     for i in range(COUNT):
         for name in ("benign", "malignant"):

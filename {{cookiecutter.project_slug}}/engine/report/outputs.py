@@ -17,6 +17,8 @@ from engine.errors import BadInput, shorten
 from engine.report.records import read_judged, read_metrics, run_folder
 from engine.terminal import warn
 
+# Of files that no program here writes.
+PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".xlsx", ".xls", ".ods", ".parquet")
 MADE_BY_TRAINING = "batch-*.png"  # in the folder of a report
 
 
@@ -49,6 +51,9 @@ class Output:
             raise BadInput(f"--out {name}: not a file in a folder that exists; name another")
         if is_image(self.path):
             raise BadInput(f"--out {name}: is the name of an image, and gets {what}; name another")
+        if name.lower().endswith(PACKED):
+            ending = self.path.suffix
+            raise BadInput(f"--out {name}: {what} is plain text; name a file without {ending}")
         if self.path.exists() and self.path.stat().st_size and not is_own(self.path):
             raise BadInput(f"--out {name}: is there and is not {what}; name another file")
 

@@ -93,19 +93,25 @@ def _kind_of_all(read: Read, pairs: list[tuple[str, str]]) -> str:
     kinds = set[str]()
     for paths in pairs if len(pairs) >= FEWEST else ():
         kinds.add(_kind(read, *paths))
+        kinds.discard("blank")
         if "" in kinds or len(kinds) > 1:  # so of most data sets one image of a class is read
             return ""
     return "".join(kinds)
 
 
 def _kind(read: Read, one: str, other: str) -> str:
-    """What two images are to each other: "mask", one of the other; "same", one picture; or ""."""
+    """What two images are to each other: "mask", one of the other; "same", one picture; or "".
+
+    "blank" tells nothing: one of them has one colour, as a mask may, and an image that is all clear.
+    """
     try:
         both = [read(path) for path in (one, other)]
     except (BadInput, OSError):  # which is told where it is read for training
         return ""
     if both[0].shape != both[1].shape:
         return ""
+    if any((pixels == pixels[0, 0]).all() for pixels in both):
+        return "blank"
     few = [_has_few_colours(pixels) for pixels in both]
     if few[0] != few[1]:
         return "mask"
