@@ -79,6 +79,16 @@ def test_links_of_the_template_lead_somewhere(bake: Callable[..., Project]) -> N
                 assert (ROOT / name).exists(), (path.name, link)
 
 
+def test_the_tests_that_hold_a_situation_exist() -> None:
+    text = (ROOT / "docs" / "situations.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w./-]+\.py)::(test_\w+)`", text)
+    assert len(named) > 90 and text.count("::") == len(named)
+    for name, test in named:
+        own = name.removeprefix("project/")
+        found = [ROOT / "tests" / name] if own == name else [*ROOT.glob(f"{{{{*/**/{own}")]
+        assert any(f"def {test}(" in path.read_text(encoding="utf-8") for path in found), (name, test)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_readmes_are_short(project: Project) -> None:
     assert len(project.read("README.md").splitlines()) <= 200

@@ -382,6 +382,8 @@ def test_weights_that_cannot_be_used_are_refused(capsys: pytest.CaptureFixture[s
     Path("text.safetensors").write_text("no weights")
     for name in ("missing.pt", "unknown.pt", "list.pt", "text.pt", "text.safetensors"):
         assert f"--weights {name}: " in train_refuses(capsys, f"--weights={name}")
+    Path("folder").mkdir()
+    assert "--weights folder: is no folder of a run" in train_refuses(capsys, "--weights=folder")
 
 
 def test_weights_of_another_network_are_refused_with_its_name(

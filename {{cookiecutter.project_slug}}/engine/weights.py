@@ -177,7 +177,8 @@ def _other_head(theirs: dict[str, Any], info: dict[str, Any]) -> str:
 def _read(path: Path) -> dict[Any, Any]:
     """What a file holds, on the CPU; a list as a dict of its places."""
     if not path.is_file():
-        raise BadInput(f"--weights {path}: no such file")
+        what = "is no folder of a run" if path.is_dir() else "no such file"
+        raise BadInput(f"--weights {path}: {what}")
     with _as_option(path), reading(path), torch.serialization.safe_globals(HARMLESS):
         kind = format_of(path)
         if kind == "safetensors":

@@ -102,7 +102,7 @@ def _kind_of_all(read: Read, pairs: list[tuple[str, str]]) -> str:
 def _kind(read: Read, one: str, other: str) -> str:
     """What two images are to each other: "mask", one of the other; "same", one picture; or "".
 
-    "blank" tells nothing: one of them has one colour, as a mask may, and an image that is all clear.
+    "blank" tells nothing: one of them has one colour, as a mask and an image that is clear may.
     """
     try:
         both = [read(path) for path in (one, other)]
