@@ -86,7 +86,8 @@ def test_the_tests_that_hold_a_situation_exist() -> None:
     for name, test in named:
         own = name.removeprefix("project/")
         found = [ROOT / "tests" / name] if own == name else [*ROOT.glob(f"{{{{*/**/{own}")]
-        assert any(f"def {test}(" in path.read_text(encoding="utf-8") for path in found), (name, test)
+        texts = [path.read_text(encoding="utf-8") for path in found]
+        assert any(f"def {test}(" in text for text in texts), (name, test)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -121,7 +121,9 @@ def gif(indices: np.ndarray, colours: np.ndarray, clear: int | None = None) -> P
     """Writes a GIF whose table of colours may be shorter than its pixels need."""
     image = Image.fromarray(indices)
     image.putpalette(RANDOM.integers(0, 256, (256, 3)).astype(np.uint8).tobytes())
-    image.save("x.gif", optimize=False, **({} if clear is None else {"transparency": clear}))
+    if clear is not None:
+        image.info["transparency"] = clear
+    image.save("x.gif", optimize=False)
     content = Path("x.gif").read_bytes()
     assert content[10] & 7 == 7, "a table of 256 colours"
     size = bytes([content[10] & 0xF8 | len(colours).bit_length() - 2])

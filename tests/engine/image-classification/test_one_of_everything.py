@@ -176,6 +176,14 @@ def sink(folder: Path) -> None:
         (folder / name).rename(folder / "inner" / name)
 
 
+def turn(folder: Path) -> None:
+    """Puts the classes above train/."""
+    for path in [*(folder / "train").iterdir()]:
+        (folder / path.name).mkdir()
+        path.rename(folder / path.name / "train")
+    (folder / "train").rmdir()
+
+
 def call_two(folder: Path, *names: str) -> None:
     """Leaves two classes in train/, with other names."""
     shutil.rmtree(folder / "train/rows")
@@ -192,15 +200,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "rename training_set to train",
     ),
     "above": (sink, "spoiled/inner does"),
-    "classes above the splits": (
-        lambda data: [
-            shutil.move(data / "train" / name, data / name / "train")
-            for name in [*os.listdir(data / "train")]
-            if not (data / name).mkdir()
-        ]
-        and (data / "train").rmdir(),
-        "disc/train, ",
-    ),
+    "classes above the splits": (turn, "disc/train, "),
     "one class": (
         lambda data: [*map(shutil.rmtree, (data / "train/disc", data / "train/rows"))],
         "nothing to tell apart; add another",
