@@ -78,7 +78,8 @@ def follow(steps: list[str], world: dict[str, str]) -> None:
 def test_next_steps_with_make(owner: tuple[Project, list[str], dict[str, str]], full: bool) -> None:
     """`make train` in few epochs of small images, then `make test`.
 
-    In full it runs the project's slow tests. Otherwise its recipe is only asked for: test_edits.py runs the tests that are not slow.
+    In full it runs the project's slow tests. Otherwise its recipe is only asked for, as
+    test_edits.py runs the tests that are not slow.
     """
     project, steps, world = owner
     world = {**world, "VENV": ".venv-made"}
