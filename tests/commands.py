@@ -15,6 +15,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 
 import forked
@@ -236,8 +237,8 @@ class Follower:
         self.end(name, [*words, *more], read_input)
 
     def expand(self, word: str) -> list[str]:
-        """What a shell makes of a word."""
-        return sorted(map(str, Path().glob(word))) if "*" in word else [word]
+        """What a shell makes of a word; what is quoted matches nothing and stays as it is."""
+        return sorted(glob(word)) or [word]
 
     def short(self, words: list[str]) -> list[str]:
         """Options for train.py that make a run take a moment."""
