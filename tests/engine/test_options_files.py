@@ -63,7 +63,7 @@ def test_a_config_of_other_images_does_not_mirror_in_silence(
 
 
 def test_a_resume_without_its_config_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--run-dir=run", "--resume", "--flip", "--epochs=2"]
+    words = ["--run-dir=run", "--resume", "--no-flip", "--epochs=2"]
     assert options.parse(words).epochs == 2 and not capsys.readouterr().err, "no run yet"
     Path("run/checkpoints").mkdir(parents=True)
     options.parse(words)
