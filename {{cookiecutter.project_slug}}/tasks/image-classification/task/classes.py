@@ -143,7 +143,6 @@ def list_classes(
             that training does not know, or folders of another task.
     """
     check_order(root)
-    check_split(root)
     listing = list_images(root) if found is None else found
     names = listing.folders
     if known is None:
@@ -175,7 +174,7 @@ def list_classes(
 
 
 def check_order(root: Path) -> None:
-    """Raises BadInput if a split is missing, and lies in the classes instead of above them."""
+    """Raises BadInput if a split is missing, as where it lies in the classes instead of above."""
     if root.is_dir():
         return
     inside = [root.parent / name / root.name for name in folders_in(root.parent)]
@@ -185,6 +184,7 @@ def check_order(root: Path) -> None:
             f"{root}: no such folder, and there are {shorten([str(path) for path in found], 3)}; "
             f"move them to {root / found[0].parent.name} and so on"
         )
+    check_split(root)
 
 
 def check_one_class(listing: Listing) -> None:
