@@ -1,12 +1,15 @@
 """By how much the validation flatters a network if copies of an image are on both sides.
 
+It is what the validation says more than where copies stay together. The digits of test/ were
+written by others, so they are harder for both.
+
     python -m benchmarks.groups
     python -m benchmarks.groups --digits 100 --noise 60 -- --epochs 5
 
 Of each digit that is trained on there are ten files: itself and nine copies with normal noise.
-Training sets a share of the files aside, once by the hash of each file and once by that of
-the digit (`--group`). test/ has other digits, with their copies. What comes after `--` are options
-of train.py.
+Training sets a share of the files aside, once by the hash of each file and once by that of the
+digit (`--group`). test/ has digits of other writers, with their copies. What comes after `--` are
+options of train.py.
 """
 
 import argparse
