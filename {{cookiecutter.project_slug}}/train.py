@@ -21,6 +21,7 @@ import dataset
 import options
 from engine import devices, distributed, modules, terminal
 from engine.data.cache import use_cache
+from engine.data.features import use_features
 from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler, TrainBatchSampler, generator, seed_all
 from engine.evaluation import evaluate, forward
@@ -79,7 +80,8 @@ def main() -> int:
     if opt.weights and not resumed:
         state.start_from(opt.weights)
 
-    # 5. Loading.
+    # 5. Loading. With --freeze, what precedes the head is computed once for each image.
+    train_set, val_set = use_features(run, model, (train_set, val_set), environment, amp)
     train_loader = Loader(train_set, sampler, device, opt.workers, opt.prefetch)
     val_sampler = EvalBatchSampler(len(val_set), opt.batch_size, world.rank, world.size)
     val_loader = Loader(val_set, val_sampler, device, opt.workers, opt.prefetch)
@@ -138,7 +140,7 @@ def main() -> int:
                 optimizers.check()
                 logger.train(losses, lr, meter.rates())
             if state.n_iter == 1:
-                logger.first_step(losses, model, batch)
+                logger.first_step(losses, model, train_loader.shown(batch))
             if state.n_iter % opt.save_every == 0:
                 run.checkpoints.save(state)
         if not state.is_over():

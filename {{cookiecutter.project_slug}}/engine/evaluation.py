@@ -69,7 +69,8 @@ def evaluate(
             with amp.autocast():
                 sums = {**model.compute_sums(*batch)}
                 if not parts and world.rank == 0:
-                    grid = attempt(partial(model.image_grid, *batch), "image val/images")
+                    draw = lambda: model.image_grid(*loader.shown(batch))  # noqa: B023,E731
+                    grid = attempt(draw, "image val/images")
             for name in [name for name, value in sums.items() if _is_integer(value)]:
                 counts[name] = counts.get(name, 0) + sums.pop(name).long()
             parts.append(sums)

@@ -1,11 +1,13 @@
-"""The model as a module: moved to its device, compiled, split over several GPUs."""
+"""The model as a module: moved to its device, frozen, compiled, split over several GPUs."""
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import default_collate
 
 from engine import terminal
@@ -15,15 +17,19 @@ from engine.evaluation import Losses
 
 Module = TypeVar("Module", bound=nn.Module)
 PARALLEL = ("auto", "none", "split", "super")  # what --parallel may name
+BLOCK = 16  # images at a time that go through the frozen part of a network
 
 
 def to_device(model: Module, device: torch.device, freeze: bool = False) -> Module:
     """Moves a model to its device, in place, in training mode.
 
     What is in none of its networks is never trained, such as the network of a perceptual loss: its
-    parameters get no gradients. With `freeze` those of the heads alone get some.
+    parameters get no gradients. With `freeze` those of the heads alone get some, and what precedes
+    a head gives the same bits for an image in any batch (see `Frozen`).
     """
     networks = with_weights(model.networks()).values()  # type: ignore[operator]  # not of Module
+    for network in networks if freeze else ():
+        _freeze(network)
     chosen = (layers_of(net)[-1] if freeze else net.parameters() for net in networks)
     trained = {id(parameter) for parameters in chosen for parameter in parameters}
     for parameter in model.parameters():
@@ -136,6 +142,136 @@ def in_float32(network: nn.Module, last: bool = False) -> None:
         conv.__class__ = type(f"{kind.__name__}InFloat32", (InFloat32, kind), {})
 
 
+class Frozen(nn.Module):
+    """A network that is trained in its head alone: the class of such a network is made of this too.
+
+    Its features, what the head is called with (dropout right before it is the head's own), are
+    computed without gradients in evaluation mode, by blocks of BLOCK images, the last one filled up
+    with zeros: so they do not depend on the batch. Features (N, D) may be given in the place of
+    images, which they are made of.
+
+    That needs a network that is its head applied to vectors. Its first batch of images tells;
+    others are computed as ever.
+
+    Attributes:
+        frozen_tail: The names of the head, and of the dropout before it, in their order.
+        frozen_apart: Whether it is such a network; None before the first batch.
+        frozen_features: Those of the last batch of images, (N, D).
+    """
+
+    # Networks have modules called `head` and `features`, which names here must not hide.
+    frozen_tail: tuple[str, ...] = ()
+    frozen_apart: bool | None = None
+    frozen_features: Tensor | None = None
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        images = inputs[0] if len(inputs) == 1 and not named else None
+        dim = images.dim() if isinstance(images, Tensor) else 0
+        if self.frozen_apart is None and dim == 4:
+            self.frozen_apart = self._try_apart(images)
+        if not self.frozen_apart or dim not in (2, 4):
+            return super().forward(*inputs, **named)
+        if dim == 2:
+            return self._apply_tail(images)
+        self.frozen_features = self._compute_features(images)
+        return self._apply_tail(self.frozen_features)
+
+    def _apply_tail(self, features: Any) -> Tensor:
+        for name in self.frozen_tail:
+            features = self.get_submodule(name)(features)
+        return features
+
+    @torch.no_grad()
+    def _compute_features(self, images: Any) -> Tensor:
+        with _modes_kept(self):
+            for module in self.modules():
+                module.training = False
+            found = [self._before_tail(_filled(part))[: len(part)] for part in images.split(BLOCK)]
+        return torch.cat(found)
+
+    def _before_tail(self, images: Tensor) -> Any:
+        """What the tail is called with; None if it is not called, or with several things."""
+        _asked.stops = True
+        try:
+            super().forward(images)
+        except _AtHead as reached:
+            return reached.args[0] if len(reached.args) == 1 else None
+        finally:
+            _asked.stops = False
+
+    @torch.no_grad()
+    def _try_apart(self, images: Any) -> bool:
+        """Whether the tail applied to features gives what the network gives in training, in bits.
+
+        Images are filled up to a block only if its features are vectors: others may be large.
+        """
+        devices = [images.device] if images.device.type == "cuda" else []
+        before = [buffer.clone() for buffer in self.buffers()]
+        with _modes_kept(self), torch.random.fork_rng(devices):
+            found = self.eval()._before_tail(images)
+            if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != len(images):
+                return False
+            block = _filled(images[:BLOCK])
+            features = self._compute_features(block)
+            self.train()
+            for module in rest_of(self):
+                module.training = False
+            torch.manual_seed(0)
+            whole = super().forward(block)
+            torch.manual_seed(0)
+            own = self._apply_tail(features)
+            for buffer, value in zip(self.buffers(), before, strict=True):
+                buffer.copy_(value)  # of a norm without weights, which belongs to no layer
+        return isinstance(whole, Tensor) and whole.shape == own.shape and whole.equal(own)
+
+
+class _AtHead(Exception):  # noqa: N818  # no error
+    """A head is about to be called, with what is in `args`."""
+
+
+_asked = threading.local()  # whether this thread wants a network to stop before its head
+
+
+def _stop_before(head: nn.Module, inputs: tuple[Any, ...]) -> None:
+    if getattr(_asked, "stops", False):
+        raise _AtHead(*inputs)
+
+
+def _freeze(network: nn.Module) -> None:
+    """Makes a network a `Frozen` one, in place; not what has several heads, or is one."""
+    heads, names = head_of(network), {m: name for name, m in network.named_modules()}
+    if len(heads) > 1 or not names[heads[0]] or isinstance(network, Frozen):
+        return
+    modules = [m for m in names if not list(m.children()) or m is heads[0]]
+    tail = [heads[0]]
+    for module in reversed(modules[: modules.index(heads[0])]):
+        if not isinstance(module, nn.Dropout):
+            break
+        tail.insert(0, module)
+    kind = type(network)
+    # A class, not a `forward` of the instance, which copies for several GPUs would share.
+    network.__class__ = type(kind.__name__, (Frozen, kind), {"__module__": kind.__module__})
+    network.frozen_tail = tuple(names[m] for m in tail)  # type: ignore[assignment]
+    tail[0].register_forward_pre_hook(_stop_before)
+
+
+@contextmanager
+def _modes_kept(network: nn.Module) -> Iterator[None]:
+    """A block after which each module is in the mode, training or evaluation, that it was in."""
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _filled(images: Tensor) -> Tensor:
+    """Up to BLOCK images, and zeros for those that are missing: (BLOCK, C, H, W)."""
+    filled = functional.pad(images, (0, 0, 0, 0, 0, 0, 0, BLOCK - len(images)))
+    return filled.contiguous(memory_format=memory_format(images.device))
+
+
 @torch.no_grad()
 def refuses(network: nn.Module, size: int, channels: int = 3) -> str:
     """Why a network, which is in evaluation mode afterwards, cannot take (1, channels, size, size).
@@ -187,6 +323,10 @@ def check_bf16_gradients(model: nn.Module, sample: tuple[Tensor, ...], amp: Amp)
 def compile_networks(networks: dict[str, nn.Module]) -> None:
     """Compiles the networks with `torch.compile`, in place, at their first call."""
     for network in with_weights(networks).values():
+        if isinstance(network, Frozen):  # its part before the head, which is computed once, is not
+            network._compute_features = torch.compiler.disable(  # type: ignore[method-assign]
+                network._compute_features
+            )
         network.compile()
 
 

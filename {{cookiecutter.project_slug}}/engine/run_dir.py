@@ -64,6 +64,7 @@ class RunDir:
         self.files: Files | None = None
         self.weights = ""  # a digest of those to start from
         self.has_test: bool | None = None  # whether there are test images, if the data set says it
+        self.notes: dict[str, str] = {}  # what else environment.txt tells of this start
         self.lockable = True
         self._use(opt.run_dir or _unused_name())
         inside = [Path(opt.data, split).resolve() for split in SPLITS]
@@ -148,7 +149,8 @@ class RunDir:
         _write(self.path / "config.txt", config_text(self.opt, self.path / "config.txt"))
         path = self.path / "environment.txt"  # a block for each start
         earlier = os.fsdecode(path.read_bytes()) + "\n" if path.exists() else ""
-        facts = {**environment(), "resumed after step": self.checkpoints.resumed_after}
+        facts = {**environment(), **self.notes}
+        facts["resumed after step"] = self.checkpoints.resumed_after
         if self.weights and not self.checkpoints.resumed_after:
             facts[WEIGHTS] = f"{self.weights} {self.opt.weights}"
         _write(path, earlier + "".join(f"{name}: {value}\n" for name, value in facts.items()))

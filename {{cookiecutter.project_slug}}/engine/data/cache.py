@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL
@@ -35,7 +35,7 @@ from engine.devices import cores, memory
 from engine.distributed import ALONE, World
 from engine.errors import BadInput
 
-ENDING = ".decoded"  # of the names of caches
+ENDING, FEATURES = ".decoded", ".features"  # of the names of caches
 PARTIAL = ".tmp"  # and of unfinished ones, after that
 # Seconds after which a file may be deleted, if it is not in use.
 UNUSED, UNFINISHED = 7 * 24 * 3600, 3600
@@ -213,8 +213,7 @@ def use_cache(
 
 
 def _use_cache(images: CachedImages, where: str, uses: int) -> None:
-    beside = where in WHERE
-    folder = images.data / ".cache" if beside else Path(where)
+    beside, folder = where in WHERE, folder_of(images, where)
     what, decoded, few = f"{len(images):,} images of {images.root}", "", _decode_few(images)
     images.mapped = _find(images, folder, few)
     if images.mapped is None:
@@ -232,9 +231,14 @@ def _use_cache(images: CachedImages, where: str, uses: int) -> None:
             terminal.warn(text + "; --cache DIR keeps it elsewhere" * beside)
             return
         decoded = f"decoded in {time.perf_counter() - begun:.1f} s, "
-    _delete_unused(folder)
+    delete_unused(folder)
     place = folder.name if beside else folder
     terminal.say(f"cache: {what}, {decoded}{images.mapped.values.nbytes / 1e6:,.1f} MB in {place}")
+
+
+def folder_of(images: CachedImages, where: str) -> Path:
+    """The folder for what is kept of images: beside them, or the one that `where` names."""
+    return images.data / ".cache" if where in WHERE else Path(where)
 
 
 def _move_if_few(sharing: list[Any], found: list[CachedImages], device: torch.device) -> None:
@@ -261,7 +265,7 @@ def _decode_few(images: CachedImages) -> dict[int, Tensor]:
 def _find(images: CachedImages, folder: Path, few: dict[int, Tensor]) -> MappedImages | None:
     """The cache of these files in their present state, if there is one in a folder."""
     for path in folder.glob(glob.escape(images.name()) + "-*" + ENDING):
-        one = _open(path)
+        one = open_whole(path)
         if one is not None and _is_of(one, images, few):
             with suppress(OSError):  # perhaps of another user
                 os.utime(path)  # it is in use
@@ -269,7 +273,7 @@ def _find(images: CachedImages, folder: Path, few: dict[int, Tensor]) -> MappedI
     return None
 
 
-def _open(path: Path) -> MappedImages | None:
+def open_whole(path: Path) -> MappedImages | None:
     """The cache in a file; None if there is none, or not a whole one."""
     with suppress(OSError, EOFError, ValueError):
         return MappedImages(path)
@@ -306,22 +310,41 @@ def _make(
     images: CachedImages, folder: Path, few: dict[int, Tensor], expected: int
 ) -> MappedImages:
     """Decodes all images into a file, whole or not at all."""
-    # A random name, since containers on several machines have equal process numbers.
-    partial = folder / f"{images.name()}-{os.urandom(4).hex()}{ENDING}{PARTIAL}"
-    try:
-        folder.mkdir(exist_ok=True, parents=True)
-        if disk_usage(folder).free < 1.2 * expected + 2**28:
-            raise OSError(errno.ENOSPC, f"the disk has no room for {expected / 1e9:,.1f} GB")
-        with open(partial, "wb") as file:
-            parts = _decode(images, few[0])
-            records = mapped.write(file, parts, few[0], images.kind, images.stamps())
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave the name without the content
+
+    def write(file: BinaryIO) -> str:
+        records = mapped.write(file, _decode(images, few[0]), few[0], images.kind, images.stamps())
         content = hashlib.sha256(records["digest"].tobytes())
         for image in few.values():
             content.update(image.contiguous().numpy().tobytes())
-        path = folder / f"{images.name()}-{content.hexdigest()[:16]}{ENDING}"
-        if _open(path) is None:  # else it is that of another run, which may have it mapped
+        return f"{images.name()}-{content.hexdigest()[:16]}{ENDING}"
+
+    return write_whole(folder, images.name(), expected, write)
+
+
+def write_whole(
+    folder: Path, stem: str, expected: int, write: Callable[[BinaryIO], str]
+) -> MappedImages:
+    """Writes a file of images, whole or not at all, and maps it into memory.
+
+    Args:
+        folder: It is made if necessary.
+        stem: Begins the name while the file is not whole.
+        expected: Its size in bytes, about.
+        write: Writes it, and returns its name.
+
+    Raises:
+        OSError: There is no room, or no right to write there.
+    """
+    # A random name, since containers on several machines have equal process numbers.
+    partial = folder / f"{stem}-{os.urandom(4).hex()}{ENDING}{PARTIAL}"
+    try:
+        folder.mkdir(exist_ok=True, parents=True)
+        check_room(folder, expected)
+        with open(partial, "wb") as file:
+            path = folder / write(file)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could leave the name without the content
+        if open_whole(path) is None:  # else it is that of another run, which may have it mapped
             os.replace(partial, path)
         return MappedImages(path)
     finally:
@@ -330,9 +353,15 @@ def _make(
             folder.rmdir()  # it is empty only if the first cache failed
 
 
-def _delete_unused(folder: Path) -> None:
+def check_room(folder: Path, size: int) -> None:
+    """Raises OSError if a disk has no room for a file of so many bytes."""
+    if disk_usage(folder).free < 1.2 * size + 2**28:
+        raise OSError(errno.ENOSPC, f"the disk has no room for {size / 1e9:,.1f} GB")
+
+
+def delete_unused(folder: Path) -> None:
     """Deletes caches that no run has used for a week, and the unfinished files of killed runs."""
-    for ending, age in ((ENDING, UNUSED), (ENDING + PARTIAL, UNFINISHED)):
+    for ending, age in ((ENDING, UNUSED), (FEATURES, UNUSED), (ENDING + PARTIAL, UNFINISHED)):
         for path in folder.glob(f"*{ending}"):
             with suppress(OSError):  # Windows keeps what another run has mapped
                 if path.stat().st_mtime < time.time() - age and not mapped.in_use(path):

@@ -96,6 +96,14 @@ class Loader(AbstractContextManager["Loader"]):
             if not self._complete:  # the workers are still busy with batches that nobody will use
                 self.close()
 
+    def shown(self, batch: Batch) -> Batch:
+        """What is drawn of a first batch: if it has features, the images that these stand for."""
+        make = getattr(self._source.dataset, "with_images", None)
+        if make is None:
+            return batch
+        indices, _ = next(self.sampler.batches())
+        return tuple(part.to(self.device) for part in make(indices))
+
     def _counted(self, batches: Iterable[Batch], expected: int) -> Iterator[Batch]:
         seen = 0
         for batch in batches:

@@ -62,7 +62,7 @@ def load_model(opt: Namespace, model_class: Any, parser: Parser) -> Predictor:
         amp = Amp(opt.precision, device)
         model, trained_with = model_class.from_checkpoint(opt.checkpoint)
         described = model.describe_output(trained_with)
-        model = modules.to_device(model, device).eval()
+        model = modules.to_device(model, device, trained_with.freeze).eval()
         return Predictor(model.predict, described, trained_with, amp)
     if opt.device not in ("auto", "cpu"):
         raise BadInput(f"--device {opt.device}: {path} is run on the CPU; use the checkpoint")

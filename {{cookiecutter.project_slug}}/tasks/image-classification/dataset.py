@@ -23,6 +23,7 @@ from torchvision.transforms import v2
 
 from engine.data import stored
 from engine.data.cache import CachedImages
+from engine.data.features import PLAIN, Views, choose
 from engine.data.files import SerializedList, list_images, warn_shared, warn_unused
 from engine.data.images import flip, image_size, read_image
 from engine.data.splits import check_apart, find_groups, refuse_fold, set_aside, without_groups
@@ -36,6 +37,7 @@ from task.augmentation import (
     mix,
     shift,
     stored_side,
+    stored_views,
     train_crop,
 )
 from task.classes import (
@@ -110,16 +112,19 @@ def augment(
         opt: The options.
         info: That of the data set and of the model.
         random: The generator to draw from, on the device.
-        images: uint8 (N, 3, S, S), or as `random_transforms` return them.
+        images: uint8 (N, 3, S, S), or as `random_transforms` return them; or features, (N, D) or
+            (N, V, D) of V versions (see `Views`).
         labels: int64 (N,).
 
     Returns:
-        The same; of mixed images float32, and the share of each class, float32 (N, K).
+        The same, of one version; of mixed images float32, and the share of each class, float32
+        (N, K).
     """
-    if opt.flip:
-        images = flip(images, random)
-    if opt.shift:
-        images = shift(images, opt.shift, random)
+    if images.dim() < 4:
+        images = choose(images, random)
+    else:
+        images = flip(images, random) if opt.flip else images
+        images = shift(images, opt.shift, random) if opt.shift else images
     if opt.mixup or opt.cutmix:
         images, labels = mix(opt, len(info["classes"]), random, images, labels)
     return images, labels
@@ -154,6 +159,8 @@ def train_and_val(  # of ClassFolders, or a data set of your own
             raise BadInput(f"--sample balanced: {root / TABLE} has weights; leave one of them out")
         train_set.strata = train_set.labels
     check_colours(opt, train_set.form)
+    alone = Namespace(**{**vars(opt), "mixup": 0, "cutmix": 0})
+    train_set.views = stored_views(opt, partial(augment, alone, train_set.info))
     check_transforms(train_set, opt)
     return train_set, val_set
 
@@ -216,6 +223,7 @@ class ClassFolders(Dataset):
             self.view = f"cropped to {opt.val_img_size} of {stored_side(opt)} pixels"
         self.view = ", ".join([self.view, *(opt.preprocess or [])])
         self.strata: Tensor | None = None  # the labels, if each class is drawn equally often
+        self.views: Views | str = PLAIN  # the versions of an image that --freeze keeps features of
         listed = list_rows(table, root.name, classes) if table else None
         listed = listed or list_folders(root, classes, more_endings(opt.images))
         self.root, self.classes, rows = listed.root, listed.classes, listed.rows
@@ -310,9 +318,11 @@ class ClassFolders(Dataset):
             return None
         indices = indices.to(self.rows.device)
         stacked = self.images.stack(self.rows.index_select(0, indices))
-        if stacked is None:
-            return None
-        return as_values(stacked), self.labels.index_select(0, indices)
+        return None if stacked is None else (as_values(stacked), *self.targets(indices))
+
+    def targets(self, indices: Tensor) -> tuple[Tensor]:
+        """What samples have besides their images."""
+        return (self.labels.index_select(0, indices.to(self.labels.device)),)
 
     def to(self, device: torch.device) -> None:
         """Moves what `batch` needs besides the images to their device."""

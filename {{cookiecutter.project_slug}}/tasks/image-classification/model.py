@@ -115,8 +115,8 @@ class Classifier(nn.Module):
         return {"net": {self.loss_name: self.criterion(self.scores(images), labels)}}
 
     def scores(self, images: Tensor) -> Tensor:
-        """The score (logit) of each class: images (N, 3, H, W) -> (N, K) float32."""
-        return self.net(self.normalize(images)).float()
+        """The score (logit) of each class: images (N, 3, H, W), or features (N, D) -> (N, K) float32."""
+        return self.net(images if images.dim() == 2 else self.normalize(images)).float()
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:

@@ -36,13 +36,10 @@ def make_network(opt: Namespace, num_classes: int, channels: int = 3) -> Network
             raise BadInput(f"--img-size {opt.img_size}: at least 8 for resnet9")
         return NetworkSpec(ResNet9(num_classes, opt.width, channels), *CENTRED)
     if opt.network == "simple":
-        if opt.img_size < 5 and (opt.padding == "reflect" or opt.norm == "instance"):
-            raise BadInput(
-                f"--img-size {opt.img_size}: at least 5 for --padding reflect or --norm instance"
-            )
-        network = SimpleNetwork(
-            num_classes, opt.blocks, opt.width, opt.padding, opt.norm, opt.dropout, channels
-        )
+        if opt.img_size < 5 and opt.norm == "instance":
+            raise BadInput(f"--img-size {opt.img_size}: at least 5 for --norm instance")
+        how = {"norm": opt.norm, "dropout": opt.dropout, "channels_in": channels}
+        network = SimpleNetwork(num_classes, opt.blocks, opt.width, **how)
         return NetworkSpec(network, *CENTRED)
     if opt.network in NETWORKS:
         raise BadInput(f"--network {opt.network}: make_network in networks.py has no `if` for it")
@@ -134,7 +131,14 @@ class ResNet9(nn.Module):
                 more = 2 * channels
                 layers += [Skip(ConvBlock(more, more), ConvBlock(more, more))]
         self.features = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten())
-        self.head = nn.Linear(8 * width, num_classes)
+        self.head = Eighth(8 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x)) / 8  # the scores of an untrained network are large
+        return self.head(self.features(x))
+
+
+class Eighth(nn.Linear):
+    """A linear layer over 8, for features whose scores are large as long as nothing is trained."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 8

@@ -12,7 +12,7 @@ from engine.arguments import (
 )
 from engine.data.files import choose_flip, read_dataset_json
 from engine.errors import BadInput
-from layers import NORMS, PADDINGS
+from layers import NORMS
 from losses import LOSSES
 from networks import NETWORKS, preset_of
 from task.augmentation import add_augmentation_options, complete_augmentation
@@ -60,7 +60,6 @@ def make_parser() -> Parser:
         help=f"{', '.join(NETWORKS)}, a name from torchvision, or timm:NAME")
     add("--blocks", type=number(int, 0), default=2, help="residual blocks (network simple)")
     add("--width", type=number(int, 1), default=32, help="channels of the first layer")
-    add("--padding", choices=PADDINGS, default="zeros", help="padding (network simple)")
     add("--norm", choices=sorted(NORMS), default="batch", help="normalisation (network simple)")
     add("--dropout", type=number(float, 0, 0.99), default=0.0,
         help="dropout (network simple); or that of a library's network, 0 for its own")

@@ -51,8 +51,9 @@ def main() -> int:
 
     # 2. The scores of all images.
     files = test_set.names()
+    modules.to_device(model, device, trained_with.freeze).eval()
     with loader:
-        scores, labels = score(modules.to_device(model, device).eval(), loader, amp)
+        scores, labels = score(model, loader, amp)
 
     # 3. The metrics, and the report: figures, tables, and a page that shows them all.
     results = Results(scores, labels, files, model.classes)

@@ -4,7 +4,9 @@ The transforms draw from torch's global generator on the CPU. It is seeded for e
 engine/data/sampler.py) and in `mix`, so runs stay exact.
 """
 
+import argparse
 from argparse import BooleanOptionalAction, Namespace
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch.nn import functional
 from torchvision.transforms import v2
 
 from engine.arguments import number
+from engine.data.features import PLAIN, Views
 from engine.data.sampler import seed_all
 from engine.data.stored import RGB, Form
 from engine.errors import BadInput
@@ -33,14 +36,17 @@ def add_augmentation_options(group: Any) -> None:
         help="with --resize crop, judge by crops of V x V (default: --img-size)")
     add("--trivial-augment", action=BooleanOptionalAction, default=False,
         help="change each training image by one random operation of TrivialAugmentWide")
-    add("--color-jitter", type=number(float, 0, 1), default=0.0, metavar="STRENGTH",
-        help="change brightness, contrast and saturation by a factor of up to 1 +- STRENGTH")
     add("--erasing", type=number(float, 0, 1), default=0.0, metavar="P",
         help="probability of a grey rectangle in a training image")
     add("--mixup", type=number(float, 0), default=0.0, metavar="ALPHA",
         help="blend pairs of training images, by a share from Beta(ALPHA, ALPHA)")
     add("--cutmix", type=number(float, 0), default=0.0, metavar="ALPHA",
         help="paste a part of another training image; with --mixup, one of both for each batch")
+    add("--views", type=number(int, 0), metavar="K",
+        help="with --freeze, keep the features of K random versions of each training image; 0 keeps "
+        "none (default: those of the image, and of its mirror image with --flip)")
+    add("--no-features", dest="views", action="store_const", const=0, default=argparse.SUPPRESS,
+        help="as --views 0: with --freeze too, compute the whole network in each epoch")
 # fmt: on
 
 
@@ -60,6 +66,41 @@ def complete_augmentation(opt: Namespace) -> None:
     for name in ("mixup", "cutmix"):
         if getattr(opt, name) and opt.batch_size == 1:
             raise BadInput(f"--{name}: one image cannot be mixed; use --batch-size 2 or more")
+
+
+def stored_views(opt: Namespace, augment: Callable[..., Any]) -> Views | str:
+    """The versions of an image whose features `--freeze` keeps; or why they cannot be kept.
+
+    Those that are only mirrored are two. Of other random changes `--views` is how many are kept.
+
+    Args:
+        opt: The options.
+        augment: The random changes of a batch, (random, images, labels) -> the same, unmixed.
+    """
+    endless = {
+        f"--crop-min {opt.crop_min}": opt.resize == "crop",
+        f"--shift {opt.shift}": opt.shift,
+        "--trivial-augment": opt.trivial_augment,
+        f"--erasing {opt.erasing}": opt.erasing,
+    }
+    found = [name for name, on in endless.items() if on]
+    if opt.cutmix:
+        return "--cutmix pastes parts of images, which features do not have"
+    if found and not opt.views:
+        return f"{found[0]} changes images at random (--views K keeps K versions of each)"
+    mixed = "; --mixup blends features" if opt.mixup else ""
+    if opt.views:
+        how = ", ".join([*found, *(["--flip"] if opt.flip else [])]) or "all alike"
+        text = f"in {opt.views} random versions ({how}){mixed}"
+        return Views(text, opt.views, lambda batch, number, random: augment(random, *batch)[0])
+    if not opt.flip:
+        return Views(f"plain{mixed}", 1, PLAIN.make, augment)
+    return Views(f"plain and mirrored{mixed}", 2, mirrored, augment)
+
+
+def mirrored(batch: tuple[Tensor, ...], number: int, random: Generator) -> Tensor:
+    """Version 0 or 1 of images (N, C, H, W): plain or mirrored, left to right."""
+    return batch[0].flip(3) if number else batch[0]
 
 
 def stored_side(opt: Namespace) -> int:
@@ -100,8 +141,6 @@ def chosen_transforms(opt: Namespace) -> list[v2.Transform]:
     chosen: list[v2.Transform] = []
     if opt.trivial_augment:
         chosen.append(v2.TrivialAugmentWide())
-    if opt.color_jitter:
-        chosen.append(v2.ColorJitter(*[opt.color_jitter] * 3))
     if opt.erasing:
         plain = v2.RandomErasing(opt.erasing, value=GREY)
         chosen.append(EraseByMean(opt.erasing) if opt.images == "stored" else plain)
@@ -165,11 +204,14 @@ def mix(
     """Mixes each image of a batch with the one before it: `--mixup`, `--cutmix`, one of them not 0.
 
     The seed of `random` decides. Images are (N, C, S, S), labels int64 (N,); returns float32
-    (N, C, S, S) in the same unit, and the share of each class, float32 (N, K).
+    (N, C, S, S) in the same unit, and the share of each class, float32 (N, K). Features,
+    (N, D) of any float type, take the place of images for mixup.
     """
     kinds = ((v2.MixUp, opt.mixup), (v2.CutMix, opt.cutmix))
     mixing = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha]
     # They draw on the CPU, wherever the batch is, so a GPU is not waited for. The seed alone would
     # give the very numbers that have chosen the images to mirror.
     seed_all(torch.device("cpu"), random.initial_seed(), "mix")
-    return v2.RandomChoice(mixing)(images.float(), labels)
+    shape = images.shape if images.dim() == 4 else (*images.shape, 1, 1)
+    mixed, shares = v2.RandomChoice(mixing)(images.float().reshape(shape), labels)
+    return mixed.reshape(images.shape), shares
