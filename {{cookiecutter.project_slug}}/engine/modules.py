@@ -225,7 +225,7 @@ class Frozen(nn.Module):
         return isinstance(whole, Tensor) and whole.shape == own.shape and whole.equal(own)
 
 
-class _AtHead(Exception):  # noqa: N818  # no error
+class _AtHead(Exception):
     """A head is about to be called, with what is in `args`."""
 
 

@@ -150,7 +150,7 @@ class RunDir:
         path = self.path / "environment.txt"  # a block for each start
         earlier = os.fsdecode(path.read_bytes()) + "\n" if path.exists() else ""
         facts = {**environment(), **self.notes}
-        facts["resumed after step"] = self.checkpoints.resumed_after
+        facts["resumed after step"] = str(self.checkpoints.resumed_after)
         if self.weights and not self.checkpoints.resumed_after:
             facts[WEIGHTS] = f"{self.weights} {self.opt.weights}"
         _write(path, earlier + "".join(f"{name}: {value}\n" for name, value in facts.items()))

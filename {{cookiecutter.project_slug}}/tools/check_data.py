@@ -1,6 +1,7 @@
 """Looks at every image of a data set before a run does.
 
     python -m tools.check_data my_images
+    python -m tools.check_data --help
 
 Lists what would stop a run (exit status 2 if there is any) and what may spoil it: near copies and
 equal images in two splits, files that are not used, images that lose something when they are read.
@@ -33,9 +34,11 @@ from engine.data import files
 from engine.data.images import inspect_image
 from engine.data.stored import Form, as_values, read_stored
 from engine.devices import cores
+from model import Model
 from engine.report.grids import as_rgb
 from task.checks import (
     DATASET_KEYS,
+    FURTHER,
     KIND,
     TARGETS,
     check_split,
@@ -73,6 +76,8 @@ def main() -> int:
     default = dataset.BUILT_IN
     parser.add_argument("data", nargs="?", default=default, help="folder with train/ and so on")
     add_reading_options(parser)
+    for further in FURTHER:
+        further.add_option(parser)
     opt = parser.parse_args()
     folder = dataset.data_dir(opt.data)
     faults, notes = list[str](), list[str]()  # what would stop a run; what may spoil it
@@ -91,6 +96,9 @@ def main() -> int:
         check_together({split.title: split.found for split in splits}, faults, notes)
     note_twins(splits, notes)
     note_near_copies(splits, notes)
+    for further in FURTHER:
+        with files.collecting(faults):
+            notes[:0] = further.look(opt, folder, Model, dataset.eval_set)
     for split in splits:
         print(describe(split))
     if small := sum(len(split.sizes) - len(split.pictures) for split in splits):

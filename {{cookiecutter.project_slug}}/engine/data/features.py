@@ -91,7 +91,8 @@ class FeatureSet(Dataset):
 
     def with_images(self, indices: Tensor) -> Batch:
         """The samples with their images, which are decoded, to be shown."""
-        return SeededDataset(self.data_set).__getitems__((indices.cpu(), torch.arange(len(indices))))
+        keys = indices.cpu(), torch.arange(len(indices))
+        return SeededDataset(self.data_set).__getitems__(keys)
 
     def to(self, device: torch.device) -> None:
         """Moves the features to the memory of a device."""
@@ -140,9 +141,9 @@ def use_features(
             return data_sets
         train_set = first.keep(data_sets[0], data_sets[0].views)
         val_set = first.keep(data_sets[1], PLAIN)
-    took = f"computed in {time.perf_counter() - begun:.1f} s" if first.computed else "from the cache"
-    sizes = f"{len(train_set):,} + {len(val_set):,} images"
-    terminal.say(f"features: of {sizes}, {data_sets[0].views.text}, {took}")
+    took = f"computed in {time.perf_counter() - begun:.1f} s"
+    sizes = f"{len(train_set):,} + {len(val_set):,} images, {data_sets[0].views.text}"
+    terminal.say(f"features: {sizes}, {took if first.computed else 'from the cache'}")
     if judge := getattr(model, "judge_features", None):
         every = [one.batch(torch.arange(len(one))) for one in (train_set, val_set)]
         run.notes["features"] = run.world.broadcast(lambda: judge(*every))
@@ -264,7 +265,7 @@ class _FirstPass:
         seed = None if views.augment else self.opt.seed
         made_of = [self.made_of, self.weights, views.text, shape, seed, data_set.fingerprint()]
         digest = hashlib.sha256(repr([*made_of, *(one.name() for one in images)]).encode())
-        digest.update(_bytes(first).numpy())
+        digest.update(_bytes(first).numpy().tobytes())
         path = folder and folder / f"features-{digest.hexdigest()[:16]}{FEATURES}"
         problem = _problem(path, math.prod(shape)) if path and local_rank() == 0 else ""
         if found := next(filter(None, self.world.all_gather_object(problem)), ""):
@@ -281,6 +282,7 @@ class _FirstPass:
         sampler = _ViewSampler(shape[0], BLOCK, world.rank, world.size, times, opt.seed)
         loader = Loader(data_set, sampler, self.amp.device, opt.workers, opt.prefetch)
         bar = terminal.bar(desc="features", total=shape[0], leave=False, disable=world.rank > 0)
+        batch: Batch = ()
         with loader, loader.batches() as batches, bar:
             for start in range(0, shape[0], each):
                 own, first = torch.zeros(BLOCK, *shape[1:], dtype=torch.uint8), start
@@ -322,7 +324,7 @@ def _digest(model: nn.Module, head: nn.Module) -> str:
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if id(value) not in left_out:
             found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            found.update(_bytes(value.reshape(1, -1)).numpy())
+            found.update(_bytes(value.reshape(1, -1)).numpy().data)
     return found.hexdigest()
 
 

@@ -42,6 +42,7 @@ from engine.report import grids
 from layers import Normalize
 from task.augmentation import check_eval_size
 from task.classes import count_confusion, label_captions
+from task.neighbours import Batch, first_look
 from task.preprocessing import settings
 
 
@@ -115,7 +116,7 @@ class Classifier(nn.Module):
         return {"net": {self.loss_name: self.criterion(self.scores(images), labels)}}
 
     def scores(self, images: Tensor) -> Tensor:
-        """The score (logit) of each class: images (N, 3, H, W), or features (N, D) -> (N, K) float32."""
+        """The score (logit) of each class, (N, K) float32: of images, or of features (N, D)."""
         return self.net(images if images.dim() == 2 else self.normalize(images)).float()
 
     @torch.no_grad()
@@ -132,6 +133,10 @@ class Classifier(nn.Module):
             "accuracy": (scores.argmax(dim=1) == labels).sum(),
             "confusion": count_confusion(scores, labels),
         }
+
+    def judge_features(self, train: Batch, val: Batch) -> str:
+        """What the features of training and validation give before any training, in words."""
+        return first_look(train, val, len(self.classes))
 
     def loss_of_a_guess(self) -> dict[str, float]:
         """The loss if all classes are equally likely, which a new network should be near."""

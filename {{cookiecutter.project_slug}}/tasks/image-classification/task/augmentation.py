@@ -43,7 +43,7 @@ def add_augmentation_options(group: Any) -> None:
     add("--cutmix", type=number(float, 0), default=0.0, metavar="ALPHA",
         help="paste a part of another training image; with --mixup, one of both for each batch")
     add("--views", type=number(int, 0), metavar="K",
-        help="with --freeze, keep the features of K random versions of each training image; 0 keeps "
+        help="with --freeze, keep the features of K random versions of each training image, 0 for "
         "none (default: those of the image, and of its mirror image with --flip)")
     add("--no-features", dest="views", action="store_const", const=0, default=argparse.SUPPRESS,
         help="as --views 0: with --freeze too, compute the whole network in each epoch")

@@ -7,6 +7,7 @@ from pathlib import Path
 from engine.data.files import SPLITS, Listing, collecting, list_splits, nothing
 from engine.data.stored import more_endings
 from engine.errors import shorten
+from task import doubtful
 from task.classes import check_classes, check_divisible, list_classes, read_classes
 from task.labels import TABLE, Row, Table
 from task.names import difference, simple
@@ -14,6 +15,7 @@ from task.names import difference, simple
 KIND = "class"  # what `label` tells of an image
 DATASET_KEYS = ()  # of dataset.json, besides those of every task
 TARGETS = ()  # folders of images that are no inputs of the network
+FURTHER = (doubtful,)  # modules with an option for more that is looked for
 UNBALANCED = 10  # the ratio of the largest class to the smallest from which on it is noted
 
 

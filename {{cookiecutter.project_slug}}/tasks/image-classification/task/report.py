@@ -140,7 +140,10 @@ def write_report(
         *_confusion_sections(results, matrix),
         _calibration_section(results),
     ]
-    verdict = _verdict(metrics, results) + (_against(report, results) if report.against else [])
+    verdict = _verdict(metrics, results)
+    if first := [start["features"] for start in report.records.starts if "features" in start]:
+        verdict.append(element("p", f"Without a training, on the same features: {first[-1]}."))
+    verdict += _against(report, results) if report.against else []
     report.write(verdict, sections, pairs={"loss": loss})
 
 

@@ -12,6 +12,7 @@ from task.pairs import choose_images, find_layout, match_names
 KIND = "folder of a pair"  # what `label` tells of an image
 DATASET_KEYS = ("pairs",)  # of dataset.json, besides those of every task
 TARGETS = ("B/",)  # folders of images that are no inputs of the network
+FURTHER = ()  # modules with an option for more that is looked for
 CROP = 64  # the default of --img-size
 PLAIN = Namespace(side_by_side=None, degrade=None)  # a run without these options
 
