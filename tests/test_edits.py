@@ -103,7 +103,7 @@ def replace_classification(project: Project) -> None:
         ("    weight = balanced_weights(counts) if opt.balance else None\n", ""),
         ('    if opt.loss == "focal":\n...CrossEntropy(weight, opt.label_smoothing)\n', ""),
     )
-    taken = ("blocks", "padding", "norm", "dropout", "label-smoothing")
+    taken = ("blocks", "norm", "dropout", "label-smoothing")
     replace(
         project,
         "options.py",

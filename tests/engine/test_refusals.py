@@ -41,7 +41,6 @@ def test_a_dataset_json_of_another_kind(
         (["--keep=1"], "--keep"),
         (["--seed=-1"], "--seed"),
         (["--norm=layer"], "--norm"),
-        (["--padding=mirror"], "--padding"),
         (["--optimizer=lion"], "--optimizer"),
         (["--schedule=step"], "--schedule"),
         (["--precision=fp8"], "--precision"),

@@ -153,11 +153,11 @@ def test_an_image_size_that_the_network_cannot_take(
     assert "--img-size" in train_refuses(capsys, *words, "--img-size=32", "--run-dir=run")
 
 
-def test_images_too_small_for_a_reflected_border(
+def test_images_too_small_for_instance_norm(
     small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     needs("networks.SimpleNetwork")
-    words = [*small, "--network=simple", "--padding=reflect", "--img-size=4", "--run-dir=run"]
+    words = [*small, "--network=simple", "--norm=instance", "--img-size=4", "--run-dir=run"]
     assert "--img-size" in train_refuses(capsys, *words)
 
 
