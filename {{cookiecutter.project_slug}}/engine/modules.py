@@ -173,8 +173,9 @@ class Frozen(nn.Module):
             return super().forward(*inputs, **named)
         if dim == 2:
             return self._apply_tail(images)
-        self.frozen_features = self._compute_features(images)
-        return self._apply_tail(self.frozen_features)
+        features = self._compute_features(images)
+        self.frozen_features = features.clone()  # dropout may change them in place
+        return self._apply_tail(features)
 
     def _apply_tail(self, features: Any) -> Tensor:
         for name in self.frozen_tail:

@@ -247,7 +247,7 @@ def test_features_do_not_depend_on_the_batch(name: str) -> None:
     images = torch.rand(19, 3, 224, 224) if name == "vit_b_32" else torch.rand(35, 3, 40, 40)
     network.train()(images)
     expected, order = network.frozen_features, torch.randperm(len(images))
-    for places in (*order.split(1), *order.split(7), order):
+    for places in (*order[:3].split(1), *order.split(7), order):
         network(images[places])
         assert network.frozen_features.equal(expected[places])
 
