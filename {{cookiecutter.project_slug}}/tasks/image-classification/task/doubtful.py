@@ -1,5 +1,6 @@
 """tools/check_data.py --checkpoint: images whose label their neighbours do not have."""
 
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from functools import partial
@@ -27,17 +28,19 @@ SHEET, TABLE = "doubtful.png", "doubtful.csv"
 def add_option(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", metavar="PATH", type=find_checkpoint,
-        help="a checkpoint, or a run folder for its best.pt: its network finds labels of train/ "
+        help="a checkpoint, or a run folder for its best.pt: its network finds labels "
         f"that are perhaps wrong, for {SHEET} and {TABLE} in the run folder",
     )  # fmt: skip
 
 
 def look(opt: Namespace, folder: Path, model_class: Any, eval_set: Callable[..., Any]) -> list[str]:
-    """Writes a sheet and a table of the doubtful labels in train/; returns a note that counts them.
+    """Writes a sheet and a table of doubtful labels; returns a note that counts them.
+
+    The images are those of training and validation.
 
     Args:
         opt: The options of tools/check_data.py.
-        folder: The folder that holds train/.
+        folder: The folder for `--data`.
         model_class: The model; its network makes features of images.
         eval_set: That of dataset.py.
 
@@ -51,12 +54,10 @@ def look(opt: Namespace, folder: Path, model_class: Any, eval_set: Callable[...,
     model, trained_with = model_class.from_checkpoint(opt.checkpoint)
     modules.to_device(model, device, freeze=True).eval()
     trained_with = Namespace(**{**vars(trained_with), "data": str(folder)})
-    sets = [eval_set(trained_with, model.info, "train")]
-    if not (folder / "val").is_dir():  # else the part that was set aside belongs to train/ too
-        sets.append(eval_set(trained_with, model.info, "val"))
+    sets = [eval_set(trained_with, model.info, split) for split in ("train", "val")]
     features, labels = map(torch.cat, zip(*(_features(model, s, amp) for s in sets), strict=True))
     places = [(one, i) for one in sets for i in range(len(one))]
-    names = [name for one in sets for name in one.names()]
+    names = [os.path.relpath(one.root / name, folder) for one in sets for name in one.names()]
     order, classes, shares = doubtful(features, labels, len(model.classes))
     if not len(order):
         return []
@@ -78,7 +79,7 @@ def look(opt: Namespace, folder: Path, model_class: Any, eval_set: Callable[...,
         save_png(picture, run / SHEET)
     first = shorten([row[0] for row in rows[1:]], 3)
     return [
-        f"{folder / 'train'}: {len(order)} of {len(names)} images have another label than most of "
+        f"{folder}: {len(order)} of {len(names)} images have another label than most of "
         f"those that look like them to {opt.checkpoint}: {first}; look at {run / SHEET}, and at "
         f"{TABLE} for all, the most doubtful first"
     ]

@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from engine.data.files import Listing, collecting, list_splits
 from engine.data.stored import more_endings
@@ -12,7 +13,7 @@ from task.pairs import choose_images, find_layout, match_names
 KIND = "folder of a pair"  # what `label` tells of an image
 DATASET_KEYS = ("pairs",)  # of dataset.json, besides those of every task
 TARGETS = ("B/",)  # folders of images that are no inputs of the network
-FURTHER = ()  # modules with an option for more that is looked for
+FURTHER: tuple[Any, ...] = ()  # modules with an option for more that is looked for
 CROP = 64  # the default of --img-size
 PLAIN = Namespace(side_by_side=None, degrade=None)  # a run without these options
 
