@@ -69,8 +69,7 @@ def evaluate(
             with amp.autocast():
                 sums = {**model.compute_sums(*batch)}
                 if not parts and world.rank == 0:
-                    draw = lambda: model.image_grid(*loader.shown(batch))  # noqa: B023,E731
-                    grid = attempt(draw, "image val/images")
+                    grid = attempt(partial(_draw, model, loader, batch), "image val/images")
             for name in [name for name, value in sums.items() if _is_integer(value)]:
                 counts[name] = counts.get(name, 0) + sums.pop(name).long()
             parts.append(sums)
@@ -84,6 +83,12 @@ def evaluate(
     figures = partial(attempt, lambda: model.figures(totals), "figures of the validation")
     metrics.draw = lambda: {**shown, **(figures() or {})}
     return metrics
+
+
+def _draw(model: Any, loader: Loader, batch: Batch) -> Tensor:
+    """An image of the first batch; if it has features, of the images that these stand for."""
+    shown = loader.shown(batch)
+    return model.image_grid(*batch, **({} if shown is batch else {"shown": shown[0]}))
 
 
 def _is_integer(value: Tensor | Rows) -> bool:

@@ -94,9 +94,15 @@ class FeatureSet(Dataset):
         keys = indices.cpu(), torch.arange(len(indices))
         return SeededDataset(self.data_set).__getitems__(keys)
 
-    def to(self, device: torch.device) -> None:
-        """Moves the features to the memory of a device."""
-        self.kept = self.kept.to(device) or self.kept  # a MappedImages moves in place
+    def move_if_few(self, device: torch.device) -> None:
+        """Keeps the features on the GPU if they take an eighth of its free memory at most."""
+        values = self.kept if isinstance(self.kept, Tensor) else self.kept.values
+        if values.nbytes >= torch.cuda.mem_get_info(device)[0] / 8:
+            return
+        if isinstance(self.kept, Tensor):
+            self.kept = self.kept.to(device)
+        else:
+            self.kept.to(device)
 
 
 def choose(features: Tensor, random: Generator) -> Tensor:
@@ -149,8 +155,7 @@ def use_features(
         run.notes["features"] = run.world.broadcast(lambda: judge(*every))
         terminal.say(f"features: {run.notes['features']}")
     for one in (train_set, val_set) if amp.device.type == "cuda" else ():
-        if len(one) * one[0][0].nbytes < torch.cuda.mem_get_info(amp.device)[0] / 8:
-            one.to(amp.device)
+        one.move_if_few(amp.device)
     return train_set, val_set
 
 
@@ -166,6 +171,7 @@ class _FirstPass:
         self.made_of = {k: v for k, v in environment.items() if k not in NOT_IN_NAME}
         self.weights = _digest(model, head_of(self.network)[0])
         self.computed = False
+        self.known: dict[int, Tensor] = {}  # features of the first images, by the id of a data set
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -192,11 +198,13 @@ class _FirstPass:
         if isinstance(train_set.views, str):
             return str(train_set.views)
         batch, again = self._first(train_set), self._first(train_set, seeds=BLOCK)
-        features = self.features(batch)
-        if features is None:
+        losses = self._losses(batch)
+        features = getattr(self.network, "frozen_features", None)
+        if not isinstance(features, Tensor):
             return f"{type(self.network).__name__} is not its last layer applied to vectors"
         with suppress(Exception):  # a model that knows nothing of features may raise anything
-            if self._losses(batch) == self._losses((features, *batch[1:])):
+            if losses == self._losses((features, *batch[1:])):
+                self.known[id(train_set)] = features
                 return self._other_changes(train_set.views, batch, again, features)
         return "the model does not take vectors in the place of images (see docs/task.md)"
 
@@ -208,10 +216,11 @@ class _FirstPass:
             return "the samples of dataset.py are random (--views K keeps K of each)"
         random = [generator(self.amp.device, "features") for _ in range(2)]
         changed, *targets = views.augment(random[0], *batch)
-        versions = [self.version(views, i, batch, 0) for i in range(views.count)]
-        stack = torch.stack([features if i == 0 else v for i, v in enumerate(versions)], dim=1)
-        expected = views.augment(random[1], stack if views.count > 1 else features, *batch[1:])[0]
-        if not expected.equal(self.features((changed, *targets))):
+        more = [self.version(views, i, batch, 0) for i in range(1, views.count)]
+        stack = torch.stack([features, *more], dim=1) if more else features
+        expected = views.augment(random[1], stack, *batch[1:])[0]
+        same = changed.equal(batch[0])
+        if not expected.equal(features if same else self.features((changed, *targets))):
             return "augment of dataset.py does more than mirror images (--views K keeps K of each)"
         return ""
 
@@ -239,7 +248,9 @@ class _FirstPass:
 
     def keep(self, data_set: Any, views: Views) -> FeatureSet:
         """The data set with the features of its images, from a file or computed now."""
-        first = self.version(views, 0, self._first(data_set), 0)
+        first = self.known.get(id(data_set))
+        if first is None or views.augment is None:
+            first = self.version(views, 0, self._first(data_set), 0)
         shape = len(data_set), views.count, first[0].nbytes
         path = self._path(data_set, views, first, shape)
         found = open_whole(path) if path else None
@@ -248,7 +259,7 @@ class _FirstPass:
                 os.utime(path)  # it is in use
             return FeatureSet(data_set, cast(MappedImages, found), first.dtype)
         self.computed = True
-        rounds = self._rounds(data_set, views, shape)
+        rounds = self._rounds(data_set, views, shape, None if views.augment is None else first)
         if path is None:
             return FeatureSet(data_set, torch.cat(list(rounds))[..., None], first.dtype)
         if local_rank() == 0:
@@ -272,10 +283,13 @@ class _FirstPass:
             terminal.warn(f"{found}: features are kept in memory; --cache DIR keeps them elsewhere")
         return None if found else path
 
-    def _rounds(self, data_set: Any, views: Views, shape: Shape) -> Iterator[Tensor]:
+    def _rounds(
+        self, data_set: Any, views: Views, shape: Shape, known: Tensor | None
+    ) -> Iterator[Tensor]:
         """The bytes of features in the order of the data set, uint8 (up to BLOCK x W, V, bytes).
 
-        Each of the W processes computes a block of each round.
+        Each of the W processes computes a block of each round, but for the first block of plain
+        images, if it is `known`.
         """
         world, opt, random = self.world, self.opt, views.augment is None
         times, each = views.count if random else 1, BLOCK * world.size
@@ -289,8 +303,9 @@ class _FirstPass:
                 first += world.rank * BLOCK
                 for number in range(views.count if first < shape[0] else 0):
                     batch = next(batches) if random or number == 0 else batch
-                    found = _bytes(self.version(views, number, batch, first))
-                    own[: len(found), number] = found
+                    found = known if first == number == 0 else None
+                    found = self.version(views, number, batch, first) if found is None else found
+                    own[: len(found), number] = _bytes(found)
                 yield world.all_gather(own)[: shape[0] - start]
                 bar.update(min(each, shape[0] - start))
 

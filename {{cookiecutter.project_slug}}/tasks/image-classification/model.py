@@ -151,11 +151,15 @@ class Classifier(nn.Module):
         title = "row: true class, column: predicted, in the same order"
         return {"confusion": grids.draw_counts(totals["confusion"], self.classes, title)}
 
-    def image_grid(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Up to 64 images, with classes and in evaluation wrong predictions: uint8 (3, H, W)."""
-        columns = grids.grid_columns(images)
-        images, labels = images[: columns**2], labels[: columns**2]
-        shown = grids.as_rgb(images, self.form.depth != "uint8")
+    def image_grid(self, images: Tensor, labels: Tensor, shown: Tensor | None = None) -> Tensor:
+        """Up to 64 images, with classes and in evaluation wrong predictions: uint8 (3, H, W).
+
+        If `images` are features, `shown` are the images that these stand for.
+        """
+        shown = images if shown is None else shown
+        columns = grids.grid_columns(shown)
+        images, labels, shown = (part[: columns**2] for part in (images, labels, shown))
+        shown = grids.as_rgb(shown, self.form.depth != "uint8")
         predicted = None if self.training else self.scores(images).argmax(dim=1)
         captions = label_captions(labels, self.classes, predicted)
         return grids.captioned_grid(shown, captions, columns)
