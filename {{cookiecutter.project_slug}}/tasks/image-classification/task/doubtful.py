@@ -49,13 +49,10 @@ def look(opt: Namespace, folder: Path, model_class: Any, eval_set: Callable[...,
     """
     if opt.checkpoint is None:
         return []
-    device = devices.pick_device("auto")
-    amp = devices.Amp("auto", device)
     model, trained_with = model_class.from_checkpoint(opt.checkpoint)
-    modules.to_device(model, device, freeze=True).eval()
     trained_with = Namespace(**{**vars(trained_with), "data": str(folder)})
     sets = [eval_set(trained_with, model.info, split) for split in ("train", "val")]
-    features, labels = map(torch.cat, zip(*(_features(model, s, amp) for s in sets), strict=True))
+    features, labels = map(torch.cat, zip(*(_features(model, one) for one in sets), strict=True))
     places = [(one, i) for one in sets for i in range(len(one))]
     names = [os.path.relpath(one.root / name, folder) for one in sets for name in one.names()]
     order, classes, shares = doubtful(features, labels, len(model.classes))
@@ -69,25 +66,28 @@ def look(opt: Namespace, folder: Path, model_class: Any, eval_set: Callable[...,
         rows.append((names[i], known[labels[i]], known[other], f"{own:.3f}", f"{most:.3f}"))
     write_atomically(run / TABLE, lambda file: file.write(csv_content(rows)))
     shown = [places[i] for i in order[:SHOWN].tolist()]
-    images = [one[i][0] for one, i in shown]
-    captions = [
-        f"{drawable(row[1])}?\n{drawable(row[2])} ({float(row[4]):.0%})"
-        for row in rows[1 : len(images) + 1]
-    ]
-    draw = partial(captioned_grid, images, captions, columns=8, cell=110)
-    if (picture := terminal.attempt(draw, SHEET)) is not None:
-        save_png(picture, run / SHEET)
+    _save_sheet(run / SHEET, [one[i][0] for one, i in shown], rows[1 : len(shown) + 1])
     first = shorten([row[0] for row in rows[1:]], 3)
     return [
-        f"{folder}: {len(order)} of {len(names)} images have another label than most of "
-        f"those that look like them to {opt.checkpoint}: {first}; look at {run / SHEET}, and at "
-        f"{TABLE} for all, the most doubtful first"
+        f"{folder}: {len(order)} of {len(names)} images have another label than most of those that "
+        f"look like them to {opt.checkpoint}: {first}; look at {run / SHEET}, and at {TABLE} for "
+        "all, the most doubtful first"
     ]
+
+
+def _save_sheet(path: Path, images: list[Tensor], rows: list[tuple[str, ...]]) -> None:
+    """Draws images (3, H, W), each with its label and that of its neighbours."""
+    captions = [f"{drawable(row[1])}?\n{drawable(row[2])} ({float(row[4]):.0%})" for row in rows]
+    draw = partial(captioned_grid, images, captions, columns=8, cell=110)
+    if (picture := terminal.attempt(draw, SHEET)) is not None:
+        save_png(picture, path)
 
 
 @torch.no_grad()
-def _features(model: Any, data_set: Any, amp: devices.Amp) -> tuple[Tensor, Tensor]:
+def _features(model: Any, data_set: Any) -> tuple[Tensor, Tensor]:
     """The features of all images, float32 (N, D), and their labels, on the CPU."""
+    amp = devices.Amp("auto", devices.pick_device("auto"))
+    modules.to_device(model, amp.device, freeze=True).eval()
     network, features, labels = next(iter(model.networks().values())), [], []
     sampler = EvalBatchSampler(len(data_set), 128)
     loader = Loader(data_set, sampler, amp.device, None, 2)
