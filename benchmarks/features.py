@@ -5,8 +5,8 @@
 
 Plain and mirrored images (--no-flip, --flip), each with features and with --no-features, in a new
 process, from a saved random state dict, with nothing in the cache of features. Printed are the
-seconds from the start of the first pass to the end of the last step, those of validations, saves
-and the first look at the features left out; the seconds of the whole program; and whether both ended
+seconds from the start of the first pass to the end of the last step, without those of validations,
+saves and the first look at the features; the seconds of the whole program; and whether both ended
 with the same weights, bit for bit. What comes after `--` are options of train.py.
 """
 

@@ -34,8 +34,8 @@ from engine.data import files
 from engine.data.images import inspect_image
 from engine.data.stored import Form, as_values, read_stored
 from engine.devices import cores
-from model import Model
 from engine.report.grids import as_rgb
+from model import Model
 from task.checks import (
     DATASET_KEYS,
     FURTHER,

@@ -50,18 +50,28 @@ class Views:
     Attributes:
         text: What they are, with the options that they depend on.
         count: How many there are.
-        make: From a batch (images, *targets), the number of a version and a generator to images.
-        augment: Changes a batch, drawing from a generator, but does not blend images: it has to
-            take one of the versions. None if they are drawn at random, each with other seeds.
+        make: (info, generator, number of a version, *batch) -> the images of that version.
+        augment: (info, generator, *batch) -> the batch, changed at random as in training, but not
+            blended: it has to take one of the versions. None if these are drawn at random, each
+            with other seeds.
     """
 
     text: str
     count: int
-    make: Callable[[Batch, int, Generator], Tensor]
+    make: Callable[..., Tensor]
     augment: Callable[..., Batch] | None = None
 
 
-PLAIN = Views("plain", 1, lambda batch, number, random: batch[0], lambda random, *batch: batch)
+# Functions of a module, since worker processes may get the data set, and its views, by pickle.
+def _plain(info: Any, random: Generator, number: int, *batch: Tensor) -> Tensor:
+    return batch[0]
+
+
+def _unchanged(info: Any, random: Generator, *batch: Tensor) -> Batch:
+    return batch
+
+
+PLAIN = Views("plain", 1, _plain, _unchanged)
 
 
 class FeatureSet(Dataset):
@@ -215,10 +225,11 @@ class _FirstPass:
         if not batch[0].equal(again[0]):
             return "the samples of dataset.py are random (--views K keeps K of each)"
         random = [generator(self.amp.device, "features") for _ in range(2)]
-        changed, *targets = views.augment(random[0], *batch)
+        info = self.model.info
+        changed, *targets = views.augment(info, random[0], *batch)
         more = [self.version(views, i, batch, 0) for i in range(1, views.count)]
         stack = torch.stack([features, *more], dim=1) if more else features
-        expected = views.augment(random[1], stack, *batch[1:])[0]
+        expected = views.augment(info, random[1], stack, *batch[1:])[0]
         same = changed.equal(batch[0])
         if not expected.equal(features if same else self.features((changed, *targets))):
             return "augment of dataset.py does more than mirror images (--views K keeps K of each)"
@@ -244,7 +255,8 @@ class _FirstPass:
     def version(self, views: Views, number: int, batch: Batch, first: int) -> Tensor:
         """The features of a version of images, the first of which has the index `first`."""
         random = generator(self.amp.device, self.opt.seed, "view", number, first)
-        return self.features((views.make(batch, number, random), *batch[1:]))
+        images = views.make(self.model.info, random, number, *batch)
+        return self.features((images, *batch[1:]))
 
     def keep(self, data_set: Any, views: Views) -> FeatureSet:
         """The data set with the features of its images, from a file or computed now."""

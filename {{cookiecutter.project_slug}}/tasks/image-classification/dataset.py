@@ -25,7 +25,7 @@ from engine.data import stored
 from engine.data.cache import CachedImages
 from engine.data.features import PLAIN, Views, choose
 from engine.data.files import SerializedList, list_images, warn_shared, warn_unused
-from engine.data.images import flip, image_size, read_image
+from engine.data.images import flip, read_image
 from engine.data.splits import check_apart, find_groups, refuse_fold, set_aside, without_groups
 from engine.data.stored import Form, as_values, by_channel, more_endings, read_stored
 from engine.errors import BadInput
@@ -48,8 +48,9 @@ from task.classes import (
     read_classes,
     warn_one_sided,
 )
+from task.describe import describe_images
 from task.labels import TABLE, Table, below_split
-from task.preprocessing import describe_preprocessing, is_whole, resize
+from task.preprocessing import is_whole, resize
 from tools.digits import unpack_digits
 
 BUILT_IN = "data/digits"  # the images that come with the project
@@ -112,13 +113,11 @@ def augment(
         opt: The options.
         info: That of the data set and of the model.
         random: The generator to draw from, on the device.
-        images: uint8 (N, 3, S, S), or as `random_transforms` return them; or features, (N, D) or
-            (N, V, D) of V versions (see `Views`).
+        images: uint8 (N, 3, S, S), or as `random_transforms` return; or features (N, [V,] D).
         labels: int64 (N,).
 
     Returns:
-        The same, of one version; of mixed images float32, and the share of each class, float32
-        (N, K).
+        The same, of one of V versions; mixed ones float32, with shares of classes, float32 (N, K).
     """
     if images.dim() < 4:
         images = choose(images, random)
@@ -160,7 +159,7 @@ def train_and_val(  # of ClassFolders, or a data set of your own
         train_set.strata = train_set.labels
     check_colours(opt, train_set.form)
     alone = Namespace(**{**vars(opt), "mixup": 0, "cutmix": 0})
-    train_set.views = stored_views(opt, partial(augment, alone, train_set.info))
+    train_set.views = stored_views(opt, partial(augment, alone))
     check_transforms(train_set, opt)
     return train_set, val_set
 
@@ -335,23 +334,7 @@ def describe(train_set: Any, val_set: Any, opt: Namespace) -> str:
     ours = isinstance(train_set, ClassFolders)
     classes = train_set.counts() if ours else train_set.info["classes"]
     text = f"data: {opt.data}, {len(classes)} classes, {counts}"
-    if not ours:
-        return text
-    first = train_set.root / train_set.images.files[int(train_set.rows[0])]
-    width, height = stored.stored_size(first, opt.axes) if train_set.form else image_size(first)
-    if train_set.strata is not None:
-        rare, times = min(classes, key=classes.__getitem__), len(train_set) / len(classes)
-        text += (
-            f"\ndraws: about {times:,.0f} of each class in an epoch, each image of {rare} about "
-            f"{times / classes[rare]:,.1f} times (--sample {opt.sample})"
-        )
-    if train_set.weights is not None:
-        text += f"\ndraws: as likely as the weights in {TABLE} say"
-    if train_set.groups is not None:
-        groups = [len({*(part.groups or ())}) for part in (train_set, val_set)]
-        text += f"\ngroups: {groups[0]:,} to train on, {groups[1]:,} to validate on"
-    seen = f", {train_set.form}" if train_set.form else ""
-    return text + describe_preprocessing(opt, width, height, seen)
+    return text + describe_images(train_set, val_set, classes, opt) if ours else text
 
 
 def data_dir(name: str) -> Path:

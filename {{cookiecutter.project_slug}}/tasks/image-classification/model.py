@@ -152,10 +152,7 @@ class Classifier(nn.Module):
         return {"confusion": grids.draw_counts(totals["confusion"], self.classes, title)}
 
     def image_grid(self, images: Tensor, labels: Tensor, shown: Tensor | None = None) -> Tensor:
-        """Up to 64 images, with classes and in evaluation wrong predictions: uint8 (3, H, W).
-
-        If `images` are features, `shown` are the images that these stand for.
-        """
+        """Up to 64 images with classes, also wrong ones; `shown` if `images` are their features."""
         shown = images if shown is None else shown
         columns = grids.grid_columns(shown)
         images, labels, shown = (part[: columns**2] for part in (images, labels, shown))

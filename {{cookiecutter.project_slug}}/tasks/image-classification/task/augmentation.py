@@ -7,6 +7,7 @@ engine/data/sampler.py) and in `mix`, so runs stay exact.
 import argparse
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ def stored_views(opt: Namespace, augment: Callable[..., Any]) -> Views | str:
 
     Args:
         opt: The options.
-        augment: The random changes of a batch, (random, images, labels) -> the same, unmixed.
+        augment: The random changes of a batch, (info, random, images, labels) -> the same, unmixed.
     """
     endless = {
         f"--crop-min {opt.crop_min}": opt.resize == "crop",
@@ -92,15 +93,23 @@ def stored_views(opt: Namespace, augment: Callable[..., Any]) -> Views | str:
     if opt.views:
         how = ", ".join([*found, *(["--flip"] if opt.flip else [])]) or "all alike"
         text = f"in {opt.views} random versions ({how}){mixed}"
-        return Views(text, opt.views, lambda batch, number, random: augment(random, *batch)[0])
+        return Views(text, opt.views, partial(changed, augment))
     if not opt.flip:
         return Views(f"plain{mixed}", 1, PLAIN.make, augment)
     return Views(f"plain and mirrored{mixed}", 2, mirrored, augment)
 
 
-def mirrored(batch: tuple[Tensor, ...], number: int, random: Generator) -> Tensor:
+# Functions of a module, since worker processes may get the data set, and its views, by pickle.
+def mirrored(info: Any, random: Generator, number: int, *batch: Tensor) -> Tensor:
     """Version 0 or 1 of images (N, C, H, W): plain or mirrored, left to right."""
     return batch[0].flip(3) if number else batch[0]
+
+
+def changed(
+    augment: Callable[..., Any], info: Any, random: Generator, number: int, *batch: Tensor
+) -> Tensor:
+    """A random version of images, by the random changes of a batch."""
+    return augment(info, random, *batch)[0]
 
 
 def stored_side(opt: Namespace) -> int:
@@ -166,11 +175,10 @@ def check_colours(opt: Namespace, form: Form | None) -> None:
     """Raises BadInput if options change colours, and images of a form have no such."""
     if form is None or form.is_rgb:
         return
-    flags = {"--trivial-augment": opt.trivial_augment, "--color-jitter": opt.color_jitter}
-    if asked := [flag for flag, value in flags.items() if value]:
+    if opt.trivial_augment:
         raise BadInput(
-            f"{asked[0]}: changes the colours of RGB of 8 bits, and {form.of} has {form}; leave it "
-            "out"
+            f"--trivial-augment: changes the colours of RGB of 8 bits, and {form.of} has {form}; "
+            "leave it out"
         )
 
 

@@ -2,7 +2,7 @@
 
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def look(opt: Namespace, folder: Path, model_class: Any, eval_set: Callable[...,
     ]
 
 
-def _save_sheet(path: Path, images: list[Tensor], rows: list[tuple[str, ...]]) -> None:
+def _save_sheet(path: Path, images: list[Tensor], rows: Sequence[tuple[str, ...]]) -> None:
     """Draws images (3, H, W), each with its label and that of its neighbours."""
     captions = [f"{drawable(row[1])}?\n{drawable(row[2])} ({float(row[4]):.0%})" for row in rows]
     draw = partial(captioned_grid, images, captions, columns=8, cell=110)
