@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     opt = parser.parse_args(words[:own])
     print(", ".join(f"{name} {value}" for name, value in describe().items()), flush=True)
-    data = make(Images("jpeg", opt.images), ROOT / "benchmarks" / "data")
+    data = make(Images("jpeg", opt.images), ROOT / "benchmarks" / "data_cache")
     with tempfile.TemporaryDirectory() as scratch:
         project = render(Path(scratch))
         torch.manual_seed(0)
