@@ -20,7 +20,7 @@ COLUMNS = {  # titles of what is measured; the first one that a case has is draw
     "setup_s": "until the first step, s",
 }
 AUGMENTED = (  # the options of the case `augmentation`
-    *("resize=crop", "trivial-augment", "erasing=1"),
+    *("resize=crop", "trivial-augment", "color-jitter=0.4", "erasing=1"),
     *("mixup=0.2", "cutmix=1", "shift=4"),
 )
 WANTED = {  # by case: the least ratio of the first contender to the second

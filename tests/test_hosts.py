@@ -17,7 +17,7 @@ from test_processes import SMALL, assert_same
 CABLE = {"pt-a": ("pt-va", "10.99.0.1"), "pt-b": ("pt-vb", "10.99.0.2")}
 FLAGS = [*SMALL["image-classification"], "--accumulate=2", "--batch-size=32", "--threads=1"]
 FLAGS += ["--save-every=5", "--log-every=1"]
-TIMEOUT = 60  # seconds after which a process gives up the others
+TIMEOUT = 60  # seconds after which a process gives up the others, here
 
 
 def ip(*words: str) -> None:
@@ -54,6 +54,10 @@ def remove_hosts() -> None:
 @pytest.fixture
 def folder(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = Path(shutil.copytree(project.path, tmp_path / "project"))
+    source = copy / "engine/distributed.py"
+    text = source.read_text(encoding="utf-8")
+    assert "TIMEOUT = 300" in text
+    source.write_text(text.replace("TIMEOUT = 300", f"TIMEOUT = {TIMEOUT}"), encoding="utf-8")
     monkeypatch.chdir(copy)
     return copy
 
@@ -112,7 +116,7 @@ def test_two_hosts_give_the_bits_of_one_also_after_the_cable_was_cut(
     run_both(1, "--run-dir=runs/two", "--epochs=3")
     assert_same(Path("runs/two"), Path("runs/one"))
 
-    launchers = start_both(2, "--run-dir=runs/cut", "--epochs=500", f"--timeout={TIMEOUT}")
+    launchers = start_both(2, "--run-dir=runs/cut", "--epochs=500")
     deadline = time.monotonic() + PATIENCE
     while not Path("runs/cut/checkpoints/last.pt").exists():
         assert time.monotonic() < deadline and launchers[0].poll() is None

@@ -430,8 +430,6 @@ def _add_training_machine_options(parser: argparse.ArgumentParser) -> None:
     add = _add_machine_options(parser).add_argument
     add("--threads", type=auto_or(number(int, 1)), metavar="N",
         help="CPU threads of each process (default: auto, its share of the cores)")
-    add("--timeout", type=number(int, 1), default=300, metavar="SECONDS",
-        help="how long the processes of torchrun wait for each other")
     add("--parallel", choices=PARALLEL, default="auto",
         help="without torchrun, divide each batch between the GPUs, for each network (split) or "
         "for networks and losses together (super)")

@@ -36,6 +36,7 @@ LAUNCHERS = (
     *("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"),
     *("PALS_SIZE", "FLUX_JOB_SIZE", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE"),
 )
+TIMEOUT = 300  # seconds that processes wait for each other
 LONG = timedelta(days=7)  # the limit where one process may be busy, as with decoding a data set
 
 
@@ -52,7 +53,7 @@ class World:
 
     def init(self, opt: Namespace, device: torch.device) -> None:
         """Initializes the process group; from here on only the first error is printed."""
-        timeout = timedelta(seconds=opt.timeout)
+        timeout = timedelta(seconds=TIMEOUT)
         cuda = device.type == "cuda"
         # Otherwise gloo resolves the host name, which fails on some machines.
         loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
@@ -60,7 +61,7 @@ class World:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
         with _communication(meeting=True):
             store, *_ = next(dist.rendezvous("env://", timeout=timeout))
-            store = dist.PrefixStore(self._agree_on_prefix(store, opt.timeout), store)
+            store = dist.PrefixStore(self._agree_on_prefix(store), store)
             self.store = dist.PrefixStore("run", store)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo",
@@ -75,13 +76,13 @@ class World:
         self._check_code()
         vars(opt).update(self.broadcast(lambda: vars(opt)), device=opt.device)
 
-    def _agree_on_prefix(self, store: dist.Store, timeout: float) -> str:
+    def _agree_on_prefix(self, store: dist.Store) -> str:
         """A prefix for keys that all processes of this start have in common.
 
         After an elastic restart the store still has the keys of the processes that have ended. So
         each process asks process 0 under a random name, and uses the answer to that name alone.
         """
-        mine, end = os.urandom(8).hex(), time.monotonic() + timeout
+        mine, end = os.urandom(8).hex(), time.monotonic() + TIMEOUT
         if self.rank:
             store.set(f"asks {self.rank}", mine)
             prefix = store.get(f"answer to {mine}").decode()

@@ -19,7 +19,7 @@ from engine.weights import load_fitting
 # Options that do not change the weights, or change them by what `environment` holds.
 WITHOUT_EFFECT = (
     *("run_dir", "resume", "workers", "prefetch", "cache", "parallel", "device", "keep", "threads"),
-    *("timeout", "quiet", "patience", "precision", "log_every", "save_every", "val_every"),
+    *("quiet", "patience", "precision", "log_every", "save_every", "val_every"),
     "profile",
 )
 # Keys of a checkpoint that are not networks.

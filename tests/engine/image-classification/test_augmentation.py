@@ -35,6 +35,7 @@ CPU = torch.device("cpu")
 LEVERS = [
     "--resize=crop --crop-min=0.1 --val-img-size=20",
     "--trivial-augment",
+    "--color-jitter=0.4",
     "--erasing=0.5",
     "--mixup=1",
     "--cutmix=1",
@@ -108,16 +109,19 @@ def test_processes_change_nothing(train: Train, small: list[str], photos: Path) 
 
 def test_options_choose_the_transforms() -> None:
     assert chosen_transforms(opt()) == []
-    words = ["--trivial-augment", "--erasing=0.2"]
+    words = ["--trivial-augment", "--color-jitter=0.3", "--erasing=0.2"]
     chosen = chosen_transforms(opt(*words))
     assert [type(transform).__name__ for transform in chosen] == [
         "TrivialAugmentWide",
+        "ColorJitter",
         "RandomErasing",
     ]
+    assert chosen[1].brightness == chosen[1].contrast == chosen[1].saturation == (0.7, 1.3)
+    assert chosen[1].hue is None
 
 
 def test_images_stay_images_and_validation_sees_no_change(images: Path) -> None:
-    words = ["--trivial-augment", "--erasing=1", "--img-size=16"]
+    words = ["--trivial-augment", "--color-jitter=0.9", "--erasing=1", "--img-size=16"]
     changed, val = dataset.train_and_val(opt(f"--data={images}", *words))
     unchanged, plain_val = dataset.train_and_val(opt(f"--data={images}", "--img-size=16"))
     for i in range(len(changed)):
@@ -377,6 +381,7 @@ def test_an_image_is_predicted_as_it_is_tested(train: Train, photos: Path) -> No
         (["--mixup=0.2", "--batch-size=1"], "--mixup: one image cannot be mixed"),
         (["--cutmix=1", "--batch-size=1"], "--cutmix"),
         (["--erasing=1.1"], "--erasing"),
+        (["--color-jitter=2"], "--color-jitter"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

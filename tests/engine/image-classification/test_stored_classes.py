@@ -82,8 +82,9 @@ def test_colour_rgb_of_eight_bits_stored_is_what_it_was(images: Path) -> None:
 
 def test_what_needs_colours_is_refused_for_others(capsys: pytest.CaptureFixture[str]) -> None:
     data = f"--data={write_set(Path('data'))}"
-    line = train_refuses(capsys, data, *SMALL, "--trivial-augment")
-    assert "--trivial-augment: changes the colours of RGB of 8 bits" in line
+    for flag in ("--trivial-augment", "--color-jitter=0.1"):
+        line = train_refuses(capsys, data, *SMALL, flag)
+        assert f"{flag.split('=')[0]}: changes the colours of RGB of 8 bits" in line
     np.save("data/train/dark/other.npy", np.zeros((9, 9, 2), np.uint16))
     for cache in ("on", "off"):
         line = train_refuses(capsys, data, *SMALL, f"--cache={cache}")

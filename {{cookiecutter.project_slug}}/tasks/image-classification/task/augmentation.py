@@ -37,6 +37,8 @@ def add_augmentation_options(group: Any) -> None:
         help="with --resize crop, judge by crops of V x V (default: --img-size)")
     add("--trivial-augment", action=BooleanOptionalAction, default=False,
         help="change each training image by one random operation of TrivialAugmentWide")
+    add("--color-jitter", type=number(float, 0, 1), default=0.0, metavar="STRENGTH",
+        help="change brightness, contrast and saturation by a factor of up to 1 +- STRENGTH")
     add("--erasing", type=number(float, 0, 1), default=0.0, metavar="P",
         help="probability of a grey rectangle in a training image")
     add("--mixup", type=number(float, 0), default=0.0, metavar="ALPHA",
@@ -82,6 +84,7 @@ def stored_views(opt: Namespace, augment: Callable[..., Any]) -> Views | str:
         f"--crop-min {opt.crop_min}": opt.resize == "crop",
         f"--shift {opt.shift}": opt.shift,
         "--trivial-augment": opt.trivial_augment,
+        f"--color-jitter {opt.color_jitter}": opt.color_jitter,
         f"--erasing {opt.erasing}": opt.erasing,
     }
     found = [name for name, on in endless.items() if on]
@@ -150,6 +153,8 @@ def chosen_transforms(opt: Namespace) -> list[v2.Transform]:
     chosen: list[v2.Transform] = []
     if opt.trivial_augment:
         chosen.append(v2.TrivialAugmentWide())
+    if opt.color_jitter:
+        chosen.append(v2.ColorJitter(*[opt.color_jitter] * 3))
     if opt.erasing:
         plain = v2.RandomErasing(opt.erasing, value=GREY)
         chosen.append(EraseByMean(opt.erasing) if opt.images == "stored" else plain)
@@ -175,10 +180,11 @@ def check_colours(opt: Namespace, form: Form | None) -> None:
     """Raises BadInput if options change colours, and images of a form have no such."""
     if form is None or form.is_rgb:
         return
-    if opt.trivial_augment:
+    flags = {"--trivial-augment": opt.trivial_augment, "--color-jitter": opt.color_jitter}
+    if asked := [flag for flag, value in flags.items() if value]:
         raise BadInput(
-            f"--trivial-augment: changes the colours of RGB of 8 bits, and {form.of} has {form}; "
-            "leave it out"
+            f"{asked[0]}: changes the colours of RGB of 8 bits, and {form.of} has {form}; leave it "
+            "out"
         )
 
 
