@@ -139,7 +139,7 @@ def subset(data: Path, folder: Path, classes: list[str], shots: int | None, seed
         for name in classes:
             files = sorted((data / split / name).iterdir())
             if split == "train" and shots:
-                files = random.Random(f"{seed} {name}").sample(files, shots)
+                files = random.Random(f"{seed} {name}").sample(files, min(shots, len(files)))
             (folder / split / name).mkdir(parents=True)
             for file in files:
                 os.link(file, folder / split / name / file.name)
