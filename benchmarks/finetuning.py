@@ -28,14 +28,14 @@ from benchmarks.recipes import subset, table
 from benchmarks.runner import render
 
 NETWORK = "tf_efficientnet_lite0"
-HEAD = "--head-epochs=2"
-HOLD = "--hold-norms"
+ALL, HOLD = ["--lr=0.0005", "--layer-decay=0.9"], "--hold-norms"
+FIRST = "head first"  # a fifth of the epochs
 ROWS = {
     "head alone": ["--freeze", "--lr=0.002"],
-    "all layers": ["--lr=0.0005"],
-    "all layers, held norms": ["--lr=0.0005", HOLD],
-    "head first": ["--lr=0.0005", HEAD],
-    "head first, held norms": ["--lr=0.0005", HEAD, HOLD],
+    "all layers": ALL,
+    "all layers, held norms": [*ALL, HOLD],
+    FIRST: ALL,
+    f"{FIRST}, held norms": [*ALL, HOLD],
     "finetune": ["@presets/finetune.txt"],
 }
 
@@ -73,6 +73,8 @@ def main() -> None:
             (images / "test").rename(images / "val")  # train.py judges what it has made
             for name in opt.rows:
                 own = [*ROWS[name], *words, f"--data={images}", f"--seed={seed}"]
+                if name.startswith(FIRST) or name == "finetune":
+                    own.append(f"--head-epochs={max(1, opt.epochs // 5)}")
                 found[name].append(measure(project, work / "run", own))
                 print(f"{table(found)}\n", flush=True)
 
