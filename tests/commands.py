@@ -246,7 +246,8 @@ class Follower:
         if self.task == "image-classification":
             large = {"resnet18", "timm:convnext_atto", "@presets/long.txt"}
             side = 32 if large & {*words} else 8
-            options += [f"--img-size={side}", "--no-pretrained"]  # the weights are a download
+            options += [f"--img-size={side}"]
+            options += ["--no-pretrained", "--no-hold-norms"]  # the weights are a download
             options += ["--val-img-size=32"] if "@presets/long.txt" in words else []
         elif "runs/first" not in words:
             options += ["--crops=2"]

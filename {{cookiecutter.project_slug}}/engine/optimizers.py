@@ -59,7 +59,7 @@ class Optimizers:
         self.rest = [m for net in several.values() if alone for m in rest_of(net)]
         self.held = [m for net in several.values() if opt.hold_norms for m in norms_of(net)]
         if opt.hold_norms and not self.held:
-            raise BadInput("--hold-norms: the networks have no batch norm; leave it out")
+            raise BadInput("--hold-norms: the networks have no batch norm; add --no-hold-norms")
         # A module takes its time to say that it has no such attribute: not at each step.
         ending = [network for network in networks.values() if hasattr(network, "end_step")]
         self.end_steps: list[Any] = [network.end_step for network in ending]
