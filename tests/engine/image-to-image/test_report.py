@@ -189,8 +189,8 @@ def test_the_best_come_first_and_the_worst_too(
     psnr = {"0.png": 20.0, "1.png": 30.0, "2.png": 10.0, "3.png": 30.0}
     compute_metrics, shown = test.compute_metrics, {}
 
-    def with_psnr(file: str, *three: Tensor) -> test.Row:
-        return {**compute_metrics(file, *three), "psnr": psnr[file]}
+    def with_psnr(file: str, *three: Tensor, span: float) -> test.Row:
+        return {**compute_metrics(file, *three, span=span), "psnr": psnr[file]}
 
     def note(
         report: Any, metrics: Any, best: list[test.Example], worst: list[test.Example]
