@@ -13,7 +13,7 @@ from engine.data.sampler import (
     SeededDataset,
     TrainBatchSampler,
     WeightedDraws,
-    mix,
+    seed_of,
 )
 from engine.errors import BadInput
 
@@ -106,8 +106,8 @@ def test_a_validation_sees_every_sample_once_in_order(size: int, batch: int) -> 
 
 
 def test_seeds_are_the_same_in_every_process_and_fit_torch() -> None:
-    assert mix(0, "order", 1) == 3049318691
-    seeds = {mix(seed, "step", n_iter) for seed in range(30) for n_iter in range(300)}
+    assert seed_of(0, "order", 1) == 3049318691
+    seeds = {seed_of(seed, "step", n_iter) for seed in range(30) for n_iter in range(300)}
     assert len(seeds) > 8990  # of 9,000: they hardly ever meet
     assert all(0 <= seed < 2**32 for seed in seeds)
 

@@ -27,7 +27,7 @@ def to_device(model: Module, device: torch.device, freeze: bool = False) -> Modu
     parameters get no gradients. With `freeze` those of the heads alone get some, and what precedes
     a head gives the same bits for an image in any batch (see `Frozen`).
     """
-    networks = with_weights(model.networks()).values()  # type: ignore[operator]  # not of Module
+    networks = with_parameters(model.networks()).values()  # type: ignore[operator]  # not of Module
     for network in networks if freeze else ():
         _freeze(network)
     chosen = (layers_of(net)[-1] if freeze else net.parameters() for net in networks)
@@ -104,7 +104,7 @@ def norms_of(network: nn.Module) -> list[nn.Module]:
     return [m for m in network.modules() if getattr(m, "running_mean", None) is not None]
 
 
-def with_weights(networks: dict[str, nn.Module]) -> dict[str, nn.Module]:
+def with_parameters(networks: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """The networks that have parameters; the others, such as an image pool, only hold state.
 
     A copy of a pool, or a compiled one, would spoil what it remembers.
@@ -323,7 +323,7 @@ def check_bf16_gradients(model: nn.Module, sample: tuple[Tensor, ...], amp: Amp)
 
 def compile_networks(networks: dict[str, nn.Module]) -> None:
     """Compiles the networks with `torch.compile`, in place, at their first call."""
-    for network in with_weights(networks).values():
+    for network in with_parameters(networks).values():
         if isinstance(network, Frozen):  # its part before the head, which is computed once, is not
             network._compute_features = torch.compiler.disable(  # type: ignore[method-assign]
                 network._compute_features
@@ -366,7 +366,7 @@ def parallelize(model: nn.Module, networks: dict[str, nn.Module], how: str, amp:
         raise BadInput("--compile: not on several GPUs at once; add --parallel none")
     if how == "super":
         return SuperNetwork(model, amp)
-    for name, network in with_weights(networks).items() if how == "split" else ():
+    for name, network in with_parameters(networks).items() if how == "split" else ():
         setattr(model, name, _data_parallel(_WithAutocast(network, amp), amp))
     return model
 

@@ -16,7 +16,7 @@ from engine.averages import Averages
 from engine.distributed import ALONE, TreeSum, World
 from engine.errors import BadInput, Diverged
 from engine.evaluation import Losses
-from engine.modules import layers_of, norms_of, rest_of, with_weights
+from engine.modules import layers_of, norms_of, rest_of, with_parameters
 
 LEAST_SCALE = 2.0**-20  # of the losses in fp16, which begins at 2**16
 SCHEDULES = ("cosine", "linear", "late-linear", "constant")
@@ -54,7 +54,7 @@ class Optimizers:
         heads = {id(p) for name in self.weights for p in layers_of(networks[name])[-1]}
         self.heads = {name: [p for p in ws if id(p) in heads] for name, ws in self.weights.items()}
         # What is in evaluation mode: beside heads that are trained alone, and --hold-norms.
-        several = with_weights(networks)
+        several = with_parameters(networks)
         self.head_only, alone = False, opt.freeze or opt.head_epochs
         self.rest = [m for net in several.values() if alone for m in rest_of(net)]
         self.held = [m for net in several.values() if opt.hold_norms for m in norms_of(net)]

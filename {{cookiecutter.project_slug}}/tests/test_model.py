@@ -15,7 +15,7 @@ import dataset
 import train as program
 from engine.data.loader import Batch
 from engine.evaluation import Losses, forward, mean_losses
-from engine.modules import to_device, with_weights
+from engine.modules import to_device, with_parameters
 from engine.optimizers import Optimizers, parameters_of
 
 
@@ -95,7 +95,7 @@ def test_samples_of_a_batch_do_not_leak_into_each_other(build: Build) -> None:
     with torch.no_grad():
         losses_of(parts, parts.first_batch())
     assert len(inputs) == len(parts.networks)
-    for network in with_weights(parts.networks).values():
+    for network in with_parameters(parts.networks).values():
         x = inputs[network].detach().clone().requires_grad_()
         of_one = [value[1].sum() for value in tensors(network(x)).values()]
         torch.stack(of_one).sum().backward()
@@ -187,6 +187,6 @@ def test_the_summary_counts_the_parameters(
 ) -> None:
     assert train("run", "--epochs=1") == 0
     out = capsys.readouterr().out
-    for name, network in with_weights(build().networks).items():
+    for name, network in with_parameters(build().networks).items():
         count = sum(parameter.numel() for parameter in network.parameters())
         assert f"{name}: {type(network).__name__}, {count:,} parameters" in out

@@ -34,10 +34,10 @@ from engine.data.cache import (
 )
 from engine.data.loader import Batch, Loader, to_memory_format
 from engine.data.mapped import MappedImages
-from engine.data.sampler import EvalBatchSampler, Keys, SeededDataset, generator, mix
+from engine.data.sampler import EvalBatchSampler, Keys, SeededDataset, generator, seed_of
 from engine.devices import Amp, local_rank
 from engine.distributed import World
-from engine.modules import BLOCK, head_of, with_weights
+from engine.modules import BLOCK, head_of, with_parameters
 
 NOT_IN_NAME = ("git commit", "weights")  # of the environment: the weights count by themselves
 Shape = tuple[int, int, int]  # images, versions of each, bytes of the features of one
@@ -176,7 +176,7 @@ class _FirstPass:
         self, opt: Any, model: Any, amp: Amp, world: World, environment: dict[str, Any]
     ) -> None:
         self.opt, self.model, self.amp, self.world = opt, model, amp, world
-        self.networks = with_weights(model.networks())
+        self.networks = with_parameters(model.networks())
         (self.name, self.network), *_ = self.networks.items()
         self.made_of = {k: v for k, v in environment.items() if k not in NOT_IN_NAME}
         self.weights = _digest(model, head_of(self.network)[0])
@@ -336,7 +336,7 @@ class _ViewSampler(EvalBatchSampler):
         for indices, _ in super().batches(n_iter, device):
             for number in range(self.times):
                 rows = indices.tolist()
-                seeds = [mix(self.seed, "view", number, row) % 2**31 for row in rows]
+                seeds = [seed_of(self.seed, "view", number, row) % 2**31 for row in rows]
                 yield indices, torch.tensor(seeds)
 
 

@@ -24,7 +24,7 @@ from engine.errors import BadInput
 Keys = tuple[Tensor, Tensor]  # of a batch: the indices of its samples, and the seed of each
 
 
-def mix(*key: int | str) -> int:
+def seed_of(*key: int | str) -> int:
     """A seed in [0, 2**32) made from `key`; the same in every process and Python version."""
     # 32 bits, since torch's CPU generator keeps no more. `seed + epoch` would make epoch 1 of
     # seed 0 equal epoch 0 of seed 1.
@@ -33,7 +33,7 @@ def mix(*key: int | str) -> int:
 
 def seed_all(device: torch.device, *key: int | str) -> None:
     """Seeds the global generators that a model on `device` draws from: torch, random, numpy."""
-    seed = mix(*key)
+    seed = seed_of(*key)
     seed_sample(seed)
     if device.type == "cuda":
         torch.cuda.init()  # before that it has no generators
@@ -45,7 +45,7 @@ def seed_all(device: torch.device, *key: int | str) -> None:
 
 def generator(device: torch.device, *key: int | str) -> torch.Generator:
     """A new generator on `device`, seeded with `key`."""
-    return torch.Generator(device).manual_seed(mix(*key))
+    return torch.Generator(device).manual_seed(seed_of(*key))
 
 
 def seed_sample(seed: int) -> None:
@@ -116,7 +116,7 @@ class TrainBatchSampler:
         first_epoch, first_step = divmod(n_iter, self.steps_per_epoch)
         for epoch in range(first_epoch, self.steps // self.steps_per_epoch):
             order = 0 if self.repeat else epoch
-            random = torch.Generator().manual_seed(mix(self.seed, "order", order))
+            random = torch.Generator().manual_seed(seed_of(self.seed, "order", order))
             indices = torch.randperm(self.size, generator=random).to(device)
             seeds = torch.randint(2**31, (self.size,), generator=random)
             keys = indices.split(self.batch_size), seeds.split(self.batch_size)
@@ -132,7 +132,7 @@ class TrainBatchSampler:
         size = self.batch_size * self.accumulate
         for step in range(n_iter, self.steps):
             step = 0 if self.repeat else step
-            random = torch.Generator().manual_seed(mix(self.seed, "draws", step))
+            random = torch.Generator().manual_seed(seed_of(self.seed, "draws", step))
             seeds = torch.randint(2**31, (size,), generator=random).split(self.batch_size)
             for micro_batch in self.micro_batches:
                 first = micro_batch * self.batch_size
@@ -181,7 +181,7 @@ class BalancedDraws:
         return int(self._passes[stratum][1][place])
 
     def _permute(self, size: int, *key: int | str) -> np.ndarray:
-        random = torch.Generator().manual_seed(mix(self.seed, *key))
+        random = torch.Generator().manual_seed(seed_of(self.seed, *key))
         return torch.randperm(size, generator=random).numpy()
 
 
@@ -210,7 +210,7 @@ class WeightedDraws:
 
     def take(self, step: int, size: int, places: range) -> list[int]:
         """The indices of some of the `size` samples of a step, by their places in it."""
-        random = torch.Generator().manual_seed(mix(self.seed, "weighted", step))
+        random = torch.Generator().manual_seed(seed_of(self.seed, "weighted", step))
         drawn = torch.rand(size, generator=random, dtype=torch.float64).numpy()[places]
         # Samples of weight 0 end where the one before does; a product may be rounded up to the sum.
         found = np.searchsorted(self.ends, drawn * self.ends[-1], side="right")

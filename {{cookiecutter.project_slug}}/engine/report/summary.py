@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from engine.modules import run_with_hooks, with_weights
+from engine.modules import run_with_hooks, with_parameters
 
 LINES = 10  # of all networks together
 Parts = list[tuple[str, nn.Module]]
@@ -16,7 +16,7 @@ def summarize(model: nn.Module, networks: dict[str, nn.Module], sample: tuple[Te
         networks: Its networks by name; those without parameters are left out.
         sample: A sample of the data set, of which the model takes batches.
     """
-    networks = with_weights(networks)
+    networks = with_parameters(networks)
     chosen = {name: _choose(net, LINES // len(networks) - 1) for name, net in networks.items()}
     shapes: dict[nn.Module, str] = {}  # that each part returns for one sample, if it is a tensor
 
