@@ -58,6 +58,9 @@ def test_a_config_of_other_images_does_not_mirror_in_silence(
         told = capsys.readouterr().err
         expected = "warning: --flip is obeyed, though dataset.json says the opposite\n"
         assert told == (expected if flips else "")
+    for meant in ("--flip", "--resume"):
+        assert options.parse(["@config.txt", "--data=.", meant, "--run-dir=run"]).flip
+        assert "--flip" not in capsys.readouterr().err
     assert options.parse(["@config.txt"]).flip, "without a dataset.json"
     assert not capsys.readouterr().err
 

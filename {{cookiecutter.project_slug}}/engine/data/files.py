@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -245,13 +246,17 @@ def read_dataset_json(folder: Path, *own: str) -> dict:
     return content
 
 
-def choose_flip(flip: bool | None, told: bool | None, folder: Path) -> bool:
+def choose_flip(
+    flip: bool | None, told: bool | None, folder: Path, argv: list[str] | None
+) -> bool:
     """Whether images are mirrored: as an option says, else as `told` by dataset.json, else yes.
 
-    Of an option that says something else than dataset.json, such as one of a config.txt that was
-    written for other images, a warning is given.
+    Of an option that says something else than dataset.json a warning is given, if it comes from a
+    file of options, which may have been written for other images.
     """
-    if None not in (flip, told) and flip != told:
+    words = {*(sys.argv[1:] if argv is None else argv)}
+    meant = words & {"--flip", "--no-flip", "--resume"}
+    if None not in (flip, told) and flip != told and not meant:
         option = "--flip" if flip else "--no-flip"
         terminal.warn(f'{option} is obeyed, though {folder / "dataset.json"} says the opposite')
     chosen = told if flip is None else flip
