@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -246,20 +247,17 @@ def read_dataset_json(folder: Path, *own: str) -> dict:
     return content
 
 
-def choose_flip(
-    flip: bool | None, told: bool | None, folder: Path, argv: list[str] | None
-) -> bool:
+def choose_flip(opt: Namespace, told: bool | None, folder: Path, argv: list[str] | None) -> bool:
     """Whether images are mirrored: as an option says, else as `told` by dataset.json, else yes.
 
     Of an option that says something else than dataset.json a warning is given, if it comes from a
-    file of options, which may have been written for other images.
+    file of options, which may have been written for other images; not of a resumed run's own.
     """
-    words = {*(sys.argv[1:] if argv is None else argv)}
-    meant = words & {"--flip", "--no-flip", "--resume"}
-    if None not in (flip, told) and flip != told and not meant:
-        option = "--flip" if flip else "--no-flip"
+    typed = {"--flip", "--no-flip"} & {*(sys.argv[1:] if argv is None else argv)}
+    if None not in (opt.flip, told) and opt.flip != told and not typed and not opt.resume:
+        option = "--flip" if opt.flip else "--no-flip"
         terminal.warn(f'{option} is obeyed, though {folder / "dataset.json"} says the opposite')
-    chosen = told if flip is None else flip
+    chosen = told if opt.flip is None else opt.flip
     return chosen is not False
 
 

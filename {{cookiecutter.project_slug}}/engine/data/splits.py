@@ -4,10 +4,13 @@ import hashlib
 import re
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from engine.errors import BadInput, shorten
+
+T = TypeVar("T")
 
 
 def set_aside(
@@ -65,10 +68,7 @@ def split_by_hash(
         Whether each name is chosen.
     """
     if groups is not None:
-        members = dict.fromkeys(groups)
-        decided = split_by_hash(members, [0] * len(members), share)
-        chosen_groups = dict(zip(members, decided, strict=True))
-        return [chosen_groups[group] for group in groups]
+        return _whole(groups, lambda names: split_by_hash(names, [0] * len(names), share))
     hashes = [_hash(name) for name in names]
     rows: dict[int, list[int]] = {}
     for i in sorted(range(len(hashes)), key=hashes.__getitem__):
@@ -91,15 +91,19 @@ def deal_folds(
     groups. Arguments as in `split_by_hash`.
     """
     if groups is not None:
-        members = dict.fromkeys(groups)
-        dealt = deal_folds(members, [0] * len(members), folds)
-        of_groups = dict(zip(members, dealt, strict=True))
-        return [of_groups[group] for group in groups]
+        return _whole(groups, lambda names: deal_folds(names, [0] * len(names), folds))
     keys = [(strata[i], _hash(name)) for i, name in enumerate(names)]
     found = [0] * len(keys)
     for place, i in enumerate(sorted(range(len(keys)), key=keys.__getitem__)):
         found[i] = 1 + place % folds
     return found
+
+
+def _whole(groups: Sequence[str], decide: Callable[[list[str]], list[T]]) -> list[T]:
+    """What is decided of the names of groups, for each of their members."""
+    names = list(dict.fromkeys(groups))
+    decided = dict(zip(names, decide(names), strict=True))
+    return [decided[group] for group in groups]
 
 
 def _hash(name: str) -> float:

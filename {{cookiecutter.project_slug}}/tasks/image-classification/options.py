@@ -25,7 +25,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     opt = make_parser().parse_run(argv)
     folder = dataset.data_dir(opt.data)
     described = read_dataset_json(folder)
-    opt.flip = choose_flip(opt.flip, described.get("flip"), folder, argv)
+    opt.flip = choose_flip(opt, described.get("flip"), folder, argv)
     complete_reading(opt, described)
     if opt.sample == "balanced" and opt.balance:
         raise BadInput("--sample balanced: rare classes would count twice; leave out --balance")

@@ -24,7 +24,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
         parser.error("--pool: with --parallel super each GPU would keep its own; use split")
     folder = dataset.data_dir(opt.data)
     described = read_dataset_json(folder, "pairs")
-    opt.flip = choose_flip(opt.flip, described.get("flip"), folder, argv)
+    opt.flip = choose_flip(opt, described.get("flip"), folder, argv)
     complete_reading(opt, described)
     return opt
 

@@ -16,10 +16,10 @@ from engine.data.loader import Loader
 from engine.data.sampler import EvalBatchSampler
 from engine.errors import BadInput, shorten
 from engine.report.grids import captioned_grid, save_png
+from engine.report.outputs import csv_content
 from engine.report.records import run_folder
 from engine.text import drawable
 from task.neighbours import doubtful
-from task.tables import csv_content
 
 SHOWN = 48  # images on the sheet
 SHEET, TABLE = "doubtful.png", "doubtful.csv"
